@@ -1,0 +1,93 @@
+// Owning, aligned arrays whose bytes are counted by what they are for.
+//
+// Index order is the same everywhere in revode: images [N, C, H, W], kernels [out][in][ky][kx],
+// row-major, so that the last index runs fastest.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+namespace revode {
+
+/// What an array is for. The start-up block and the memory tests report these apart.
+enum class Memory {
+  weights,         ///< parameters and running statistics
+  gradients,       ///< one gradient a parameter
+  momentum,        ///< one velocity a parameter
+  packed_weights,  ///< the backend's own copies of kernels, in its layout
+  state,           ///< P, Q and their adjoints, and messages of them
+  stash,           ///< what the forward sweep keeps for the backward sweep
+  workspace,       ///< scratch of the kernels
+  data,            ///< images and labels
+};
+inline constexpr int num_memory_categories = 8;
+std::string_view to_string(Memory category);
+
+/// Bytes held by Buffers of this process now, and the most there have been, by category.
+struct MemoryUse {
+  std::array<std::int64_t, num_memory_categories> current_bytes{};
+  std::array<std::int64_t, num_memory_categories> peak_bytes{};
+
+  std::int64_t current(Memory category) const { return current_bytes[static_cast<int>(category)]; }
+  std::int64_t peak(Memory category) const { return peak_bytes[static_cast<int>(category)]; }
+};
+MemoryUse memory_use();
+
+/// The largest resident set this process has had, in bytes (the operating system's figure).
+std::int64_t peak_resident_bytes();
+
+namespace detail {
+/// 64-byte aligned, zeroed, counted under `category`. Throws std::bad_alloc.
+void* allocate(std::size_t bytes, Memory category);
+void release(void* pointer, std::size_t bytes, Memory category) noexcept;
+}  // namespace detail
+
+/// An owning array of `size()` elements, zeroed when made, aligned to 64 bytes. Moves, does not
+/// copy.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(std::size_t size, Memory category)
+      : data_(static_cast<T*>(detail::allocate(size * sizeof(T), category))),
+        size_(size),
+        category_(category) {}
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Buffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) detail::release(data_, size_ * sizeof(T), category_);
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  std::size_t bytes() const { return size_ * sizeof(T); }
+  T& operator[](std::size_t i) { return data_[i]; }
+  const T& operator[](std::size_t i) const { return data_[i]; }
+  T* begin() { return data_; }
+  T* end() { return data_ + size_; }
+  const T* begin() const { return data_; }
+  const T* end() const { return data_ + size_; }
+  std::span<T> span() { return {data_, size_}; }
+  std::span<const T> span() const { return {data_, size_}; }
+
+  void swap(Buffer& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(category_, other.category_);
+  }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+  Memory category_ = Memory::workspace;
+};
+
+}  // namespace revode

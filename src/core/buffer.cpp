@@ -1,0 +1,66 @@
+#include "revode/core/buffer.hpp"
+
+#include <atomic>
+#include <cstring>
+#include <new>
+
+#include <sys/resource.h>
+
+namespace revode {
+namespace {
+
+struct Counter {
+  std::atomic<std::int64_t> current{0};
+  std::atomic<std::int64_t> peak{0};
+};
+
+std::array<Counter, num_memory_categories>& counters() {
+  static std::array<Counter, num_memory_categories> instance;
+  return instance;
+}
+
+constexpr std::align_val_t alignment{64};
+
+}  // namespace
+
+std::string_view to_string(Memory category) {
+  constexpr std::array<std::string_view, num_memory_categories> names{
+      "weights", "gradients", "momentum", "packed weights", "state", "stash", "workspace", "data"};
+  return names[static_cast<int>(category)];
+}
+
+MemoryUse memory_use() {
+  MemoryUse use;
+  for (int i = 0; i < num_memory_categories; ++i) {
+    use.current_bytes[i] = counters()[i].current.load();
+    use.peak_bytes[i] = counters()[i].peak.load();
+  }
+  return use;
+}
+
+std::int64_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return std::int64_t{1024} * usage.ru_maxrss;  // Linux counts in KiB
+}
+
+namespace detail {
+
+void* allocate(std::size_t bytes, Memory category) {
+  void* pointer = ::operator new(bytes, alignment);
+  std::memset(pointer, 0, bytes);
+  Counter& counter = counters()[static_cast<int>(category)];
+  const std::int64_t now = counter.current += static_cast<std::int64_t>(bytes);
+  std::int64_t peak = counter.peak.load();
+  while (now > peak && !counter.peak.compare_exchange_weak(peak, now)) {
+  }
+  return pointer;
+}
+
+void release(void* pointer, std::size_t bytes, Memory category) noexcept {
+  counters()[static_cast<int>(category)].current -= static_cast<std::int64_t>(bytes);
+  ::operator delete(pointer, alignment);
+}
+
+}  // namespace detail
+}  // namespace revode
