@@ -1,0 +1,284 @@
+// Opening, transition and closing by plain loops, straight from the formulas. Knows nothing of
+// threads or speed.
+#include "backend/reference/reference_backend.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace revode {
+namespace {
+
+/// Sums over batch and plane of x and x^2 a feature, in double, images ascending -> mean and biased
+/// variance.
+template <typename Function>
+NormStatistics statistics_of(int num_features, int batch, std::size_t plane_size,
+                             Function&& plane) {
+  NormStatistics result{std::vector<double>(num_features), std::vector<double>(num_features)};
+  const double count = static_cast<double>(batch) * static_cast<double>(plane_size);
+  for (int f = 0; f < num_features; ++f) {
+    double sum = 0, sum_of_squares = 0;
+    for (int n = 0; n < batch; ++n) {
+      const auto* x = plane(n, f);
+      for (std::size_t p = 0; p < plane_size; ++p) {
+        sum += x[p];
+        sum_of_squares += static_cast<double>(x[p]) * x[p];
+      }
+    }
+    result.mean[f] = sum / count;
+    result.variance[f] = std::max(0.0, sum_of_squares / count - result.mean[f] * result.mean[f]);
+  }
+  return result;
+}
+
+/// One feature of a batch norm: xhat = (x - mean) * inverse_deviation, y = scale * xhat + shift.
+template <typename Real>
+struct Norm {
+  Norm(const NormStatistics& statistics, int f, Real scale_in, Real shift_in)
+      : mean(static_cast<Real>(statistics.mean[f])),
+        inverse_deviation(static_cast<Real>(1 / std::sqrt(statistics.variance[f] + norm_epsilon))),
+        scale(scale_in),
+        shift(shift_in) {}
+  Real normalised(Real x) const { return (x - mean) * inverse_deviation; }
+  Real operator()(Real x) const { return scale * normalised(x) + shift; }
+
+  Real mean, inverse_deviation, scale, shift;
+};
+
+/// Adjoint of relu(norm(x)) over a whole batch for one feature, statistics included:
+///   g = dL/dy where y > 0;  dshift = sum g;  dscale = sum g xhat
+///   dL/dx = scale * inverse_deviation * (g - mean(g) - xhat * mean(g xhat))
+/// x(n) and grad(n) give planes; grad holds dL/dy and receives dL/dx.
+template <typename Real, typename X, typename Grad>
+void norm_relu_backward(const Norm<Real>& norm, int batch, std::size_t plane_size, X&& x,
+                        Grad&& grad, Real& grad_scale, Real& grad_shift) {
+  double sum = 0, sum_normalised = 0;
+  for (int n = 0; n < batch; ++n) {
+    for (std::size_t p = 0; p < plane_size; ++p) {
+      Real& g = grad(n)[p];
+      if (!(norm(x(n)[p]) > 0)) g = 0;
+      sum += g;
+      sum_normalised += static_cast<double>(g) * norm.normalised(x(n)[p]);
+    }
+  }
+  grad_shift += static_cast<Real>(sum);
+  grad_scale += static_cast<Real>(sum_normalised);
+  const double count = static_cast<double>(batch) * static_cast<double>(plane_size);
+  const auto mean = static_cast<Real>(sum / count);
+  const auto mean_normalised = static_cast<Real>(sum_normalised / count);
+  for (int n = 0; n < batch; ++n) {
+    for (std::size_t p = 0; p < plane_size; ++p) {
+      Real& g = grad(n)[p];
+      g = norm.scale * norm.inverse_deviation *
+          (g - mean - norm.normalised(x(n)[p]) * mean_normalised);
+    }
+  }
+}
+
+template <typename Real>
+class ReferenceBackend final : public Backend<Real> {
+ public:
+  std::string_view name() const override { return "reference"; }
+  std::string description() const override { return "reference (plain loops), 1 thread"; }
+  /// One thread that is never in a hurry: messages move between calls.
+  void set_progress(std::function<void()>) override {}
+
+  std::unique_ptr<Segment<Real>> make_segment(const SegmentShape& shape) override {
+    return std::make_unique<reference::ReferenceSegment<Real>>(shape);
+  }
+
+  NormStatistics opening_statistics(const OpeningShape& shape, const Real* images,
+                                    const OpeningWeights<Real>& weights) override {
+    const std::vector<Real> convolved = convolve_images(shape, images, weights.kernel);
+    return statistics_of(features(shape), shape.batch, plane_size(shape),
+                         [&](int n, int f) { return plane(shape, convolved, n, f); });
+  }
+
+  void opening_forward(const OpeningShape& shape, const Real* images,
+                       const OpeningWeights<Real>& weights, const NormStatistics& statistics,
+                       StateView<Real> state) override {
+    const std::vector<Real> convolved = convolve_images(shape, images, weights.kernel);
+    for (Real* slot : state.slot)
+      std::fill_n(slot, std::size_t{1} * shape.batch * shape.channels * plane_size(shape), Real{0});
+    for (int n = 0; n < shape.batch; ++n) {
+      for (int f = 0; f < features(shape); ++f) {
+        const Norm<Real> norm(statistics, f, weights.scale[f], weights.shift[f]);
+        const Real* x = plane(shape, convolved, n, f);
+        Real* y = feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
+        for (std::size_t p = 0; p < plane_size(shape); ++p)
+          y[p] = reference::round_to_grid(std::max(norm(x[p]), Real{0}), shape.grid_bits);
+      }
+    }
+  }
+
+  void opening_backward(const OpeningShape& shape, const Real* images,
+                        const OpeningWeights<Real>& weights, const NormStatistics& statistics,
+                        StateView<Real> adjoint, const OpeningGradient<Real>& gradient) override {
+    const std::vector<Real> convolved = convolve_images(shape, images, weights.kernel);
+    std::vector<Real> grad(convolved.size());
+    for (int f = 0; f < features(shape); ++f) {
+      for (int n = 0; n < shape.batch; ++n)
+        std::copy_n(feature_plane(adjoint, shape.features, shape.channels, plane_size(shape), n, f),
+                    plane_size(shape), plane(shape, grad, n, f));
+      norm_relu_backward(
+          Norm<Real>(statistics, f, weights.scale[f], weights.shift[f]), shape.batch,
+          plane_size(shape), [&](int n) { return plane(shape, convolved, n, f); },
+          [&](int n) { return plane(shape, grad, n, f); }, gradient.scale[f], gradient.shift[f]);
+    }
+    for (int n = 0; n < shape.batch; ++n)
+      reference::convolve_kernel_gradient(
+          features(shape), shape.in_channels, shape.height, shape.width,
+          images + n * shape.in_channels * plane_size(shape),
+          static_cast<const Real*>(plane(shape, grad, n, 0)), gradient.kernel);
+  }
+
+  void transition_forward(const TransitionShape& shape, StateView<Real> in,
+                          StateView<Real> out) override {
+    const int height = shape.height / 2, width = shape.width / 2;
+    for (int slot = 0; slot < 2; ++slot) {
+      std::fill_n(out.slot[slot],
+                  std::size_t{1} * shape.batch * shape.out_channels * height * width, Real{0});
+      for_each_pooled(shape, [&](std::size_t corner, std::size_t pooled) {
+        const Real* x = in.slot[slot] + corner;
+        const Real mean = (x[0] + x[1] + x[shape.width] + x[shape.width + 1]) * Real{0.25};
+        out.slot[slot][pooled] = reference::round_to_grid(mean, shape.grid_bits);
+      });
+    }
+  }
+
+  void transition_backward(const TransitionShape& shape, StateView<Real> adjoint_out,
+                           StateView<Real> adjoint_in) override {
+    for (int slot = 0; slot < 2; ++slot) {
+      for_each_pooled(shape, [&](std::size_t corner, std::size_t pooled) {
+        Real* x = adjoint_in.slot[slot] + corner;
+        x[0] = x[1] = x[shape.width] = x[shape.width + 1] =
+            adjoint_out.slot[slot][pooled] * Real{0.25};
+      });
+    }
+  }
+
+  NormStatistics closing_statistics(const ClosingShape& shape, StateView<Real> state) override {
+    return statistics_of(features(shape), shape.batch, plane_size(shape), [&](int n, int f) {
+      return feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
+    });
+  }
+
+  void closing_forward(const ClosingShape& shape, StateView<Real> state,
+                       const ClosingWeights<Real>& weights, const NormStatistics& statistics,
+                       Real* logits) override {
+    for (int n = 0; n < shape.batch; ++n) {
+      const std::vector<Real> pooled = pool_features(shape, state, weights, statistics, n);
+      for (int k = 0; k < shape.num_classes; ++k) {
+        Real sum = weights.bias[k];
+        for (int f = 0; f < features(shape); ++f)
+          sum += weights.weight[k * features(shape) + f] * pooled[f];
+        logits[n * shape.num_classes + k] = sum;
+      }
+    }
+  }
+
+  void closing_backward(const ClosingShape& shape, StateView<Real> state,
+                        const ClosingWeights<Real>& weights, const NormStatistics& statistics,
+                        const Real* grad_logits, StateView<Real> adjoint,
+                        const ClosingGradient<Real>& gradient) override {
+    for (Real* slot : adjoint.slot)
+      std::fill_n(slot, std::size_t{1} * shape.batch * shape.channels * plane_size(shape), Real{0});
+    // logits = W pooled + b, pooled = mean over the plane
+    for (int n = 0; n < shape.batch; ++n) {
+      const std::vector<Real> pooled = pool_features(shape, state, weights, statistics, n);
+      const Real* g = grad_logits + n * shape.num_classes;
+      for (int k = 0; k < shape.num_classes; ++k) {
+        gradient.bias[k] += g[k];
+        for (int f = 0; f < features(shape); ++f)
+          gradient.weight[k * features(shape) + f] += g[k] * pooled[f];
+      }
+      for (int f = 0; f < features(shape); ++f) {
+        Real sum = 0;
+        for (int k = 0; k < shape.num_classes; ++k)
+          sum += g[k] * weights.weight[k * features(shape) + f];
+        std::fill_n(feature_plane(adjoint, shape.features, shape.channels, plane_size(shape), n, f),
+                    plane_size(shape), sum / static_cast<Real>(plane_size(shape)));
+      }
+    }
+    for (int f = 0; f < features(shape); ++f) {
+      const auto plane_of = [&](const StateView<Real>& view) {
+        return [&, f](int n) {
+          return feature_plane(view, shape.features, shape.channels, plane_size(shape), n, f);
+        };
+      };
+      norm_relu_backward(Norm<Real>(statistics, f, weights.scale[f], weights.shift[f]), shape.batch,
+                         plane_size(shape), plane_of(state), plane_of(adjoint), gradient.scale[f],
+                         gradient.shift[f]);
+    }
+  }
+
+ private:
+  template <typename Shape>
+  static std::size_t plane_size(const Shape& shape) {
+    return static_cast<std::size_t>(shape.height) * shape.width;
+  }
+  template <typename Shape>
+  static int features(const Shape& shape) {
+    return shape.features.num_features(shape.channels);
+  }
+  template <typename Vector>  // const or not
+  static auto* plane(const OpeningShape& shape, Vector& values, int n, int f) {
+    return values.data() + (static_cast<std::size_t>(n) * features(shape) + f) * plane_size(shape);
+  }
+
+  /// K images: [batch, features, height, width].
+  static std::vector<Real> convolve_images(const OpeningShape& shape, const Real* images,
+                                           const Real* kernel) {
+    std::vector<Real> result(std::size_t{1} * shape.batch * features(shape) * plane_size(shape));
+    for (int n = 0; n < shape.batch; ++n)
+      reference::convolve(kernel, features(shape), shape.in_channels, shape.height, shape.width,
+                          images + n * shape.in_channels * plane_size(shape),
+                          plane(shape, result, n, 0));
+    return result;
+  }
+
+  /// f(offset of the top left of a 2x2 square in one slot of the input, offset of its mean in the
+  /// output).
+  template <typename Function>
+  static void for_each_pooled(const TransitionShape& shape, Function&& f) {
+    const int height = shape.height / 2, width = shape.width / 2;
+    for (int n = 0; n < shape.batch; ++n)
+      for (int c = 0; c < shape.in_channels; ++c)
+        for (int y = 0; y < height; ++y)
+          for (int x = 0; x < width; ++x)
+            f((static_cast<std::size_t>(n * shape.in_channels + c) * shape.height + 2 * y) *
+                      shape.width +
+                  2 * x,
+              (static_cast<std::size_t>(n * shape.out_channels + c + shape.channels_in_front()) *
+                   height +
+               y) * width +
+                  x);
+  }
+
+  /// Mean over the plane of relu(norm(features)) of image n.
+  static std::vector<Real> pool_features(const ClosingShape& shape, const StateView<Real>& state,
+                                         const ClosingWeights<Real>& weights,
+                                         const NormStatistics& statistics, int n) {
+    std::vector<Real> pooled(features(shape));
+    for (int f = 0; f < features(shape); ++f) {
+      const Norm<Real> norm(statistics, f, weights.scale[f], weights.shift[f]);
+      const Real* x = feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
+      double sum = 0;
+      for (std::size_t p = 0; p < plane_size(shape); ++p) sum += std::max(norm(x[p]), Real{0});
+      pooled[f] = static_cast<Real>(sum / static_cast<double>(plane_size(shape)));
+    }
+    return pooled;
+  }
+};
+
+}  // namespace
+
+template <typename Real>
+std::unique_ptr<Backend<Real>> make_reference_backend() {
+  return std::make_unique<ReferenceBackend<Real>>();
+}
+
+template std::unique_ptr<Backend<float>> make_reference_backend();
+template std::unique_ptr<Backend<double>> make_reference_backend();
+
+}  // namespace revode

@@ -1,0 +1,53 @@
+// The oracle, as a class: see reference_backend.cpp for how each part computes. Private to the
+// backend module.
+#pragma once
+
+#include "revode/backend/backend.hpp"
+
+namespace revode::reference {
+
+/// Nearest multiple of 2^-grid_bits, ties to even, -0 to +0; the identity for grid_bits 0.
+template <typename Real>
+Real round_to_grid(Real value, int grid_bits);
+
+/// y_o = sum_i K[o][i] * x_i, 3x3, stride 1, zero padding 1 (+=).
+/// kernel [out, in, 3, 3], x [in, height, width], y [out, height, width].
+template <typename Real>
+void convolve(const Real* kernel, int out, int in, int height, int width, const Real* x, Real* y);
+
+/// The adjoint of convolve() with respect to x (+=): x_i = sum_o K[o][i]^T * y_o.
+template <typename Real>
+void convolve_adjoint(const Real* kernel, int out, int in, int height, int width, const Real* y,
+                      Real* x);
+
+/// The adjoint of convolve() with respect to the kernel (+=): grad[o][i][ky][kx] = sum_p y_o[p]
+/// x_i[p + k - 1].
+template <typename Real>
+void convolve_kernel_gradient(int out, int in, int height, int width, const Real* x, const Real* y,
+                              Real* grad);
+
+template <typename Real>
+class ReferenceSegment final : public Segment<Real> {
+ public:
+  explicit ReferenceSegment(const SegmentShape& shape);
+
+  const SegmentShape& shape() const override { return shape_; }
+  void load_weights(const Real* kernel, const Real* bias) override;
+  std::unique_ptr<Recording> make_recording(int batch) override;
+  void advance(CouplingRange range, StateView<Real> state, RangeCounts& counts,
+               Recording* recording) override;
+  void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
+               Real* grad_kernel, Real* grad_bias, const Recording* recording) override;
+
+ private:
+  struct Evaluation;
+  Evaluation evaluate(int coupling, const Real* x) const;
+  void linearise(int coupling, const Real* x, const Evaluation& at, const Real* grad_force,
+                 Real* grad_x, Real* grad_kernel, Real* grad_bias) const;
+
+  SegmentShape shape_;
+  Buffer<Real> kernel_;  ///< [num_couplings, c, c, 3, 3]: K, or K - K^T for the antisymmetric force
+  Buffer<Real> bias_;    ///< [num_couplings, c]
+};
+
+}  // namespace revode::reference
