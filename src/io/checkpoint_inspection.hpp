@@ -1,0 +1,41 @@
+// What one process learns of a checkpoint file without reading its arrays, or why it is none.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "io/hdf5_handles.hpp"
+
+namespace revode {
+
+struct FoundDataset {
+  std::string path;
+  std::vector<std::int64_t> shape;
+  bool is_floating_point = false;
+  std::string type;  ///< in words, for messages
+};
+
+/// As JSON it passes from the rank that looked to the others.
+struct Inspection {
+  nlohmann::json config;
+  nlohmann::json progress;             ///< {} where there is none
+  std::vector<FoundDataset> datasets;  ///< in the order of their paths
+};
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FoundDataset, path, shape, is_floating_point, type)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Inspection, config, progress, datasets)
+
+/// Opens for one process. Throws Hdf5Failure.
+Hdf5Handle open_alone(const std::filesystem::path& file);
+
+/// Throws an input error of one sentence where the file is no checkpoint that this program reads.
+Inspection inspect_checkpoint(const std::filesystem::path& file);
+
+/// Throws an input error where there is no such array, or one of another shape or type.
+void check_array(const std::filesystem::path& file, const std::vector<FoundDataset>& datasets,
+                 const std::string& path, const std::vector<std::int64_t>& shape);
+
+}  // namespace revode

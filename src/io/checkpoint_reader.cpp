@@ -1,0 +1,101 @@
+// Reads checkpoints. One process looks through the file first and puts every doubt into words; the
+// other ranks are told what it found. Then each rank reads its own rows by itself, so that damage
+// met by one never leaves others waiting, and all agree on how it went.
+#include <algorithm>
+
+#include "revode/core/error.hpp"
+#include "revode/io/checkpoint.hpp"
+
+#include "io/agreement.hpp"
+#include "io/checkpoint_inspection.hpp"
+#include "io/hdf5_handles.hpp"
+
+namespace revode {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Collective: `value` of rank 0 on every rank. Numbers pass unchanged: the text of a double is
+/// read back to the same bits.
+nlohmann::json broadcast(const nlohmann::json& value, MPI_Comm communicator) {
+  std::string text = value.dump();
+  std::int64_t length = static_cast<std::int64_t>(text.size());
+  check_mpi(MPI_Bcast(&length, 1, MPI_INT64_T, 0, communicator), "MPI_Bcast");
+  text.resize(length);
+  check_mpi(MPI_Bcast(text.data(), static_cast<int>(length), MPI_CHAR, 0, communicator),
+            "MPI_Bcast");
+  return nlohmann::json::parse(text);
+}
+
+}  // namespace
+
+struct CheckpointReader::Impl {
+  fs::path path;
+  MPI_Comm communicator;
+  std::string context;
+  Inspection found;
+  std::vector<ArrayInfo> arrays;
+  Hdf5Handle file;
+};
+
+CheckpointReader::CheckpointReader(const fs::path& file, MPI_Comm communicator)
+    : impl_(std::make_unique<Impl>()) {
+  Impl& impl = *impl_;
+  impl.path = file;
+  impl.communicator = communicator;
+  impl.context = fmt::format("cannot read '{}'", file.string());
+  nlohmann::json found;
+  on_first_rank(communicator, impl.context, [&] {
+    silence_hdf5();
+    found = inspect_checkpoint(file);
+  });
+  if (communicator != MPI_COMM_NULL) found = broadcast(found, communicator);
+  impl.found = found.get<Inspection>();
+  for (const FoundDataset& dataset : impl.found.datasets) {
+    if (dataset.is_floating_point) impl.arrays.push_back({dataset.path, dataset.shape});
+  }
+  on_all_ranks(communicator, impl.context, [&] {
+    silence_hdf5();
+    impl.file = open_alone(file);
+  });
+}
+
+CheckpointReader::~CheckpointReader() = default;
+CheckpointReader::CheckpointReader(CheckpointReader&&) noexcept = default;
+
+const nlohmann::json& CheckpointReader::config() const { return impl_->found.config; }
+
+const Attributes& CheckpointReader::progress() const { return impl_->found.progress; }
+
+const std::vector<CheckpointReader::ArrayInfo>& CheckpointReader::arrays() const {
+  return impl_->arrays;
+}
+
+bool CheckpointReader::has(const std::string& path) const {
+  return std::any_of(impl_->arrays.begin(), impl_->arrays.end(),
+                     [&](const ArrayInfo& array) { return array.path == path; });
+}
+
+void CheckpointReader::read(const ArraySlice& slice) const {
+  const Impl& impl = *impl_;
+  on_all_ranks(impl.communicator, impl.context, [&] {
+    check_array(impl.path, impl.found.datasets, slice.path, slice.shape);
+    const bool fits = slice.first_row >= 0 && slice.num_rows >= 0 &&
+                      slice.first_row + slice.num_rows <= slice.shape[0];
+    if (!fits || (slice.num_rows > 0 && slice.data == nullptr)) {
+      throw run_error("array '{}' is to be read into rows that it does not have", slice.path);
+    }
+  });
+  on_all_ranks(impl.communicator, fmt::format("{}, array {}", impl.context, slice.path), [&] {
+    if (slice.num_rows == 0) return;
+    const Hdf5Handle dataset(
+        REVODE_HDF5(H5Dopen2(impl.file.get(), slice.path.c_str(), H5P_DEFAULT)), H5Dclose);
+    const Hdf5Selection selection =
+        select_rows(dataset.get(), slice.shape, slice.first_row, slice.num_rows);
+    REVODE_HDF5(H5Dread(dataset.get(), H5T_NATIVE_FLOAT, selection.memory.get(),
+                        selection.file.get(), H5P_DEFAULT, slice.data));
+  });
+}
+
+}  // namespace revode
