@@ -1,0 +1,148 @@
+// One rank's share of the network, forward and back: segments and the transitions between them,
+// with the opening on the first slice and the closing on the last. Knows nothing of ranks or
+// messages: states come in and go out as flat arrays.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "revode/backend/backend.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/model/parameters.hpp"
+
+namespace revode {
+
+enum class Activations { reverse, store };
+
+enum class Mode {
+  train,     ///< batch statistics, running averages follow; keeps what backward() needs
+  evaluate,  ///< running averages; keeps nothing
+  inspect,   ///< batch statistics, changes nothing, keeps nothing; looks for values that are not
+             ///< finite
+};
+
+/// What the closing makes of a micro-batch.
+struct MicroBatchResult {
+  double loss_sum = 0;  ///< of the cross-entropy over its samples
+  int num_correct = 0;
+  int num_samples = 0;
+};
+
+/// Where a value first stopped being finite: order counts layers from the opening.
+struct NonFinite {
+  int order = 0;
+  std::string layer;
+};
+
+/// How far the backward sweep met the states that the forward sweep had left at the front of the
+/// slice.
+struct Reversal {
+  std::int64_t num_values = 0;
+  std::int64_t num_differing = 0;  ///< in any bit
+  double squared_error = 0;
+  double squared_norm = 0;
+};
+
+/// State arrays are [2][batch, channels, height, width], slot 0 first, contiguous: what a message
+/// carries. Their room must be state_capacity(batch), which is the largest over the slice.
+template <typename Real>
+class TimeSlice {
+ public:
+  /// values: the flat array of `map`, owned by the caller; running statistics in it are updated by
+  /// forward(train).
+  TimeSlice(const Architecture& architecture, BlockRange range, const ParameterMap& map,
+            Backend<Real>& backend, Activations activations, Real* values);
+  ~TimeSlice();
+
+  bool is_first() const { return range_.first == 0; }
+  bool is_last() const { return range_.last == architecture_.num_blocks(); }
+  BlockRange range() const { return range_; }
+
+  /// Elements of the state that enters (unused on the first slice), leaves (unused on the last),
+  /// and the most in between.
+  std::size_t input_size(int batch) const;
+  std::size_t output_size(int batch) const;
+  std::size_t state_capacity(int batch) const;
+  /// Bytes that one micro-batch of this size keeps from the forward to the backward sweep.
+  std::size_t stash_bytes(int batch) const;
+
+  /// Hands the weights in `values` to the backend. To be called before the first sweep and after
+  /// each change.
+  void load_weights();
+
+  /// First slice: room for the images of a micro-batch [batch, channels, height, width], to be
+  /// filled before forward().
+  Real* images(int micro_batch, int batch);
+  /// Last slice: the labels of a micro-batch, to be given before forward().
+  void set_labels(int micro_batch, std::span<const std::uint8_t> labels);
+
+  /// Takes a micro-batch through the slice: `state` holds its input and receives its output.
+  void forward(int micro_batch, int batch, Mode mode, Real* state);
+
+  /// Last slice, after forward(): loss, hits and logits [batch, classes] of a micro-batch.
+  MicroBatchResult result(int micro_batch) const;
+  std::span<const Real> logits(int micro_batch) const;
+
+  /// Takes a micro-batch back: `state` and `adjoint` hold those of the output (on the last slice
+  /// they are made here, the loss counting 1/mini_batch for each sample) and receive those of the
+  /// input. gradient (flat, as `map`) +=.
+  void backward(int micro_batch, int batch, int mini_batch, Real* state, Real* adjoint,
+                Real* gradient);
+
+  /// Forgets a micro-batch that will not go back.
+  void release(int micro_batch);
+
+  /// From now on backward() compares the state it arrives at with a copy that forward(train) keeps
+  /// (one more state a micro-batch in flight).
+  void measure_reversal() { measures_reversal_ = true; }
+  /// Sums since the last call.
+  Reversal take_reversal();
+
+  /// What the couplings counted since the last call.
+  RangeCounts take_counts();
+  /// After forward(inspect): the first layer of this slice whose output held a value that is not
+  /// finite.
+  const std::optional<NonFinite>& non_finite() const { return non_finite_; }
+
+ private:
+  struct Piece;     // a segment, and the transition behind it if there is one
+  struct InFlight;  // what is kept of one micro-batch
+
+  StateView<Real> view(Real* state, const Piece& piece, int batch) const;
+  std::size_t piece_size(const Piece& piece, int batch) const;
+  InFlight& in_flight(int micro_batch);
+  OpeningWeights<Real> opening_weights() const;
+  ClosingWeights<Real> closing_weights() const;
+  void open(InFlight& kept, int batch, Mode mode, Real* state);
+  void close(InFlight& kept, int batch, Mode mode, Real* state);
+  void begin_backward(InFlight& kept, int batch, int mini_batch, Real* state, Real* adjoint,
+                      Real* gradient);
+  void compare(const std::vector<Real>& kept, const Real* rebuilt);
+  void inspect(const Piece& piece, int batch, Real* state);
+  void note_non_finite(const Real* values, std::size_t size, int order,
+                       const std::function<std::string()>& layer);
+  NormStatistics running(const NormEntries& norm) const;
+  void follow(const NormEntries& norm, const NormStatistics& batch, double count);
+
+  Architecture architecture_;
+  BlockRange range_;
+  const ParameterMap& map_;
+  Backend<Real>& backend_;
+  Activations activations_;
+  Real* values_;
+  std::vector<Piece> pieces_;
+  std::map<int, std::unique_ptr<InFlight>> in_flight_;  // by micro-batch
+  std::vector<std::unique_ptr<InFlight>> spare_;        // rooms to use again
+  Buffer<Real> scratch_;                                // a second state, for transitions
+  RangeCounts counts_;
+  bool measures_reversal_ = false;
+  Reversal reversal_;
+  std::optional<NonFinite> non_finite_;
+};
+
+}  // namespace revode

@@ -1,0 +1,412 @@
+#include "revode/model/time_slice.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "revode/core/error.hpp"
+
+namespace revode {
+
+template <typename Real>
+struct TimeSlice<Real>::Piece {
+  int stage = 0;
+  int first_coupling = 0;  // within the stage
+  const ParameterEntry* kernel = nullptr;
+  const ParameterEntry* bias = nullptr;
+  std::unique_ptr<Segment<Real>> segment;
+  bool transition_behind = false;
+
+  CouplingRange all() const { return {0, segment->shape().num_couplings}; }
+};
+
+template <typename Real>
+struct TimeSlice<Real>::InFlight {
+  Buffer<Real> images;                                 // first slice
+  NormStatistics opening, closing;                     // of this micro-batch
+  std::vector<Buffer<Real>> transition_inputs;         // by piece
+  std::vector<std::unique_ptr<Recording>> recordings;  // by piece, with Activations::store
+  int recorded_batch = 0;
+  Buffer<Real> end_state;         // last slice
+  std::vector<Real> front_state;  // where the reversal is measured
+  std::vector<std::uint8_t> labels;
+  std::vector<Real> logits;
+  std::vector<double> probabilities;  // [batch, classes]
+  MicroBatchResult result;
+};
+
+namespace {
+
+template <typename Real>
+void ensure_room(Buffer<Real>& buffer, std::size_t size, Memory category) {
+  if (buffer.size() < size) {
+    buffer = Buffer<Real>();  // release before taking more
+    buffer = Buffer<Real>(size, category);
+  }
+}
+
+/// The part of `batch` images in a statistic; running averages use the unbiased variance.
+constexpr double norm_momentum = 0.1;
+
+}  // namespace
+
+template <typename Real>
+TimeSlice<Real>::TimeSlice(const Architecture& architecture, BlockRange range,
+                           const ParameterMap& map, Backend<Real>& backend, Activations activations,
+                           Real* values)
+    : architecture_(architecture),
+      range_(range),
+      map_(map),
+      backend_(backend),
+      activations_(activations),
+      values_(values) {
+  const int num_stages = static_cast<int>(architecture_.stages().size());
+  int blocks_before = 0;
+  for (int k = 0; k < num_stages; ++k) {
+    const auto& entries = map_.stages[k];
+    const int end_of_stage = blocks_before + architecture_.stages()[k].blocks;
+    if (entries.kernel.num_rows > 0) {
+      Piece piece;
+      piece.stage = k;
+      piece.first_coupling = static_cast<int>(entries.kernel.first_row);
+      piece.kernel = &entries.kernel;
+      piece.bias = &entries.bias;
+      piece.segment = backend_.make_segment(architecture_.segment(
+          k, piece.first_coupling, static_cast<int>(entries.kernel.num_rows)));
+      // The slice that ends a stage does the transition: what it sends is then half as large.
+      piece.transition_behind = k + 1 < num_stages && range_.last >= end_of_stage;
+      pieces_.push_back(std::move(piece));
+    }
+    blocks_before = end_of_stage;
+  }
+  REVODE_REQUIRE(!pieces_.empty(), "a time slice needs at least one block, not blocks {} to {}",
+                 range.first, range.last);
+}
+
+template <typename Real>
+TimeSlice<Real>::~TimeSlice() = default;
+
+template <typename Real>
+std::size_t TimeSlice<Real>::piece_size(const Piece& piece, int batch) const {
+  return 2 * batch * piece.segment->shape().image_size();
+}
+
+template <typename Real>
+StateView<Real> TimeSlice<Real>::view(Real* state, const Piece& piece, int batch) const {
+  return {{state, state + batch * piece.segment->shape().image_size()}, batch};
+}
+
+template <typename Real>
+std::size_t TimeSlice<Real>::input_size(int batch) const {
+  return piece_size(pieces_.front(), batch);
+}
+
+template <typename Real>
+std::size_t TimeSlice<Real>::output_size(int batch) const {
+  const Piece& last = pieces_.back();
+  if (!last.transition_behind) return piece_size(last, batch);
+  const Stage& next = architecture_.stages()[last.stage + 1];
+  return std::size_t{2} * batch * next.channels * next.plane_size();
+}
+
+template <typename Real>
+std::size_t TimeSlice<Real>::state_capacity(int batch) const {
+  std::size_t most = output_size(batch);
+  for (const Piece& piece : pieces_) most = std::max(most, piece_size(piece, batch));
+  return most;
+}
+
+template <typename Real>
+std::size_t TimeSlice<Real>::stash_bytes(int batch) const {
+  std::size_t elements = 0;
+  if (is_first())
+    elements += std::size_t{1} * batch * architecture_.image_channels() *
+                architecture_.stages().front().plane_size();
+  for (const Piece& piece : pieces_)
+    if (piece.transition_behind) elements += piece_size(piece, batch);
+  if (is_last()) elements += piece_size(pieces_.back(), batch);
+  return elements * sizeof(Real);
+}
+
+template <typename Real>
+void TimeSlice<Real>::load_weights() {
+  for (Piece& piece : pieces_)
+    piece.segment->load_weights(values_ + piece.kernel->offset, values_ + piece.bias->offset);
+}
+
+template <typename Real>
+typename TimeSlice<Real>::InFlight& TimeSlice<Real>::in_flight(int micro_batch) {
+  std::unique_ptr<InFlight>& kept = in_flight_[micro_batch];
+  if (!kept) {
+    if (spare_.empty()) {
+      kept = std::make_unique<InFlight>();
+      kept->transition_inputs.resize(pieces_.size());
+      kept->recordings.resize(pieces_.size());
+    } else {
+      kept = std::move(spare_.back());
+      spare_.pop_back();
+    }
+  }
+  return *kept;
+}
+
+template <typename Real>
+void TimeSlice<Real>::release(int micro_batch) {
+  auto node = in_flight_.extract(micro_batch);
+  if (!node.empty()) spare_.push_back(std::move(node.mapped()));
+}
+
+template <typename Real>
+Real* TimeSlice<Real>::images(int micro_batch, int batch) {
+  InFlight& kept = in_flight(micro_batch);
+  const OpeningShape shape = architecture_.opening(batch);
+  ensure_room(kept.images, std::size_t{1} * batch * shape.in_channels * shape.height * shape.width,
+              Memory::stash);
+  return kept.images.data();
+}
+
+template <typename Real>
+void TimeSlice<Real>::set_labels(int micro_batch, std::span<const std::uint8_t> labels) {
+  in_flight(micro_batch).labels.assign(labels.begin(), labels.end());
+}
+
+template <typename Real>
+OpeningWeights<Real> TimeSlice<Real>::opening_weights() const {
+  return {values_ + map_.opening_kernel.offset, values_ + map_.opening_norm.scale.offset,
+          values_ + map_.opening_norm.shift.offset};
+}
+
+template <typename Real>
+ClosingWeights<Real> TimeSlice<Real>::closing_weights() const {
+  return {values_ + map_.closing_norm.scale.offset, values_ + map_.closing_norm.shift.offset,
+          values_ + map_.closing_weight.offset, values_ + map_.closing_bias.offset};
+}
+
+template <typename Real>
+NormStatistics TimeSlice<Real>::running(const NormEntries& norm) const {
+  const Real* mean = values_ + norm.mean.offset;
+  const Real* variance = values_ + norm.variance.offset;
+  return {{mean, mean + norm.mean.size()}, {variance, variance + norm.variance.size()}};
+}
+
+// running <- 0.9 running + 0.1 batch, the variance made unbiased: count / (count - 1)
+template <typename Real>
+void TimeSlice<Real>::follow(const NormEntries& norm, const NormStatistics& batch, double count) {
+  const double unbiased = count > 1 ? count / (count - 1) : 1;
+  for (std::size_t f = 0; f < norm.mean.size(); ++f) {
+    Real& mean = values_[norm.mean.offset + f];
+    Real& variance = values_[norm.variance.offset + f];
+    mean = static_cast<Real>((1 - norm_momentum) * mean + norm_momentum * batch.mean[f]);
+    variance = static_cast<Real>((1 - norm_momentum) * variance +
+                                 norm_momentum * unbiased * batch.variance[f]);
+  }
+}
+
+template <typename Real>
+void TimeSlice<Real>::open(InFlight& kept, int batch, Mode mode, Real* state) {
+  const OpeningShape shape = architecture_.opening(batch);
+  const Real* images = kept.images.data();
+  if (mode == Mode::evaluate) {
+    kept.opening = running(map_.opening_norm);
+  } else {
+    kept.opening = backend_.opening_statistics(shape, images, opening_weights());
+    if (mode == Mode::train)
+      follow(map_.opening_norm, kept.opening, double{1} * batch * shape.height * shape.width);
+  }
+  backend_.opening_forward(shape, images, opening_weights(), kept.opening,
+                           view(state, pieces_.front(), batch));
+  if (mode == Mode::inspect)
+    note_non_finite(state, piece_size(pieces_.front(), batch), 0,
+                    [] { return std::string("the opening"); });
+}
+
+template <typename Real>
+void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* state) {
+  InFlight& kept = in_flight(micro_batch);
+  if (mode == Mode::inspect) non_finite_.reset();
+  if (is_first()) open(kept, batch, mode, state);
+  if (measures_reversal_ && mode == Mode::train)
+    kept.front_state.assign(state, state + input_size(batch));
+  for (std::size_t i = 0; i < pieces_.size(); ++i) {
+    const Piece& piece = pieces_[i];
+    Recording* recording = nullptr;
+    if (mode == Mode::train && activations_ == Activations::store) {
+      if (!kept.recordings[i] || kept.recorded_batch < batch)
+        kept.recordings[i] = piece.segment->make_recording(batch);
+      recording = kept.recordings[i].get();
+    }
+    if (mode == Mode::inspect) {
+      inspect(piece, batch, state);
+    } else {
+      RangeCounts counts;
+      piece.segment->advance(piece.all(), view(state, piece, batch), counts, recording);
+      if (mode == Mode::train) counts_ += counts;
+    }
+    if (!piece.transition_behind) continue;
+    // The input of a transition can't be rebuilt from its output: keep it.
+    Buffer<Real>& input = mode == Mode::train ? kept.transition_inputs[i] : scratch_;
+    ensure_room(input, piece_size(piece, batch),
+                mode == Mode::train ? Memory::stash : Memory::state);
+    std::copy_n(state, piece_size(piece, batch), input.data());
+    const TransitionShape shape = architecture_.transition(piece.stage, batch);
+    const std::size_t out_slot =
+        std::size_t{1} * batch * shape.out_channels * (shape.height / 2) * (shape.width / 2);
+    backend_.transition_forward(shape, view(input.data(), piece, batch),
+                                {{state, state + out_slot}, batch});
+  }
+  if (mode == Mode::train) kept.recorded_batch = std::max(kept.recorded_batch, batch);
+  if (is_last()) close(kept, batch, mode, state);
+  if (mode != Mode::train && !is_last()) release(micro_batch);
+}
+
+// Softmax cross-entropy of each sample: loss = log sum_k exp(l_k) - l_label, shifted by the largest
+// logit.
+template <typename Real>
+void TimeSlice<Real>::close(InFlight& kept, int batch, Mode mode, Real* state) {
+  const ClosingShape shape = architecture_.closing(batch);
+  const StateView<Real> end = view(state, pieces_.back(), batch);
+  if (mode == Mode::evaluate) {
+    kept.closing = running(map_.closing_norm);
+  } else {
+    kept.closing = backend_.closing_statistics(shape, end);
+    if (mode == Mode::train)
+      follow(map_.closing_norm, kept.closing, double{1} * batch * shape.height * shape.width);
+  }
+  if (mode == Mode::train) {
+    ensure_room(kept.end_state, piece_size(pieces_.back(), batch), Memory::stash);
+    std::copy_n(state, piece_size(pieces_.back(), batch), kept.end_state.data());
+  }
+
+  const int classes = shape.num_classes;
+  kept.logits.resize(std::size_t{1} * batch * classes);
+  kept.probabilities.resize(kept.logits.size());
+  backend_.closing_forward(shape, end, closing_weights(), kept.closing, kept.logits.data());
+  if (mode == Mode::inspect)
+    note_non_finite(kept.logits.data(), kept.logits.size(), architecture_.num_couplings() + 1,
+                    [] { return std::string("the closing"); });
+  kept.result = {.loss_sum = 0, .num_correct = 0, .num_samples = batch};
+  for (int n = 0; n < batch; ++n) {
+    const Real* logits = kept.logits.data() + std::size_t{1} * n * classes;
+    double* probabilities = kept.probabilities.data() + std::size_t{1} * n * classes;
+    const Real* largest = std::max_element(logits, logits + classes);
+    double sum = 0;
+    for (int k = 0; k < classes; ++k)
+      sum += probabilities[k] = std::exp(double{logits[k]} - double{*largest});
+    for (int k = 0; k < classes; ++k) probabilities[k] /= sum;
+    kept.result.loss_sum += std::log(sum) + double{*largest} - double{logits[kept.labels[n]]};
+    kept.result.num_correct += largest - logits == kept.labels[n];
+  }
+}
+
+template <typename Real>
+MicroBatchResult TimeSlice<Real>::result(int micro_batch) const {
+  return in_flight_.at(micro_batch)->result;
+}
+
+template <typename Real>
+std::span<const Real> TimeSlice<Real>::logits(int micro_batch) const {
+  return in_flight_.at(micro_batch)->logits;
+}
+
+// dL/dlogits = (softmax - one at the label) / mini-batch
+template <typename Real>
+void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, Real* state,
+                                     Real* adjoint, Real* gradient) {
+  const ClosingShape shape = architecture_.closing(batch);
+  std::copy_n(kept.end_state.data(), piece_size(pieces_.back(), batch), state);
+  std::vector<Real> grad_logits(kept.probabilities.size());
+  for (int n = 0; n < batch; ++n) {
+    for (int k = 0; k < shape.num_classes; ++k) {
+      const std::size_t i = std::size_t{1} * n * shape.num_classes + k;
+      grad_logits[i] =
+          static_cast<Real>((kept.probabilities[i] - (k == kept.labels[n] ? 1 : 0)) / mini_batch);
+    }
+  }
+  backend_.closing_backward(
+      shape, view(state, pieces_.back(), batch), closing_weights(), kept.closing,
+      grad_logits.data(), view(adjoint, pieces_.back(), batch),
+      {gradient + map_.closing_norm.scale.offset, gradient + map_.closing_norm.shift.offset,
+       gradient + map_.closing_weight.offset, gradient + map_.closing_bias.offset});
+}
+
+template <typename Real>
+void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real* state,
+                               Real* adjoint, Real* gradient) {
+  InFlight& kept = in_flight(micro_batch);
+  if (is_last()) begin_backward(kept, batch, mini_batch, state, adjoint, gradient);
+  for (std::size_t i = pieces_.size(); i-- > 0;) {
+    const Piece& piece = pieces_[i];
+    if (piece.transition_behind) {
+      const TransitionShape shape = architecture_.transition(piece.stage, batch);
+      const std::size_t out_slot =
+          std::size_t{1} * batch * shape.out_channels * (shape.height / 2) * (shape.width / 2);
+      ensure_room(scratch_, state_capacity(batch), Memory::state);
+      std::copy_n(adjoint, 2 * out_slot, scratch_.data());
+      backend_.transition_backward(shape, {{scratch_.data(), scratch_.data() + out_slot}, batch},
+                                   view(adjoint, piece, batch));
+      std::copy_n(kept.transition_inputs[i].data(), piece_size(piece, batch), state);
+    }
+    const Recording* recording =
+        activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
+    piece.segment->retreat(piece.all(), view(state, piece, batch), view(adjoint, piece, batch),
+                           gradient + piece.kernel->offset, gradient + piece.bias->offset,
+                           recording);
+  }
+  if (measures_reversal_) compare(kept.front_state, state);
+  if (is_first())
+    backend_.opening_backward(
+        architecture_.opening(batch), kept.images.data(), opening_weights(), kept.opening,
+        view(adjoint, pieces_.front(), batch),
+        {gradient + map_.opening_kernel.offset, gradient + map_.opening_norm.scale.offset,
+         gradient + map_.opening_norm.shift.offset});
+  release(micro_batch);
+}
+
+template <typename Real>
+RangeCounts TimeSlice<Real>::take_counts() {
+  return std::exchange(counts_, RangeCounts{});
+}
+
+template <typename Real>
+void TimeSlice<Real>::compare(const std::vector<Real>& kept, const Real* rebuilt) {
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    const double error = double{rebuilt[i]} - double{kept[i]};
+    reversal_.num_differing += std::memcmp(&rebuilt[i], &kept[i], sizeof(Real)) != 0;
+    reversal_.squared_error += error * error;
+    reversal_.squared_norm += double{kept[i]} * double{kept[i]};
+  }
+  reversal_.num_values += static_cast<std::int64_t>(kept.size());
+}
+
+template <typename Real>
+Reversal TimeSlice<Real>::take_reversal() {
+  return std::exchange(reversal_, Reversal{});
+}
+
+template <typename Real>
+void TimeSlice<Real>::note_non_finite(const Real* values, std::size_t size, int order,
+                                      const std::function<std::string()>& layer) {
+  if (non_finite_) return;
+  if (std::all_of(values, values + size, [](Real value) { return std::isfinite(value); })) return;
+  non_finite_ = NonFinite{order, layer()};
+}
+
+// One coupling at a time, looking at the state after each.
+template <typename Real>
+void TimeSlice<Real>::inspect(const Piece& piece, int batch, Real* state) {
+  RangeCounts ignored;
+  for (int j = 0; j < piece.segment->shape().num_couplings; ++j) {
+    piece.segment->advance({j, j + 1}, view(state, piece, batch), ignored, nullptr);
+    const int in_stage = piece.first_coupling + j;
+    note_non_finite(state, piece_size(piece, batch),
+                    1 + architecture_.stages()[piece.stage].first_coupling + in_stage, [&] {
+                      return fmt::format("coupling {} of stage {}", in_stage, piece.stage + 1);
+                    });
+  }
+}
+
+template class TimeSlice<float>;
+template class TimeSlice<double>;
+
+}  // namespace revode
