@@ -1,0 +1,87 @@
+// The only place that talks MPI between ranks: an owning wrapper with checked calls, typed messages
+// and every tag.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+namespace revode {
+
+/// What a message carries; a message is matched by kind, micro-batch and sender.
+enum class MessageKind : int {
+  state = 1,          ///< (P, Q) of the forward sweep
+  rebuilt_state = 2,  ///< (P, Q) of the backward sweep
+  adjoint = 3,        ///< of (P, Q)
+  first_block = 4,    ///< edge weights, to the rank before
+  last_block = 5,     ///< edge weights, to the rank behind
+};
+
+/// A message under way; its memory must live until done() or wait(). Destroying an active one is a
+/// bug and aborts, unless an exception is on its way out (main then ends the job).
+class Request {
+ public:
+  Request() = default;
+  explicit Request(MPI_Request request) : request_(request) {}
+  Request(Request&& other) noexcept : request_(std::exchange(other.request_, MPI_REQUEST_NULL)) {}
+  Request& operator=(Request&& other) noexcept;
+  ~Request();
+
+  bool active() const { return request_ != MPI_REQUEST_NULL; }
+  /// Lets the library move messages along; true once this one is complete.
+  bool done();
+  void wait();
+
+ private:
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
+
+class Communicator {
+ public:
+  /// A duplicate of `parent` whose errors return as exceptions. Collective.
+  explicit Communicator(MPI_Comm parent);
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  bool is_root() const { return rank_ == 0; }
+  MPI_Comm handle() const { return handle_; }
+
+  Request send(std::span<const float> values, int to, MessageKind kind, int micro_batch = 0) const;
+  Request receive(std::span<float> values, int from, MessageKind kind, int micro_batch = 0) const;
+
+  void barrier() const;
+  /// Every rank's values, one after the other in rank order, on every rank; lengths may differ.
+  std::vector<double> all_gather(std::span<const double> values) const;
+  std::vector<std::int64_t> all_gather(std::int64_t value) const;
+  void broadcast(std::span<double> values, int root) const;
+  void broadcast(std::span<float> values, int root) const;
+  std::string broadcast(const std::string& text, int root) const;
+
+  /// Runs `action` on every rank. If it throws an Error anywhere, every rank throws the error of
+  /// the lowest failing rank, as one that all share. To be used around whatever only some ranks do,
+  /// such as reading files.
+  void agree(const std::function<void()>& action) const;
+
+  /// Ranks of this host whose processors overlap this rank's, itself included, and the number of
+  /// processors it may use.
+  struct HostShare {
+    int num_sharing = 1;
+    int num_processors = 1;
+  };
+  HostShare host_share() const;
+
+ private:
+  MPI_Comm handle_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+}  // namespace revode
