@@ -1,0 +1,46 @@
+// One split as this rank needs it: pixels on the first slice, labels on the last, and mini-batches
+// cut from an order of images. Everything drawn at random depends on (seed, epoch, image) alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "revode/io/config.hpp"
+#include "revode/io/dataset.hpp"
+#include "revode/pipeline/communicator.hpp"
+#include "revode/pipeline/executor.hpp"
+
+namespace revode {
+
+class DataFeed {
+ public:
+  /// Collective: reads what this rank needs and agrees on success. fraction < 1 takes a
+  /// class-balanced subset.
+  DataFeed(const Config& config, Split split, double fraction, const Communicator& communicator);
+
+  std::int64_t size() const { return static_cast<std::int64_t>(indices_.size()); }
+  Split split() const { return split_; }
+  /// Indices into the split of the samples used, ascending.
+  const std::vector<std::int64_t>& indices() const { return indices_; }
+  std::uint8_t label(std::int64_t index) const { return data_.labels[index]; }
+
+  /// Of the samples used; on the first rank only.
+  ChannelStatistics statistics() const;
+  /// Normalisation (first rank) and augmentation of what follows.
+  void set_transform(InputTransform transform) { transform_ = std::move(transform); }
+
+  /// The samples `indices` (of the split) as one mini-batch cut into micro-batches; must not
+  /// outlive this object.
+  MiniBatchSource mini_batch(std::vector<std::int64_t> indices, std::int64_t epoch,
+                             int num_micro_batches) const;
+
+ private:
+  Split split_;
+  Dataset data_;
+  std::vector<std::int64_t> indices_;
+  InputTransform transform_;
+};
+
+}  // namespace revode

@@ -1,0 +1,51 @@
+// Which arrays of the network go into which datasets of a checkpoint, and the state of a run beside
+// them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "revode/io/checkpoint.hpp"
+#include "revode/io/config.hpp"
+#include "revode/train/network.hpp"
+
+namespace revode {
+
+enum class ArraySet { all, trainable };
+
+/// This rank's rows of the flat array `values` under `group` ("/model", "/optimizer/momentum"), in
+/// checkpoint order.
+std::vector<ArraySlice> array_slices(const ParameterMap& map, ArraySet set,
+                                     const std::string& group, float* values);
+
+/// The `config` attribute: what determines the numbers, with the shape of images and the number of
+/// classes.
+nlohmann::json stored_config(const Config& config, const Architecture& architecture);
+
+/// Reads /model into the network and hands it to the backend; refuses values that are not finite.
+/// Collective.
+void load_model(const CheckpointReader& reader, const std::string& file, Network& network);
+
+/// Where a run stands: what /progress keeps beside the arrays.
+struct RunProgress {
+  std::int64_t epoch = 0;  ///< the one that the next step belongs to
+  std::int64_t step = 0;   ///< steps done
+  std::int64_t samples_seen = 0;
+  double learning_rate = 0;  ///< of the last step
+  double best_accuracy = 0;  ///< on the test split, at the end of an epoch
+  // Running sums of the epoch.
+  double epoch_loss_sum = 0;
+  std::int64_t epoch_correct = 0;
+  std::int64_t epoch_samples = 0;
+  double epoch_regularization_sum = 0;
+  // Since the beginning: see RangeCounts.
+  RangeCounts range;
+};
+
+Attributes to_attributes(const RunProgress& progress, std::uint64_t seed);
+/// Throws an input error naming the attribute that is missing or of the wrong kind.
+RunProgress from_attributes(const Attributes& attributes, const std::string& file);
+
+}  // namespace revode

@@ -1,0 +1,64 @@
+// A network spread over the ranks, ready to be swept: what every command that computes needs, put
+// together from the options.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "revode/backend/backend.hpp"
+#include "revode/core/buffer.hpp"
+#include "revode/io/config.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/model/parameters.hpp"
+#include "revode/model/time_slice.hpp"
+#include "revode/pipeline/communicator.hpp"
+#include "revode/pipeline/executor.hpp"
+
+namespace revode {
+
+/// The network that the options describe. Throws input errors.
+Architecture make_architecture(const Config& config);
+
+/// Fills what the options left open (depth, blocks, widths, micro-batches, epochs, output, ...)
+/// with what follows from the rest, so that it can be printed and stored.
+void resolve(Config& config, const Architecture& architecture, const Communicator& communicator);
+
+/// Micro-batches of a mini-batch unless --micro-batches says otherwise; fewer where the mini-batch
+/// is smaller.
+inline constexpr int default_micro_batches = 4;
+
+class Network {
+ public:
+  /// Collective: agrees on the partition and on what the ranks of a host may use. Initial weights
+  /// from config.seed.
+  Network(const Config& config, const Architecture& architecture, const Communicator& communicator,
+          int largest_micro_batch);
+
+  const Architecture& architecture() const { return architecture_; }
+  const std::vector<BlockRange>& slices() const { return slices_; }
+  const ParameterMap& map() const { return map_; }
+  Backend<float>& backend() { return *backend_; }
+  TimeSlice<float>& slice() { return *slice_; }
+  Executor& executor() { return *executor_; }
+  const Communicator& communicator() const { return communicator_; }
+  int num_threads() const { return num_threads_; }
+  int largest_micro_batch() const { return largest_micro_batch_; }
+
+  /// Flat values of map(); after changing them call slice().load_weights().
+  Buffer<float>& values() { return values_; }
+
+ private:
+  Architecture architecture_;
+  const Communicator& communicator_;
+  int largest_micro_batch_;
+  int num_threads_;
+  std::vector<BlockRange> slices_;
+  ParameterMap map_;
+  Buffer<float> values_;
+  std::unique_ptr<Backend<float>> backend_;
+  std::unique_ptr<TimeSlice<float>> slice_;
+  std::unique_ptr<Executor> executor_;
+};
+
+}  // namespace revode

@@ -1,0 +1,55 @@
+// Weight decay and smoothness of the weights in time, across rank edges; sums over couplings that
+// do not depend on the cut.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "revode/core/buffer.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/model/parameters.hpp"
+#include "revode/pipeline/communicator.hpp"
+
+namespace revode {
+
+/// One double a row (coupling, or whole array for the ends) that a rank contributes to a sum over
+/// the network.
+struct RowSums {
+  std::vector<double> decay;       ///< |W|^2 of kernels and the fully connected weight
+  std::vector<double> smoothness;  ///< |theta_j - theta_{j-1}|^2 against the block before, 0 for
+                                   ///< the first of a stage
+  std::vector<double> gradient;    ///< |g|^2 of the whole gradient, regularisation included
+};
+
+/// (Chang et al., arXiv 1709.03698, section "Regularization"; exact form in docs/model.md)
+///   R = weight_decay/2 * sum |W|^2 + smoothness/(2h) * sum_j |theta_j - theta_{j-1}|^2
+class Regularizer {
+ public:
+  Regularizer(const Architecture& architecture, BlockRange range, const ParameterMap& map,
+              double weight_decay, double smoothness, const Communicator& communicator);
+
+  /// gradient += dR/dvalues; returns this rank's row sums. Collective: neighbours exchange their
+  /// edge blocks.
+  RowSums add(const float* values, float* gradient);
+
+  /// R from the row sums of all ranks, concatenated in rank order.
+  double value(const std::vector<double>& decay, const std::vector<double>& smoothness) const;
+
+ private:
+  void exchange_edges(const float* values);
+  void add_smoothness(int stage, const float* values, float* gradient, RowSums& sums);
+
+  const ParameterMap& map_;
+  const Communicator& communicator_;
+  double weight_decay_;
+  double smoothness_over_h_;
+  int couplings_per_block_;
+  bool joined_before_ = false;  ///< the block before this slice is of the same stage as its first
+  bool joined_behind_ = false;
+  int first_stage_ = 0;
+  int last_stage_ = 0;
+  Buffer<float> before_, behind_;           ///< edge blocks of the neighbours: kernels, then biases
+  Buffer<float> first_block_, last_block_;  ///< copies of this slice's, to send
+};
+
+}  // namespace revode

@@ -1,0 +1,23 @@
+// Tables for people: the start-up block and the end of a run.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "revode/io/config.hpp"
+#include "revode/train/network.hpp"
+
+namespace revode {
+
+/// Memory of one rank by category, gathered from all ranks.
+struct MemoryReport {
+  std::vector<MemoryUse> ranks;
+  std::vector<std::int64_t> peak_resident;  ///< bytes, one a rank
+};
+MemoryReport gather_memory(const Communicator& communicator);
+
+/// Architecture, parameters, backend, threads, grid, partition over ranks, memory a rank, expected
+/// bubble. The same on every rank. Collective.
+std::string start_block(const Config& config, Network& network);
+
+}  // namespace revode

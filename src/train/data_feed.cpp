@@ -1,0 +1,57 @@
+#include "revode/train/data_feed.hpp"
+
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "revode/core/error.hpp"
+#include "revode/pipeline/partition.hpp"
+
+namespace revode {
+
+DataFeed::DataFeed(const Config& config, Split split, double fraction,
+                   const Communicator& communicator)
+    : split_(split) {
+  // Every rank needs the labels: their number sets the length of an epoch. They are small; the
+  // pixels are not.
+  communicator.agree([&] {
+    data_ =
+        load_dataset(config.dataset, config.data_dir, split,
+                     communicator.is_root() ? Contents::images_and_labels : Contents::labels_only);
+  });
+  if (fraction < 1) {
+    indices_ = balanced_subset(data_.labels.span(), data_.info.num_classes, fraction, config.seed);
+  } else {
+    indices_.resize(data_.size);
+    std::iota(indices_.begin(), indices_.end(), std::int64_t{0});
+  }
+}
+
+ChannelStatistics DataFeed::statistics() const { return channel_statistics(data_, indices_); }
+
+MiniBatchSource DataFeed::mini_batch(std::vector<std::int64_t> indices, std::int64_t epoch,
+                                     int num_micro_batches) const {
+  struct Cut {
+    std::vector<std::int64_t> indices;
+    std::vector<std::uint8_t> labels;
+    std::vector<int> sizes;
+    std::vector<std::size_t> offsets;  // of the micro-batches
+  };
+  auto cut = std::make_shared<Cut>();
+  cut->indices = std::move(indices);
+  for (const std::int64_t index : cut->indices) cut->labels.push_back(data_.labels[index]);
+  cut->sizes = cut_mini_batch(static_cast<int>(cut->indices.size()), num_micro_batches);
+  cut->offsets.resize(cut->sizes.size());
+  std::exclusive_scan(cut->sizes.begin(), cut->sizes.end(), cut->offsets.begin(), std::size_t{0});
+  return {.micro_batches = cut->sizes,
+          .images =
+              [this, cut, epoch](int m, float* images) {
+                fill_images(data_, std::span(cut->indices).subspan(cut->offsets[m], cut->sizes[m]),
+                            transform_, epoch, images);
+              },
+          .labels = [cut](int m) -> std::span<const std::uint8_t> {
+            return std::span(cut->labels).subspan(cut->offsets[m], cut->sizes[m]);
+          }};
+}
+
+}  // namespace revode
