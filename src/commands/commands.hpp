@@ -1,0 +1,19 @@
+// One function a command; main.cpp has the table. Each returns the exit status of the program and
+// throws Errors.
+#pragma once
+
+#include "revode/core/error.hpp"
+#include "revode/io/config.hpp"
+#include "revode/pipeline/communicator.hpp"
+
+namespace revode {
+
+ExitStatus train_command(Config config, const Communicator& communicator);
+ExitStatus eval_command(Config config, const Communicator& communicator);
+ExitStatus gradient_command(Config config, const Communicator& communicator);
+ExitStatus verify_command(Config config, const Communicator& communicator);
+
+/// Needs no MPI.
+ExitStatus info_command(const Config& config);
+
+}  // namespace revode

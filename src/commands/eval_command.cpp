@@ -1,0 +1,61 @@
+// revode eval: loss and accuracy of a checkpoint on samples of a split; the logits on request.
+#include <algorithm>
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "revode/io/metrics.hpp"
+#include "revode/train/evaluation.hpp"
+#include "revode/train/model_file.hpp"
+#include "revode/train/report.hpp"
+
+#include "commands/commands.hpp"
+#include "commands/stored_model.hpp"
+
+namespace revode {
+
+ExitStatus eval_command(Config config, const Communicator& communicator) {
+  complete_config(config, communicator);
+  const std::unique_ptr<Network> network = load_network(config, communicator, config.batch_size);
+  const ChosenSamples samples = choose_samples(config, *network, true);
+  const auto count = static_cast<std::int64_t>(samples.indices.size());
+
+  const int classes = network->architecture().num_classes();
+  std::vector<float> logits, labels;
+  if (!config.output.empty() && network->slice().is_last()) {
+    logits.resize(count * classes);
+    for (const std::int64_t index : samples.indices) labels.push_back(samples.feed->label(index));
+  }
+  const Evaluation result =
+      evaluate(*network, *samples.feed, samples.indices, config.batch_size, *config.micro_batches,
+               [&](std::int64_t first, std::span<const float> values) {
+                 if (!logits.empty()) std::ranges::copy(values, logits.begin() + first * classes);
+               });
+
+  if (!config.output.empty()) {
+    write_checkpoint(config.output,
+                     {.config = stored_config(config, network->architecture()),
+                      .root_attributes = {{"loss", result.loss}, {"accuracy", result.accuracy}},
+                      .progress = Attributes::object(),
+                      .arrays = {last_rank_rows(communicator, "/logits", count, {classes}, logits),
+                                 last_rank_rows(communicator, "/labels", count, {}, labels)}},
+                     communicator.handle());
+  }
+  const MemoryReport memory = gather_memory(communicator);
+  if (!communicator.is_root()) return ExitStatus::success;
+  if (config.json != "-")
+    fmt::print("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
+               config.checkpoint, config.split, config.dataset, result.loss, result.accuracy,
+               format_count(result.samples));
+  if (!config.json.empty())
+    write_json(config.json, {{"loss", result.loss},
+                             {"accuracy", result.accuracy},
+                             {"samples", result.samples},
+                             {"split", config.split},
+                             {"dataset", config.dataset},
+                             {"checkpoint", config.checkpoint},
+                             {"peak_memory_bytes", memory.peak_resident}});
+  return ExitStatus::success;
+}
+
+}  // namespace revode

@@ -1,0 +1,66 @@
+// revode gradient: loss and gradient of chosen samples as one mini-batch in training mode; nothing
+// is updated.
+#include <algorithm>
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "revode/io/metrics.hpp"
+#include "revode/train/model_file.hpp"
+#include "revode/train/report.hpp"
+#include "revode/train/training_step.hpp"
+
+#include "commands/commands.hpp"
+#include "commands/stored_model.hpp"
+
+namespace revode {
+
+ExitStatus gradient_command(Config config, const Communicator& communicator) {
+  complete_config(config, communicator);
+  const std::unique_ptr<Network> network =
+      load_network(config, communicator, static_cast<int>(mini_batch_size(config)));
+  if (config.samples.empty()) config.samples = fmt::format("0:{}", config.batch_size);
+  const ChosenSamples samples = choose_samples(config, *network, !config.checkpoint.empty());
+
+  TrainingStep training(config, *network);
+  const MiniBatchSource source =
+      samples.feed->mini_batch(samples.indices, 0, *config.micro_batches);
+  std::vector<float> logits;
+  const StepReport report =
+      training.compute_gradient(source, false, [&](int, std::span<const float> values) {
+        logits.insert(logits.end(), values.begin(), values.end());
+      });
+
+  if (!config.output.empty()) {
+    CheckpointContents contents{
+        .config = stored_config(config, network->architecture()),
+        .root_attributes = {{"loss", report.loss}, {"regularization", report.regularization}},
+        .progress = Attributes::object(),
+        .arrays = array_slices(network->map(), ArraySet::trainable, "/model",
+                               training.gradient().data())};
+    contents.arrays.push_back(last_rank_rows(communicator, "/logits", source.size(),
+                                             {network->architecture().num_classes()}, logits));
+    write_checkpoint(config.output, contents, communicator.handle());
+  }
+  const MemoryReport memory = gather_memory(communicator);
+  if (!communicator.is_root()) return ExitStatus::success;
+  if (config.json != "-")
+    fmt::print(
+        "samples {} of the {} split of {}: loss {:.6f}, regularization {:.6f}, norm of the "
+        "gradient {:.6g}\n",
+        config.samples, config.split, config.dataset, report.loss, report.regularization,
+        report.gradient_norm);
+  if (!config.json.empty())
+    write_json(config.json, {{"loss", report.loss},
+                             {"regularization", report.regularization},
+                             {"gradient_norm", report.gradient_norm},
+                             {"accuracy", static_cast<double>(report.num_correct) /
+                                              static_cast<double>(report.num_samples)},
+                             {"samples", report.num_samples},
+                             {"out_of_range", report.range.out_of_range},
+                             {"rounded_to_zero", report.range.rounded_to_zero},
+                             {"peak_memory_bytes", memory.peak_resident}});
+  return ExitStatus::success;
+}
+
+}  // namespace revode

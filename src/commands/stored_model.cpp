@@ -1,0 +1,89 @@
+#include "commands/stored_model.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "revode/core/error.hpp"
+#include "revode/pipeline/partition.hpp"
+#include "revode/train/model_file.hpp"
+
+namespace revode {
+
+void complete_config(Config& config, const Communicator& communicator) {
+  if (!config.checkpoint.empty()) {
+    std::string stored;
+    communicator.agree([&] {
+      if (communicator.is_root()) stored = CheckpointReader(config.checkpoint).config().dump();
+    });
+    stored = communicator.broadcast(stored, 0);
+    communicator.agree([&] {
+      apply_stored(config, nlohmann::json::parse(stored), StoredUse::model, config.checkpoint);
+    });
+  }
+  communicator.agree([&] { resolve(config, make_architecture(config), communicator); });
+}
+
+std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,
+                                      int mini_batch) {
+  std::unique_ptr<Network> network;
+  communicator.agree([&] {
+    network = std::make_unique<Network>(config, make_architecture(config), communicator,
+                                        cut_mini_batch(mini_batch, *config.micro_batches).front());
+  });
+  if (!config.checkpoint.empty()) {
+    const CheckpointReader reader(config.checkpoint, communicator.handle());
+    load_model(reader, config.checkpoint, *network);
+  }
+  return network;
+}
+
+ChosenSamples choose_samples(const Config& config, Network& network, bool has_stored_statistics) {
+  const Communicator& communicator = network.communicator();
+  ChosenSamples chosen;
+  chosen.feed = std::make_unique<DataFeed>(
+      config, config.split == "train" ? Split::train : Split::test, 1, communicator);
+  const SampleRange range = config.samples.empty() ? SampleRange{0, chosen.feed->size()}
+                                                   : *parse_sample_range(config.samples);
+  communicator.agree([&] {
+    REVODE_REQUIRE(range.last <= chosen.feed->size(),
+                   "--samples {}:{}: the {} split of {} has {} samples", range.first, range.last,
+                   config.split, config.dataset, chosen.feed->size());
+  });
+  chosen.indices.resize(range.size());
+  std::iota(chosen.indices.begin(), chosen.indices.end(), range.first);
+
+  const ParameterMap& map = network.map();
+  float* mean = network.values().data() + map.input_mean.offset;
+  float* std = network.values().data() + map.input_std.offset;
+  // Initial weights come without statistics: take those of the training split, as training would.
+  communicator.agree([&] {
+    if (!communicator.is_root() || has_stored_statistics) return;
+    const Dataset train =
+        load_dataset(config.dataset, config.data_dir, Split::train, Contents::images_and_labels);
+    std::vector<std::int64_t> all(train.size);
+    std::iota(all.begin(), all.end(), std::int64_t{0});
+    const ChannelStatistics statistics = channel_statistics(train, all);
+    std::copy(statistics.mean.begin(), statistics.mean.end(), mean);
+    std::copy(statistics.std.begin(), statistics.std.end(), std);
+  });
+  if (communicator.is_root())
+    chosen.feed->set_transform(
+        {.statistics = {{mean, mean + map.input_mean.size()}, {std, std + map.input_std.size()}},
+         .augment = false,
+         .seed = config.seed});
+  return chosen;
+}
+
+ArraySlice last_rank_rows(const Communicator& communicator, const std::string& path,
+                          std::int64_t rows, std::vector<std::int64_t> trailing_shape,
+                          std::vector<float>& values) {
+  ArraySlice slice{
+      .path = path, .shape = {rows}, .first_row = 0, .num_rows = 0, .data = values.data()};
+  slice.shape.insert(slice.shape.end(), trailing_shape.begin(), trailing_shape.end());
+  if (communicator.rank() + 1 == communicator.size()) slice.num_rows = rows;
+  return slice;
+}
+
+}  // namespace revode

@@ -1,0 +1,39 @@
+// What eval and gradient share: a model from --checkpoint (or initial weights), and samples of a
+// split to feed it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "revode/io/checkpoint.hpp"
+#include "revode/io/config.hpp"
+#include "revode/train/data_feed.hpp"
+#include "revode/train/network.hpp"
+
+namespace revode {
+
+/// Fills config from the checkpoint's (if one is given), then what is still open. Collective;
+/// errors are shared.
+void complete_config(Config& config, const Communicator& communicator);
+
+/// The network with the weights of --checkpoint, or its initial ones.
+std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,
+                                      int mini_batch);
+
+/// Samples --samples of --split (all where not given), with the model's normalisation and no
+/// augmentation.
+struct ChosenSamples {
+  std::unique_ptr<DataFeed> feed;
+  std::vector<std::int64_t> indices;
+};
+ChosenSamples choose_samples(const Config& config, Network& network, bool has_stored_statistics);
+
+/// Gathers [rows, columns] collected on the last rank into an array slice for writing (other ranks
+/// hold no rows).
+ArraySlice last_rank_rows(const Communicator& communicator, const std::string& path,
+                          std::int64_t rows, std::vector<std::int64_t> trailing_shape,
+                          std::vector<float>& values);
+
+}  // namespace revode

@@ -1,0 +1,284 @@
+// revode verify: does this build, on this machine, keep its promises? Each check computes a
+// gradient in two ways that must agree, or compares it with the loss itself.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "revode/core/random.hpp"
+#include "revode/io/metrics.hpp"
+#include "revode/train/model_file.hpp"
+#include "revode/train/training_step.hpp"
+
+#include "commands/commands.hpp"
+#include "commands/stored_model.hpp"
+
+namespace revode {
+namespace {
+
+struct Check {
+  std::string name, found, expected;
+  bool passed = false;
+};
+
+/// Mini-batch of the checks unless --batch-size says otherwise: enough for several micro-batches,
+/// quick on a laptop.
+constexpr int default_batch = 16;
+
+/// One network with its data, and the gradient of one mini-batch.
+class Trial {
+ public:
+  Trial(const Config& config, const Communicator& communicator)
+      : config_(config),
+        network_(load_network(config, communicator, config.batch_size)),
+        samples_(choose_samples(with_samples(config), *network_, !config.checkpoint.empty())),
+        training_(config, *network_) {}
+
+  Network& network() { return *network_; }
+  TrainingStep& training() { return training_; }
+  const Buffer<float>& gradient() { return training_.gradient(); }
+
+  StepReport compute() {
+    return training_.compute_gradient(
+        samples_.feed->mini_batch(samples_.indices, 0, *config_.micro_batches));
+  }
+
+ private:
+  static Config with_samples(Config config) {
+    config.split = "train";
+    config.samples = fmt::format("0:{}", config.batch_size);
+    return config;
+  }
+
+  Config config_;
+  std::unique_ptr<Network> network_;
+  ChosenSamples samples_;
+  TrainingStep training_;
+};
+
+/// Values of this rank's gradient whose bits differ from those of `other` (the whole network's,
+/// with its map), summed over the ranks.
+std::int64_t count_differing(const Communicator& communicator, const ParameterMap& map,
+                             const float* gradient, const ParameterMap& other_map,
+                             const float* other) {
+  std::int64_t differing = 0;
+  const auto mine = map.entries(), others = other_map.entries();
+  for (std::size_t e = 0; e < mine.size(); ++e) {
+    const float* a = gradient + mine[e]->offset;
+    const float* b = other + others[e]->offset +
+                     (mine[e]->first_row - others[e]->first_row) * mine[e]->row_size();
+    for (std::size_t i = 0; i < mine[e]->size(); ++i)
+      differing += std::memcmp(a + i, b + i, sizeof(float)) != 0;
+  }
+  std::int64_t total = 0;
+  for (const std::int64_t count : communicator.all_gather(differing)) total += count;
+  return total;
+}
+
+Check equal_bits(std::string name, std::int64_t differing, std::int64_t size) {
+  return {std::move(name),
+          differing == 0 ? "equal in every bit"
+                         : fmt::format("{} of {} values differ", differing, size),
+          "equal in every bit", differing == 0};
+}
+
+double sum_over_ranks(const Communicator& communicator, double mine) {
+  double sum = 0;
+  for (const double value : communicator.all_gather(std::span<const double>(&mine, 1)))
+    sum += value;
+  return sum;
+}
+
+// ||rebuilt - original|| / ||original|| at the front of every slice; on the grid, and in its range,
+// not one bit may differ.
+Check check_round_trip(Trial& trial, const Config& config, const StepReport& report) {
+  const Communicator& communicator = trial.network().communicator();
+  const Reversal mine = trial.network().slice().take_reversal();
+  const double differing = sum_over_ranks(communicator, static_cast<double>(mine.num_differing));
+  const double values = sum_over_ranks(communicator, static_cast<double>(mine.num_values));
+  const double error = std::sqrt(sum_over_ranks(communicator, mine.squared_error) /
+                                 sum_over_ranks(communicator, mine.squared_norm));
+  const bool exact = config.grid_bits > 0 && report.range.out_of_range == 0;
+  // Off the grid every coupling adds a rounding error of 2^-24, which the way back may amplify.
+  constexpr double loose = 1e-2;
+  return {"round trip",
+          differing == 0 ? "equal in every bit"
+                         : fmt::format("{:.0f} of {:.0f} values differ, reversal error {:.2g}",
+                                       differing, values, error),
+          exact ? "equal in every bit"
+                : fmt::format("reversal error < {:.0e} ({})", loose,
+                              config.grid_bits == 0 ? "no grid" : "values left the exact range"),
+          exact ? differing == 0 : error < loose};
+}
+
+/// theta + step * direction; direction: normal numbers scaled to the size of each array's values.
+void move_weights(Network& network, const std::vector<float>& origin,
+                  const std::vector<float>& direction, double step) {
+  for (std::size_t i = 0; i < origin.size(); ++i)
+    network.values()[i] = static_cast<float>(origin[i] + step * direction[i]);
+  network.slice().load_weights();
+}
+
+std::vector<float> draw_direction(const ParameterMap& map, const std::vector<float>& origin) {
+  std::vector<float> direction(origin.size());
+  const auto entries = map.entries();
+  for (std::size_t e = 0; e < entries.size(); ++e) {
+    const ParameterEntry& entry = *entries[e];
+    if (!entry.trainable) continue;
+    for (std::int64_t row = 0; row < entry.num_rows; ++row) {
+      // A stream a row: every rank draws the same direction for the whole network.
+      RandomStream random(1, Purpose::check, (e << 32) + entry.first_row + row);
+      for (std::size_t i = 0; i < entry.row_size(); ++i)
+        direction[entry.offset + row * entry.row_size() + i] = static_cast<float>(random.normal());
+    }
+    // Kernels of c channels hold values of about 1/(3 sqrt(c)); biases and shifts start at zero.
+    const float scale =
+        entry.shape.size() > 2
+            ? 0.3f / std::sqrt(static_cast<float>(entry.shape[entry.shape.size() - 3]))
+            : 0.1f;
+    for (std::size_t i = entry.offset; i < entry.offset + entry.size(); ++i) direction[i] *= scale;
+  }
+  return direction;
+}
+
+// Taylor: |L(theta + e d) - L(theta) - e g.d| = O(e^2). Slopes between successive e, halved each
+// time, where the remainder exceeds what float arithmetic blurs.
+Check check_taylor(Config config, const Communicator& communicator) {
+  config.grid_bits = 0;
+  Trial trial(config, communicator);
+  Network& network = trial.network();
+  const StepReport start = trial.compute();
+  const std::vector<float> origin(network.values().begin(), network.values().end());
+  const std::vector<float> direction = draw_direction(network.map(), origin);
+  double slope_here = 0;
+  for (std::size_t i = 0; i < origin.size(); ++i)
+    slope_here += double{trial.gradient()[i]} * direction[i];
+  const double directional = sum_over_ranks(communicator, slope_here);
+  const double value = start.loss + start.regularization;
+
+  constexpr int num_points = 8;
+  constexpr double first_step = 1.0 / 16;
+  // The loss comes from about a thousand float operations deep; what it is blurred by, relative to
+  // its value.
+  const double noise = 64 * 0x1p-24 * std::abs(value);
+  std::vector<double> slopes;
+  double previous = 0;
+  for (int k = 0; k < num_points; ++k) {
+    const double step = std::ldexp(first_step, -k);
+    move_weights(network, origin, direction, step);
+    const StepReport moved = trial.compute();
+    const double remainder =
+        std::abs(moved.loss + moved.regularization - value - step * directional);
+    if (k > 0 && remainder > noise && std::isfinite(previous))
+      slopes.push_back(std::log2(previous / remainder));
+    if (remainder <= noise) break;
+    previous = remainder;
+  }
+  if (slopes.empty())
+    return {"Taylor test of the gradient", "the remainder is below the noise", "slope 2", false};
+  std::ranges::sort(slopes);
+  const double median = slopes[slopes.size() / 2];
+  return {"Taylor test of the gradient",
+          fmt::format("slope {:.2f} (median of {}, {:.2f} to {:.2f})", median, slopes.size(),
+                      slopes.front(), slopes.back()),
+          "slope 2 (1.7 to 2.3)", median > 1.7 && median < 2.3};
+}
+
+/// The gradient of `variant` against the one that `base` has computed, on the same ranks.
+Check check_variant(const std::string& name, Trial& base, const Config& variant) {
+  const Communicator& communicator = base.network().communicator();
+  Trial other(variant, communicator);
+  other.compute();
+  return equal_bits(name,
+                    count_differing(communicator, base.network().map(), base.gradient().data(),
+                                    other.network().map(), other.gradient().data()),
+                    base.network().architecture().num_parameters());
+}
+
+// Rank 0 computes alone; its gradient goes to every rank.
+Check check_serial(Trial& base, const Config& config) {
+  const Communicator& communicator = base.network().communicator();
+  const Architecture& architecture = base.network().architecture();
+  const ParameterMap whole(architecture, {0, architecture.num_blocks()});
+  std::vector<float> serial(whole.size());
+  communicator.agree([&] {
+    if (!communicator.is_root()) return;
+    const Communicator alone(MPI_COMM_SELF);
+    Config of_one = config;
+    of_one.time_ranks = 1;
+    Trial trial(of_one, alone);
+    trial.compute();
+    std::ranges::copy(trial.gradient().span(), serial.begin());
+  });
+  communicator.broadcast(std::span<float>(serial), 0);
+  return equal_bits(fmt::format("1 rank = {} ranks", communicator.size()),
+                    count_differing(communicator, base.network().map(), base.gradient().data(),
+                                    whole, serial.data()),
+                    architecture.num_parameters());
+}
+
+void print_table(const std::vector<Check>& checks) {
+  std::size_t name = 5, found = 5;
+  for (const Check& check : checks) {
+    name = std::max(name, check.name.size());
+    found = std::max(found, check.found.size());
+  }
+  fmt::print("{:<{}}  {:<{}}  {:<6}  {}\n", "check", name, "found", found, "result", "expected");
+  for (const Check& check : checks)
+    fmt::print("{:<{}}  {:<{}}  {:<6}  {}\n", check.name, name, check.found, found,
+               check.passed ? "passed" : "FAILED", check.expected);
+}
+
+}  // namespace
+
+ExitStatus verify_command(Config config, const Communicator& communicator) {
+  if (!config.given("batch-size")) config.batch_size = default_batch;
+  complete_config(config, communicator);
+
+  Trial base(config, communicator);
+  base.network().slice().measure_reversal();
+  const StepReport report = base.compute();
+  std::vector<Check> checks{check_round_trip(base, config, report),
+                            check_taylor(config, communicator)};
+
+  Config variant = config;
+  variant.activations = config.activations == "store" ? "reverse" : "store";
+  checks.push_back(check_variant("stored = recomputed activations", base, variant));
+  variant = config;
+  variant.schedule = config.schedule == "gpipe" ? "1f1b" : "gpipe";
+  checks.push_back(check_variant("gpipe = 1f1b", base, variant));
+  variant = config;
+  variant.threads = base.network().num_threads() == 1 ? 2 : 1;
+  checks.push_back(
+      check_variant(fmt::format("{} = {} threads", base.network().num_threads(), *variant.threads),
+                    base, variant));
+  checks.push_back(check_serial(base, config));
+
+  const bool passed = std::ranges::all_of(checks, &Check::passed);
+  if (communicator.is_root()) {
+    const Architecture& architecture = base.network().architecture();
+    if (config.json != "-") {
+      fmt::print("{}-{} on {}, {} ranks, {} samples of {}\n\n", architecture.rule().name,
+                 architecture.depth(), base.network().backend().description(), communicator.size(),
+                 config.batch_size, config.dataset);
+      print_table(checks);
+    }
+    if (!config.json.empty()) {
+      nlohmann::ordered_json list = nlohmann::ordered_json::array();
+      for (const Check& check : checks)
+        list.push_back({{"name", check.name},
+                        {"found", check.found},
+                        {"expected", check.expected},
+                        {"passed", check.passed}});
+      write_json(config.json, {{"passed", passed}, {"checks", list}});
+    }
+  }
+  return passed ? ExitStatus::success : ExitStatus::failure;
+}
+
+}  // namespace revode
