@@ -81,7 +81,7 @@ void CheckpointReader::read(const ArraySlice& slice) const {
   const Impl& impl = *impl_;
   on_all_ranks(impl.communicator, impl.context, [&] {
     check_array(impl.path, impl.found.datasets, slice.path, slice.shape);
-    const bool fits = slice.first_row >= 0 && slice.num_rows >= 0 &&
+    const bool fits = !slice.shape.empty() && slice.first_row >= 0 && slice.num_rows >= 0 &&
                       slice.first_row + slice.num_rows <= slice.shape[0];
     if (!fits || (slice.num_rows > 0 && slice.data == nullptr)) {
       throw run_error("array '{}' is to be read into rows that it does not have", slice.path);

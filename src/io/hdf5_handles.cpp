@@ -65,13 +65,8 @@ Hdf5Selection select_rows(hid_t dataset, const std::vector<std::int64_t>& shape,
   Hdf5Selection selection;
   selection.file = {REVODE_HDF5(H5Dget_space(dataset)), H5Sclose};
   selection.memory = {REVODE_HDF5(H5Screate_simple(1, &num_elements, nullptr)), H5Sclose};
-  if (num_rows > 0) {
-    REVODE_HDF5(H5Sselect_hyperslab(selection.file.get(), H5S_SELECT_SET, start.data(), nullptr,
-                                    count.data(), nullptr));
-  } else {
-    REVODE_HDF5(H5Sselect_none(selection.file.get()));
-    REVODE_HDF5(H5Sselect_none(selection.memory.get()));
-  }
+  REVODE_HDF5(H5Sselect_hyperslab(selection.file.get(), H5S_SELECT_SET, start.data(), nullptr,
+                                  count.data(), nullptr));
   return selection;
 }
 

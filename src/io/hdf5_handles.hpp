@@ -66,8 +66,7 @@ struct Hdf5Selection {
 };
 
 /// Rows [first_row, first_row + num_rows) of a dataset of `shape` (row = first index) <-> a
-/// contiguous array; an empty selection for no rows, with which a rank takes part in a collective
-/// transfer.
+/// contiguous array; num_rows >= 1.
 Hdf5Selection select_rows(hid_t dataset, const std::vector<std::int64_t>& shape,
                           std::int64_t first_row, std::int64_t num_rows);
 

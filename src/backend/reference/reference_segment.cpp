@@ -227,10 +227,11 @@ void ReferenceSegment<Real>::retreat(CouplingRange range, StateView<Real> state,
       Real* adjoint_other = adjoint.slot[1 - target_slot] + n * size;
       if (record != nullptr) std::copy_n(record->input(n, j), size, other);
       const Evaluation at = evaluate(j, other);
-      // old target = ((target - round(s F)) - beta other) / gamma, gamma = +-1
+      // old target = ((target - round(s F)) - beta other) / gamma, gamma = +-1; -0 to +0, as
+      // advance() never leaves a -0 behind
       for (std::size_t p = 0; p < size; ++p) {
         const Real rounded = round_to_grid(scale * at.force[p], shape_.grid_bits);
-        target[p] = gamma * ((target[p] - rounded) - beta * other[p]);
+        target[p] = gamma * ((target[p] - rounded) - beta * other[p]) + Real{0};
       }
       if (record != nullptr) std::copy_n(record->old_target(n, j), size, target);
       // the adjoint of the line
@@ -249,6 +250,8 @@ template float round_to_grid(float, int);
 template double round_to_grid(double, int);
 template void convolve(const float*, int, int, int, int, const float*, float*);
 template void convolve(const double*, int, int, int, int, const double*, double*);
+template void convolve_adjoint(const float*, int, int, int, int, const float*, float*);
+template void convolve_adjoint(const double*, int, int, int, int, const double*, double*);
 template void convolve_kernel_gradient(int, int, int, int, const float*, const float*, float*);
 template void convolve_kernel_gradient(int, int, int, int, const double*, const double*, double*);
 template class ReferenceSegment<float>;

@@ -1,0 +1,213 @@
+// The lines of a coupling, as epilogues of convolutions and as passes over whole tensors. Compiled
+// once an instruction set.
+//
+//   target <- (gamma * target + beta * other) + round(s * F(other))
+//
+// Channels beyond the real ones go through all of it as zeros and stay zero.
+#if defined(REVODE_CPU_COUPLING_INL_HPP_) == defined(HWY_TARGET_TOGGLE)
+#ifdef REVODE_CPU_COUPLING_INL_HPP_
+#undef REVODE_CPU_COUPLING_INL_HPP_
+#else
+#define REVODE_CPU_COUPLING_INL_HPP_
+#endif
+
+#include <cmath>
+
+#include "revode/backend/backend.hpp"
+
+#include "backend/cpu/direct_convolution-inl.hpp"
+#include "backend/cpu/segment_kernels.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace revode::cpu::HWY_NAMESPACE {
+
+/// u < 0 ? 0 : u, so that a NaN stays one and the loss shows it.
+HWY_INLINE FloatVector relu(FloatVector u) {
+  return hn::IfThenZeroElse(hn::Lt(u, hn::Zero(FloatTag())), u);
+}
+
+/// To the nearest multiple of 2^-grid_bits, ties to even; -0 + 0 = +0.
+struct Grid {
+  explicit Grid(int grid_bits)
+      : unit(hn::Set(FloatTag(), std::ldexp(1.0f, grid_bits))),
+        inverse_unit(hn::Set(FloatTag(), std::ldexp(1.0f, -grid_bits))) {}
+  HWY_INLINE FloatVector round(FloatVector value) const {
+    return hn::Add(hn::Mul(hn::Round(hn::Mul(value, unit)), inverse_unit), hn::Zero(FloatTag()));
+  }
+
+  FloatVector unit, inverse_unit;
+};
+
+/// Constants and operands of one coupling's line.
+struct Line {
+  Line(const SegmentPlan& plan, int coupling, float* const* state, float* hidden_in)
+      : gamma(hn::Set(FloatTag(), plan.gamma)),
+        beta(hn::Set(FloatTag(), plan.beta)),
+        scale(hn::Set(FloatTag(), plan.scale[plan.target(coupling)])),
+        grid(plan.grid_bits),
+        bias(plan.bias_of(coupling)),
+        target(state[plan.target(coupling)]),
+        other(state[1 - plan.target(coupling)]),
+        hidden(hidden_in) {}
+
+  FloatVector gamma, beta, scale;
+  Grid grid;
+  const float* bias;
+  float* target;
+  const float* other;
+  float* hidden;
+};
+
+/// hidden <- sigma(sum + b)
+struct StoreHidden {
+  HWY_INLINE void operator()(FloatVector sum, int channel, std::size_t offset) const {
+    const FloatTag d;
+    hn::Store(relu(hn::Add(sum, hn::Load(d, bias + channel))), d, hidden + offset);
+  }
+
+  const float* bias;
+  float* hidden;
+};
+
+/// F from a sum: the sum itself, or (antisymmetric) sigma(sum + b), which is kept as `hidden` too.
+template <Force force>
+HWY_INLINE FloatVector finish_force(const Line& line, FloatVector sum, int channel,
+                                    std::size_t offset) {
+  if constexpr (force == Force::symmetric) return sum;
+  const FloatTag d;
+  const FloatVector value = relu(hn::Add(sum, hn::Load(d, line.bias + channel)));
+  hn::Store(value, d, line.hidden + offset);
+  return value;
+}
+
+/// target <- (gamma * target + beta * other) + round(s * F), counting what leaves the exact range.
+template <Force force, bool on_grid>
+struct Advance {
+  Advance(const SegmentPlan& plan, const Line& line_in)
+      : line(line_in),
+        limit(hn::Set(FloatTag(), std::ldexp(1.0f, 24 - plan.grid_bits))),
+        counts_base(plan.beta != 0) {}
+
+  HWY_INLINE void operator()(FloatVector sum, int channel, std::size_t offset) {
+    const FloatTag d;
+    const FloatVector increment =
+        hn::Mul(line.scale, finish_force<force>(line, sum, channel, offset));
+    const FloatVector base = hn::Add(hn::Mul(line.gamma, hn::Load(d, line.target + offset)),
+                                     hn::Mul(line.beta, hn::Load(d, line.other + offset)));
+    if constexpr (!on_grid) {
+      hn::Store(hn::Add(base, increment), d, line.target + offset);
+      return;
+    }
+    const FloatVector rounded = line.grid.round(increment);
+    const FloatVector value = hn::Add(base, rounded);
+    hn::Store(value, d, line.target + offset);
+
+    out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(value), limit));
+    if (counts_base) out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(base), limit));
+    const auto zero = hn::Zero(d);
+    rounded_to_zero += hn::CountTrue(d, hn::And(hn::Ne(increment, zero), hn::Eq(rounded, zero)));
+  }
+
+  Line line;
+  FloatVector limit;
+  bool counts_base;
+  std::size_t out_of_range = 0;
+  std::size_t rounded_to_zero = 0;
+};
+
+/// Solves the line for the old target, gamma being its own inverse:
+///   target <- gamma * ((target - round(s * F)) - beta * other)
+/// No state on the grid is -0 (its last summand, the increment, never is): nor is one restored.
+template <Force force, bool on_grid>
+struct Invert {
+  HWY_INLINE void operator()(FloatVector sum, int channel, std::size_t offset) const {
+    const FloatTag d;
+    FloatVector increment = hn::Mul(line.scale, finish_force<force>(line, sum, channel, offset));
+    if constexpr (on_grid) increment = line.grid.round(increment);
+    const FloatVector rest = hn::Sub(hn::Load(d, line.target + offset), increment);
+    const FloatVector share = hn::Mul(line.beta, hn::Load(d, line.other + offset));
+    FloatVector old_target = hn::Mul(line.gamma, hn::Sub(rest, share));
+    if constexpr (on_grid) old_target = hn::Add(old_target, hn::Zero(d));  // -0 + 0 = +0
+    hn::Store(old_target, d, line.target + offset);
+  }
+
+  Line line;
+};
+
+/// out <- sum where hidden > 0, else 0
+struct StoreMasked {
+  HWY_INLINE void operator()(FloatVector sum, int, std::size_t offset) const {
+    const FloatTag d;
+    const auto active = hn::Gt(hn::Load(d, hidden + offset), hn::Zero(d));
+    hn::Store(hn::IfThenElseZero(active, sum), d, out + offset);
+  }
+
+  const float* hidden;
+  float* out;
+};
+
+/// total <- total + sum
+struct AddTo {
+  HWY_INLINE void operator()(FloatVector sum, int, std::size_t offset) const {
+    const FloatTag d;
+    hn::Store(hn::Add(hn::Load(d, total + offset), sum), d, total + offset);
+  }
+
+  float* total;
+};
+
+/// total <- total - sum
+struct SubtractFrom {
+  HWY_INLINE void operator()(FloatVector sum, int, std::size_t offset) const {
+    const FloatTag d;
+    hn::Store(hn::Sub(hn::Load(d, total + offset), sum), d, total + offset);
+  }
+
+  float* total;
+};
+
+/// The adjoint of the line but for F, over whole tensors:
+///   g <- s * adjoint_target;  adjoint_other += beta * adjoint_target;  adjoint_target *= gamma
+inline void retreat_line(const Line& line, std::size_t size, float* HWY_RESTRICT adjoint_target,
+                         float* HWY_RESTRICT adjoint_other, float* HWY_RESTRICT g) {
+  const FloatTag d;
+  for (std::size_t k = 0; k < size; k += lanes) {
+    const FloatVector adjoint = hn::Load(d, adjoint_target + k);
+    hn::Store(hn::Mul(line.scale, adjoint), d, g + k);
+    hn::Store(hn::Add(hn::Load(d, adjoint_other + k), hn::Mul(line.beta, adjoint)), d,
+              adjoint_other + k);
+    hn::Store(hn::Mul(line.gamma, adjoint), d, adjoint_target + k);
+  }
+}
+
+/// values <- values where hidden > 0, else 0, over whole tensors.
+inline void mask(std::size_t size, const float* HWY_RESTRICT hidden, float* HWY_RESTRICT values) {
+  const FloatTag d;
+  for (std::size_t k = 0; k < size; k += lanes) {
+    const auto active = hn::Gt(hn::Load(d, hidden + k), hn::Zero(d));
+    hn::Store(hn::IfThenElseZero(active, hn::Load(d, values + k)), d, values + k);
+  }
+}
+
+/// grad_bias[o] += sum over images and pixels of g_o
+inline void add_bias_gradient(const Planes& planes, int num_images, const float* g,
+                              float* grad_bias) {
+  const FloatTag d;
+  for (int image = 0; image < num_images; ++image) {
+    for (int channel = 0; channel < planes.num_blocks() * block_channels; channel += lanes) {
+      FloatVector sum = hn::Load(d, grad_bias + channel);
+      for (int y = 0; y < planes.height; ++y) {
+        const float* row = g + image * planes.image_size() +
+                           planes.pixel(channel / block_channels, y, 0) + channel % block_channels;
+        for (int x = 0; x < planes.width; ++x)
+          sum = hn::Add(sum, hn::Load(d, row + x * block_channels));
+      }
+      hn::Store(sum, d, grad_bias + channel);
+    }
+  }
+}
+
+}  // namespace revode::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard, once an instruction set

@@ -1,0 +1,364 @@
+// The cpu backend: opening, transition and closing image by image on threads, with sums over images
+// in a fixed order; segments are cpu_segment's. Knows nothing of instruction sets.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "revode/backend/backend.hpp"
+
+#include "backend/cpu/cpu_segment.hpp"
+#include "backend/cpu/end_kernels.hpp"
+
+namespace revode {
+namespace cpu {
+namespace {
+
+template <typename Shape>
+std::size_t plane_size(const Shape& shape) {
+  return static_cast<std::size_t>(shape.height) * shape.width;
+}
+template <typename Shape>
+int num_features(const Shape& shape) {
+  return shape.features.num_features(shape.channels);
+}
+
+/// Feature f of image n, taken as one long row.
+template <typename Shape>
+float* feature(const Shape& shape, const StateView<float>& state, int n, int f) {
+  return feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
+}
+template <typename Shape>
+Plane long_row(const Shape& shape, const float* data) {
+  return {data, 1, static_cast<int>(plane_size(shape)), 0};
+}
+
+/// The slot that is no feature map <- 0, for image n.
+template <typename Shape>
+void clear_other_slot(const Shape& shape, const StateView<float>& state, int n) {
+  if (shape.features.joined) return;
+  const std::size_t image_size = shape.channels * plane_size(shape);
+  std::fill_n(state.slot[1 - shape.features.slot] + n * image_size, image_size, 0.0f);
+}
+
+/// Sums over images, ascending: total[f] of parts [batch, features].
+std::vector<SumPair> add_images(const std::vector<SumPair>& parts, int features) {
+  std::vector<SumPair> total(features);
+  for (std::size_t k = 0; k < parts.size(); ++k) total[k % features] += parts[k];
+  return total;
+}
+
+NormStatistics to_statistics(const std::vector<SumPair>& moments, double count) {
+  NormStatistics statistics;
+  for (const SumPair& sum : moments) {
+    const double mean = sum.first / count;
+    statistics.mean.push_back(mean);
+    statistics.variance.push_back(std::max(0.0, sum.second / count - mean * mean));
+  }
+  return statistics;
+}
+
+/// dshift += sum g, dscale += sum g xhat; returns the two means a feature.
+template <typename Gradient>
+std::vector<SumPair> norm_gradients(std::vector<SumPair> sums, double count,
+                                    const Gradient& gradient) {
+  for (std::size_t f = 0; f < sums.size(); ++f) {
+    gradient.shift[f] += static_cast<float>(sums[f].first);
+    gradient.scale[f] += static_cast<float>(sums[f].second);
+    sums[f] = {sums[f].first / count, sums[f].second / count};
+  }
+  return sums;
+}
+
+template <typename Shape>
+double num_values(const Shape& shape) {
+  return static_cast<double>(shape.batch) * static_cast<double>(plane_size(shape));
+}
+
+class CpuBackend final : public Backend<float> {
+ public:
+  explicit CpuBackend(int num_threads) : engine_(std::make_shared<Engine>(num_threads)) {}
+
+  std::string_view name() const override { return "cpu"; }
+  std::string description() const override;
+  void set_progress(std::function<void()> progress) override {
+    engine_->pool.set_progress(std::move(progress));
+  }
+  std::unique_ptr<Segment<float>> make_segment(const SegmentShape& shape) override {
+    return std::make_unique<CpuSegment>(shape, engine_);
+  }
+
+  NormStatistics opening_statistics(const OpeningShape& shape, const float* images,
+                                    const OpeningWeights<float>& weights) override;
+  void opening_forward(const OpeningShape& shape, const float* images,
+                       const OpeningWeights<float>& weights, const NormStatistics& statistics,
+                       StateView<float> state) override;
+  void opening_backward(const OpeningShape& shape, const float* images,
+                        const OpeningWeights<float>& weights, const NormStatistics& statistics,
+                        StateView<float> adjoint, const OpeningGradient<float>& gradient) override;
+
+  void transition_forward(const TransitionShape& shape, StateView<float> in,
+                          StateView<float> out) override;
+  void transition_backward(const TransitionShape& shape, StateView<float> adjoint_out,
+                           StateView<float> adjoint_in) override;
+
+  NormStatistics closing_statistics(const ClosingShape& shape, StateView<float> state) override;
+  void closing_forward(const ClosingShape& shape, StateView<float> state,
+                       const ClosingWeights<float>& weights, const NormStatistics& statistics,
+                       float* logits) override;
+  void closing_backward(const ClosingShape& shape, StateView<float> state,
+                        const ClosingWeights<float>& weights, const NormStatistics& statistics,
+                        const float* grad_logits, StateView<float> adjoint,
+                        const ClosingGradient<float>& gradient) override;
+
+ private:
+  /// Scratch of one thread for one image of the opening.
+  struct OpeningScratch {
+    float* bordered;  ///< the image with its border
+    float* sums;      ///< K image, one feature
+    float* grad;      ///< its gradient, in the same layout
+  };
+  void reserve_opening_scratch(const BorderedImage& image);
+  OpeningScratch opening_scratch(const BorderedImage& image, int thread);
+
+  /// Calls body(f, K image of feature f) for all features of image n. Recomputed wherever it is
+  /// needed: nothing of the batch's size is kept.
+  template <typename Body>
+  void for_each_convolved(const OpeningShape& shape, const float* images, const float* kernel,
+                          int n, int thread, Body&& body);
+
+  std::shared_ptr<Engine> engine_;
+};
+
+std::string CpuBackend::description() const {
+  const InstructionSet set = instruction_set();
+  const int threads = engine_->pool.num_threads();
+  return fmt::format("cpu ({}, {} lanes), {} thread{}", set.name, set.num_lanes, threads,
+                     threads == 1 ? "" : "s");
+}
+
+BorderedImage bordered_image(const OpeningShape& shape) {
+  return {shape.in_channels, shape.height, shape.width};
+}
+
+/// Multiples of 16 floats keep what follows aligned.
+std::size_t aligned_size(const BorderedImage& image) {
+  return (image.scratch_size() + 15) / 16 * 16;
+}
+
+void CpuBackend::reserve_opening_scratch(const BorderedImage& image) {
+  engine_->reserve_scratch(aligned_size(image) + 2 * image.sums_size());
+}
+
+CpuBackend::OpeningScratch CpuBackend::opening_scratch(const BorderedImage& image, int thread) {
+  float* bordered = engine_->scratch(thread);
+  float* sums = bordered + aligned_size(image);
+  return {bordered, sums, sums + image.sums_size()};
+}
+
+template <typename Body>
+void CpuBackend::for_each_convolved(const OpeningShape& shape, const float* images,
+                                    const float* kernel, int n, int thread, Body&& body) {
+  const BorderedImage image = bordered_image(shape);
+  const OpeningScratch scratch = opening_scratch(image, thread);
+  add_border(image, images + n * shape.in_channels * plane_size(shape), scratch.bordered);
+  for (int f = 0; f < num_features(shape); ++f) {
+    convolve_bordered(image, scratch.bordered, kernel + f * shape.in_channels * 9, scratch.sums);
+    body(f, Plane{scratch.sums, shape.height, shape.width, image.stride()});
+  }
+}
+
+NormStatistics CpuBackend::opening_statistics(const OpeningShape& shape, const float* images,
+                                              const OpeningWeights<float>& weights) {
+  const int features = num_features(shape);
+  reserve_opening_scratch(bordered_image(shape));
+  std::vector<SumPair> moments(static_cast<std::size_t>(shape.batch) * features);
+  engine_->pool.parallel_for(shape.batch, [&](int n, int thread) {
+    for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
+      moments[n * features + f] = plane_moments(x);
+    });
+  });
+  return to_statistics(add_images(moments, features), num_values(shape));
+}
+
+void CpuBackend::opening_forward(const OpeningShape& shape, const float* images,
+                                 const OpeningWeights<float>& weights,
+                                 const NormStatistics& statistics, StateView<float> state) {
+  reserve_opening_scratch(bordered_image(shape));
+  engine_->pool.parallel_for(shape.batch, [&](int n, int thread) {
+    clear_other_slot(shape, state, n);
+    for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
+      apply_norm_relu(x, Norm(statistics, f, weights.scale[f], weights.shift[f]), shape.grid_bits,
+                      {feature(shape, state, n, f), static_cast<std::size_t>(shape.width)});
+    });
+  });
+}
+
+void CpuBackend::opening_backward(const OpeningShape& shape, const float* images,
+                                  const OpeningWeights<float>& weights,
+                                  const NormStatistics& statistics, StateView<float> adjoint,
+                                  const OpeningGradient<float>& gradient) {
+  const int features = num_features(shape);
+  const BorderedImage image = bordered_image(shape);
+  reserve_opening_scratch(image);
+  const auto norm = [&](int f) { return Norm(statistics, f, weights.scale[f], weights.shift[f]); };
+  const auto grad_plane = [&](int n, int f) {
+    return Plane{feature(shape, adjoint, n, f), shape.height, shape.width,
+                 static_cast<std::size_t>(shape.width)};
+  };
+
+  // 1. dshift = sum g, dscale = sum g xhat, g = adjoint where the ReLU is open
+  std::vector<SumPair> parts(static_cast<std::size_t>(shape.batch) * features);
+  engine_->pool.parallel_for(shape.batch, [&](int n, int thread) {
+    for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
+      parts[n * features + f] = norm_relu_gradient_sums(x, norm(f), grad_plane(n, f));
+    });
+  });
+  const std::vector<SumPair> means =
+      norm_gradients(add_images(parts, features), num_values(shape), gradient);
+
+  // 2. through the statistics to K images, and on to K; lane by lane
+  const Lanes lanes(shape.batch);
+  const std::size_t kernel_size = std::size_t{9} * features * shape.in_channels;
+  float* sums = engine_->lane_sums(lanes.count * kernel_size);
+  engine_->pool.parallel_for(lanes.count, [&](int lane, int thread) {
+    float* lane_sums = sums + lane * kernel_size;
+    std::fill_n(lane_sums, kernel_size, 0.0f);
+    const OpeningScratch scratch = opening_scratch(image, thread);
+    std::fill_n(scratch.grad, image.sums_size(), 0.0f);  // and so it stays between the rows
+    for (int n = lanes.first(lane); n < lanes.first(lane + 1); ++n) {
+      for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
+        norm_relu_backward(x, norm(f), grad_plane(n, f), means[f], {scratch.grad, image.stride()});
+        add_bordered_kernel_gradient(image, scratch.bordered, scratch.grad,
+                                     lane_sums + f * shape.in_channels * 9);
+      });
+    }
+  });
+  for (std::size_t k = 0; k < kernel_size; ++k) {
+    float total = 0;
+    for (int lane = 0; lane < lanes.count; ++lane) total += sums[lane * kernel_size + k];
+    gradient.kernel[k] += total;
+  }
+}
+
+void CpuBackend::transition_forward(const TransitionShape& shape, StateView<float> in,
+                                    StateView<float> out) {
+  const std::size_t in_plane = plane_size(shape);
+  const std::size_t out_plane = static_cast<std::size_t>(shape.height / 2) * (shape.width / 2);
+  const int front = shape.channels_in_front();
+  const int behind = shape.out_channels - shape.in_channels - front;
+  engine_->pool.parallel_for(shape.batch, [&](int n, int) {
+    for (int slot = 0; slot < 2; ++slot) {
+      const float* from = in.slot[slot] + n * shape.in_channels * in_plane;
+      float* to = out.slot[slot] + n * shape.out_channels * out_plane;
+      std::fill_n(to, front * out_plane, 0.0f);
+      to += front * out_plane;
+      for (int c = 0; c < shape.in_channels; ++c, from += in_plane, to += out_plane)
+        pool_plane(from, shape.height, shape.width, shape.grid_bits, to);
+      std::fill_n(to, behind * out_plane, 0.0f);
+    }
+  });
+}
+
+void CpuBackend::transition_backward(const TransitionShape& shape, StateView<float> adjoint_out,
+                                     StateView<float> adjoint_in) {
+  const std::size_t in_plane = plane_size(shape);
+  const std::size_t out_plane = static_cast<std::size_t>(shape.height / 2) * (shape.width / 2);
+  engine_->pool.parallel_for(shape.batch, [&](int n, int) {
+    for (int slot = 0; slot < 2; ++slot) {
+      const float* from =
+          adjoint_out.slot[slot] + (n * shape.out_channels + shape.channels_in_front()) * out_plane;
+      float* to = adjoint_in.slot[slot] + n * shape.in_channels * in_plane;
+      for (int c = 0; c < shape.in_channels; ++c, from += out_plane, to += in_plane)
+        unpool_plane(from, shape.height, shape.width, to);
+    }
+  });
+}
+
+NormStatistics CpuBackend::closing_statistics(const ClosingShape& shape, StateView<float> state) {
+  const int features = num_features(shape);
+  std::vector<SumPair> moments(static_cast<std::size_t>(shape.batch) * features);
+  engine_->pool.parallel_for(shape.batch, [&](int n, int) {
+    for (int f = 0; f < features; ++f)
+      moments[n * features + f] = plane_moments(long_row(shape, feature(shape, state, n, f)));
+  });
+  return to_statistics(add_images(moments, features), num_values(shape));
+}
+
+/// Mean over the plane of relu(norm(feature f of image n)).
+float pooled_feature(const ClosingShape& shape, const StateView<float>& state, const Norm& norm,
+                     int n, int f) {
+  const double sum = sum_norm_relu(long_row(shape, feature(shape, state, n, f)), norm);
+  return static_cast<float>(sum / static_cast<double>(plane_size(shape)));
+}
+
+void CpuBackend::closing_forward(const ClosingShape& shape, StateView<float> state,
+                                 const ClosingWeights<float>& weights,
+                                 const NormStatistics& statistics, float* logits) {
+  const int features = num_features(shape);
+  engine_->pool.parallel_for(shape.batch, [&](int n, int) {
+    float* logit = logits + n * shape.num_classes;
+    std::copy_n(weights.bias, shape.num_classes, logit);
+    for (int f = 0; f < features; ++f) {
+      const Norm norm(statistics, f, weights.scale[f], weights.shift[f]);
+      const float pooled = pooled_feature(shape, state, norm, n, f);
+      for (int k = 0; k < shape.num_classes; ++k)
+        logit[k] += weights.weight[k * features + f] * pooled;
+    }
+  });
+}
+
+void CpuBackend::closing_backward(const ClosingShape& shape, StateView<float> state,
+                                  const ClosingWeights<float>& weights,
+                                  const NormStatistics& statistics, const float* grad_logits,
+                                  StateView<float> adjoint,
+                                  const ClosingGradient<float>& gradient) {
+  const int features = num_features(shape), classes = shape.num_classes;
+  const auto norm = [&](int f) { return Norm(statistics, f, weights.scale[f], weights.shift[f]); };
+
+  // 1. logits = W pooled + b: each pixel of feature f gets (W^T grad_logits)_f / plane size
+  std::vector<float> pooled(static_cast<std::size_t>(shape.batch) * features);
+  std::vector<SumPair> parts(pooled.size());
+  engine_->pool.parallel_for(shape.batch, [&](int n, int) {
+    clear_other_slot(shape, adjoint, n);
+    for (int f = 0; f < features; ++f) {
+      float sum = 0;
+      for (int k = 0; k < classes; ++k)
+        sum += grad_logits[n * classes + k] * weights.weight[k * features + f];
+      float* grad = feature(shape, adjoint, n, f);
+      std::fill_n(grad, plane_size(shape), sum / static_cast<float>(plane_size(shape)));
+      pooled[n * features + f] = pooled_feature(shape, state, norm(f), n, f);
+      parts[n * features + f] = norm_relu_gradient_sums(
+          long_row(shape, feature(shape, state, n, f)), norm(f), long_row(shape, grad));
+    }
+  });
+  engine_->pool.parallel_for(classes, [&](int k, int) {
+    for (int n = 0; n < shape.batch; ++n) {
+      const float grad = grad_logits[n * classes + k];
+      gradient.bias[k] += grad;
+      for (int f = 0; f < features; ++f)
+        gradient.weight[k * features + f] += grad * pooled[n * features + f];
+    }
+  });
+
+  // 2. through ReLU and batch norm
+  const std::vector<SumPair> means =
+      norm_gradients(add_images(parts, features), num_values(shape), gradient);
+  engine_->pool.parallel_for(shape.batch, [&](int n, int) {
+    for (int f = 0; f < features; ++f) {
+      float* grad = feature(shape, adjoint, n, f);
+      norm_relu_backward(long_row(shape, feature(shape, state, n, f)), norm(f),
+                         long_row(shape, grad), means[f], {grad, 0});
+    }
+  });
+}
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<Backend<float>> make_cpu_backend(int num_threads) {
+  return std::make_unique<cpu::CpuBackend>(num_threads);
+}
+
+}  // namespace revode

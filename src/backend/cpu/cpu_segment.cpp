@@ -1,0 +1,222 @@
+// Spreads a micro-batch over threads in such a way that no result depends on them.
+#include "backend/cpu/cpu_segment.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "revode/core/error.hpp"
+
+namespace revode::cpu {
+namespace {
+
+/// Small images are taken through the couplings together, so that the weights, which a group reads
+/// once a coupling, are worth their way into the cache.
+constexpr int pixels_a_group = 256;
+
+/// Floats that a lane's gradients may take: the range is cut into chunks of couplings that fit, so
+/// that the sums do not grow with depth (and stay in the cache).
+constexpr std::size_t lane_budget = 64 * 1024;
+
+/// Calls body(packed offset, canonical offset) for each weight [o][i][ky][kx] of a c x c kernel.
+template <typename Body>
+void for_each_weight(const Planes& planes, Body&& body) {
+  const int c = planes.channels;
+  for (int o = 0; o < c; ++o) {
+    for (int i = 0; i < c; ++i) {
+      const int slice = (o / block_channels * planes.num_blocks() + i / block_channels) * 3;
+      for (int tap = 0; tap < 9; ++tap) {
+        const std::size_t row = std::size_t{3} * (i % block_channels) + tap % 3;
+        body((slice + tap / 3) * planes.kernel_slice_size() + row * block_channels +
+                 o % block_channels,
+             (static_cast<std::size_t>(o) * c + i) * 9 + tap);
+      }
+    }
+  }
+}
+
+/// Where K^T[o][i][ky][kx] = K[i][o][2 - ky][2 - kx] lies, given the place of K[o][i][ky][kx].
+std::size_t transposed(const Planes& planes, std::size_t canonical) {
+  const std::size_t c = planes.channels, tap = canonical % 9, pair = canonical / 9;
+  return ((pair % c) * c + pair / c) * 9 + (8 - tap);
+}
+
+/// See GroupRecord; images [batch] within an entry.
+struct CpuRecording final : Recording {
+  CpuRecording(const SegmentShape& shape, const Planes& planes, int batch_in)
+      : batch(batch_in),
+        image_size(planes.bare_image_size()),
+        state((std::size_t{1} + shape.num_couplings) * batch * image_size, Memory::stash),
+        hidden(std::size_t{1} * shape.num_couplings * batch * image_size, Memory::stash) {}
+
+  GroupRecord of_image(int n) {
+    return {state.data() + n * image_size, hidden.data() + n * image_size, batch * image_size};
+  }
+
+  int batch;
+  std::size_t image_size;
+  Buffer<float> state;
+  Buffer<float> hidden;
+};
+
+GroupRecord record_of(Recording* recording, int image, int batch) {
+  if (recording == nullptr) return {};
+  auto* record = dynamic_cast<CpuRecording*>(recording);
+  REVODE_REQUIRE(record != nullptr && record->batch >= batch,
+                 "a recording of another backend or of a smaller batch than {} was handed in",
+                 batch);
+  return record->of_image(image);
+}
+
+}  // namespace
+
+void Engine::reserve_scratch(std::size_t size) {
+  for (Buffer<float>& buffer : scratch_) {
+    if (buffer.size() >= size) continue;
+    buffer = {};  // old and new need not exist together
+    buffer = Buffer<float>(size, Memory::workspace);
+  }
+}
+
+float* Engine::lane_sums(std::size_t size) {
+  if (lane_sums_.size() < size) {
+    lane_sums_ = {};
+    lane_sums_ = Buffer<float>(size, Memory::workspace);
+  }
+  return lane_sums_.data();
+}
+
+CpuSegment::CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine)
+    : shape_(shape), engine_(std::move(engine)) {
+  REVODE_REQUIRE(
+      shape.channels >= 1 && shape.height >= 1 && shape.width >= 1 && shape.num_couplings >= 0,
+      "a segment needs channels and pixels, not {} couplings of {} x {} x {}", shape.num_couplings,
+      shape.channels, shape.height, shape.width);
+  REVODE_REQUIRE(shape.gamma == 1 || shape.gamma == -1,
+                 "a segment is undone exactly with gamma 1 or -1 only, not {}", shape.gamma);
+  REVODE_REQUIRE(shape.grid_bits >= 0 && shape.grid_bits <= 23,
+                 "a grid has 0 to 23 bits behind the point, not {}", shape.grid_bits);
+  REVODE_REQUIRE(shape.first_target == 0 || shape.first_target == 1,
+                 "a state has slots 0 and 1, no slot {} to begin with", shape.first_target);
+  plan_.force = shape.force;
+  plan_.planes = {shape.channels, shape.height, shape.width};
+  plan_.first_target = shape.first_target;
+  plan_.gamma = static_cast<float>(shape.gamma);
+  plan_.beta = static_cast<float>(shape.beta);
+  for (int slot = 0; slot < 2; ++slot) plan_.scale[slot] = static_cast<float>(shape.scale[slot]);
+  plan_.grid_bits = shape.grid_bits;
+
+  const std::size_t couplings = shape.num_couplings;
+  kernel_ = Buffer<float>(couplings * plan_.planes.packed_kernel_size(), Memory::packed_weights);
+  if (shape.force == Force::symmetric)
+    adjoint_kernel_ = Buffer<float>(kernel_.size(), Memory::packed_weights);
+  bias_ = Buffer<float>(couplings * plan_.planes.packed_bias_size(), Memory::packed_weights);
+  plan_.kernel = kernel_.data();
+  plan_.adjoint_kernel = adjoint_kernel_.data();
+  plan_.bias = bias_.data();
+
+  const auto pixels = static_cast<int>(std::min<std::size_t>(shape.plane_size(), pixels_a_group));
+  images_a_group_ = std::min(pixels_a_group / pixels, 8);
+}
+
+void CpuSegment::load_weights(const float* kernel, const float* bias) {
+  const Planes& planes = plan_.planes;
+  engine_->pool.parallel_for(shape_.num_couplings, [&](int j, int) {
+    const float* k = kernel + j * shape_.kernel_size();
+    float* packed = kernel_.data() + j * planes.packed_kernel_size();
+    if (shape_.force == Force::symmetric) {
+      float* adjoint = adjoint_kernel_.data() + j * planes.packed_kernel_size();
+      for_each_weight(planes, [&](std::size_t to, std::size_t from) {
+        packed[to] = k[from];
+        adjoint[to] = k[transposed(planes, from)];
+      });
+    } else {
+      for_each_weight(planes, [&](std::size_t to, std::size_t from) {
+        packed[to] = k[from] - k[transposed(planes, from)];
+      });
+    }
+    std::copy_n(bias + j * shape_.channels, shape_.channels,
+                bias_.data() + j * planes.packed_bias_size());
+  });
+}
+
+std::unique_ptr<Recording> CpuSegment::make_recording(int batch) {
+  return std::make_unique<CpuRecording>(shape_, plan_.planes, batch);
+}
+
+ImageGroup CpuSegment::group_of(const StateView<float>& state, int first_image,
+                                int num_images) const {
+  const std::size_t offset = first_image * shape_.image_size();
+  return {{state.slot[0] + offset, state.slot[1] + offset}, num_images};
+}
+
+void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCounts& counts,
+                         Recording* recording) {
+  if (range.first >= range.last || state.batch == 0) return;
+  engine_->reserve_scratch(advance_scratch_size(plan_.planes, images_a_group_));
+  const int num_groups = (state.batch + images_a_group_ - 1) / images_a_group_;
+  std::vector<RangeCounts> group_counts(num_groups);
+  engine_->pool.parallel_for(num_groups, [&](int group, int thread) {
+    const int first = group * images_a_group_;
+    const int num_images = std::min(images_a_group_, state.batch - first);
+    group_counts[group] =
+        advance_group(plan_, range, group_of(state, first, num_images),
+                      record_of(recording, first, state.batch), engine_->scratch(thread));
+  });
+  for (const RangeCounts& more : group_counts) counts += more;
+}
+
+void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
+                         float* grad_kernel, float* grad_bias, const Recording* recording) {
+  if (range.first >= range.last || state.batch == 0) return;
+  engine_->reserve_scratch(retreat_scratch_size(plan_.planes, images_a_group_));
+  const Lanes lanes(state.batch);
+  const int chunk_size = static_cast<int>(std::clamp<std::size_t>(
+      lane_budget / LaneSums{plan_.planes, 1, 1}.lane_size(), 1, range.last - range.first));
+  LaneSums sums{plan_.planes, lanes.count, chunk_size};
+  sums.values = engine_->lane_sums(lanes.count * sums.lane_size());
+
+  for (int last = range.last; last > range.first; last -= chunk_size) {
+    const CouplingRange chunk{std::max(range.first, last - chunk_size), last};
+    engine_->pool.parallel_for(lanes.count, [&](int lane, int thread) {
+      std::fill_n(sums.kernel(lane, 0), sums.lane_size(), 0.0f);
+      for (int first = lanes.first(lane); first < lanes.first(lane + 1); first += images_a_group_) {
+        const int num_images = std::min(images_a_group_, lanes.first(lane + 1) - first);
+        // retreat_group() only reads the record
+        retreat_group(plan_, chunk, group_of(state, first, num_images),
+                      group_of(adjoint, first, num_images),
+                      {sums.kernel(lane, 0), sums.bias(lane, 0), chunk.first},
+                      record_of(const_cast<Recording*>(recording), first, state.batch),
+                      engine_->scratch(thread));
+      }
+    });
+    add_lane_sums(chunk, sums, grad_kernel, grad_bias);
+  }
+}
+
+/// The gradients of couplings j = chunk.first + k from the sums of all lanes, lane 0 first:
+/// grad += . Lane 0's sums are used up.
+void CpuSegment::add_lane_sums(CouplingRange chunk, const LaneSums& sums, float* grad_kernel,
+                               float* grad_bias) {
+  engine_->pool.parallel_for(chunk.last - chunk.first, [&](int k, int) {
+    for (int lane = 1; lane < sums.num_lanes; ++lane) {
+      add_arrays(sums.kernel(0, k), sums.kernel(lane, k), plan_.planes.packed_kernel_size());
+      add_arrays(sums.bias(0, k), sums.bias(lane, k), plan_.planes.packed_bias_size());
+    }
+    const int j = chunk.first + k;
+    add_kernel(sums.kernel(0, k), grad_kernel + j * shape_.kernel_size());
+    for (int o = 0; o < shape_.channels; ++o)
+      grad_bias[j * shape_.channels + o] += sums.bias(0, k)[o];
+  });
+}
+
+/// grad += the gradient of K: that of its copy, or (K - K^T) dK[o][i][k] = dA[o][i][k] -
+/// dA[i][o][-k].
+void CpuSegment::add_kernel(const float* packed, float* grad) const {
+  const bool symmetric = shape_.force == Force::symmetric;
+  for_each_weight(plan_.planes, [&](std::size_t from, std::size_t to) {
+    grad[to] += packed[from];
+    if (!symmetric) grad[transposed(plan_.planes, to)] -= packed[from];
+  });
+}
+
+}  // namespace revode::cpu

@@ -1,0 +1,89 @@
+// A segment on threads: who takes which images, where gradients are summed, what is kept.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "revode/backend/backend.hpp"
+#include "revode/core/buffer.hpp"
+#include "revode/core/thread_pool.hpp"
+
+#include "backend/cpu/segment_kernels.hpp"
+
+namespace revode::cpu {
+
+/// What the segments of a backend share: its threads, and scratch that grows to the largest need
+/// and does not depend on the number of couplings.
+class Engine {
+ public:
+  explicit Engine(int num_threads) : pool(num_threads), scratch_(num_threads) {}
+
+  /// At least `size` floats for each thread.
+  void reserve_scratch(std::size_t size);
+  float* scratch(int thread) { return scratch_[thread].data(); }
+  /// At least `size` floats for the sums of all lanes.
+  float* lane_sums(std::size_t size);
+
+  ThreadPool pool;
+
+ private:
+  std::vector<Buffer<float>> scratch_;
+  Buffer<float> lane_sums_;
+};
+
+/// The lanes in which sums over a batch are formed: lane l adds images [first(l), first(l + 1)) in
+/// ascending order, then lanes are added in theirs. A function of the batch size alone.
+struct Lanes {
+  explicit Lanes(int batch_in) : batch(batch_in), count(batch_in < 16 ? batch_in : 16) {}
+  int first(int lane) const {
+    return static_cast<int>(static_cast<std::int64_t>(lane) * batch / count);
+  }
+
+  int batch;
+  int count;
+};
+
+/// Where each lane sums the packed gradients of a chunk of couplings: kernels, then biases.
+struct LaneSums {
+  std::size_t lane_size() const {
+    return chunk_size * (planes.packed_kernel_size() + planes.packed_bias_size());
+  }
+  float* kernel(int lane, int k) const {
+    return values + lane * lane_size() + k * planes.packed_kernel_size();
+  }
+  float* bias(int lane, int k) const {
+    return kernel(lane, chunk_size) + k * planes.packed_bias_size();
+  }
+
+  Planes planes;
+  int num_lanes = 0;
+  int chunk_size = 0;  ///< couplings
+  float* values = nullptr;
+};
+
+class CpuSegment final : public Segment<float> {
+ public:
+  CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine);
+
+  const SegmentShape& shape() const override { return shape_; }
+  void load_weights(const float* kernel, const float* bias) override;
+  std::unique_ptr<Recording> make_recording(int batch) override;
+  void advance(CouplingRange range, StateView<float> state, RangeCounts& counts,
+               Recording* recording) override;
+  void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
+               float* grad_kernel, float* grad_bias, const Recording* recording) override;
+
+ private:
+  ImageGroup group_of(const StateView<float>& state, int first_image, int num_images) const;
+  void add_lane_sums(CouplingRange chunk, const LaneSums& sums, float* grad_kernel,
+                     float* grad_bias);
+  void add_kernel(const float* packed, float* grad) const;
+
+  SegmentShape shape_;
+  SegmentPlan plan_;
+  int images_a_group_;
+  std::shared_ptr<Engine> engine_;
+  Buffer<float> kernel_, adjoint_kernel_, bias_;  ///< packed, by coupling; plan_ points to them
+};
+
+}  // namespace revode::cpu

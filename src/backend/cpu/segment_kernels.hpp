@@ -1,0 +1,85 @@
+// The kernels of a segment: a group of images goes depth-first through a range of couplings, in
+// one thread, on scratch that it is handed. Free of threads, ownership and memory management;
+// the instruction set is chosen when they are called.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "revode/backend/backend.hpp"
+
+#include "backend/cpu/planes.hpp"
+
+namespace revode::cpu {
+
+/// What the kernels need to know of a segment; pointers are borrowed.
+struct SegmentPlan {
+  Force force = Force::symmetric;
+  Planes planes;
+  int first_target = 0;
+  float gamma = 1;
+  float beta = 0;
+  std::array<float, 2> scale{};  ///< by target slot
+  int grid_bits = 0;
+
+  // Packed, by coupling (planes.hpp): the kernel that is applied to the input of F (K, or K - K^T),
+  // the one of its adjoint (K^T, for the symmetric force only) and the bias.
+  const float* kernel = nullptr;
+  const float* adjoint_kernel = nullptr;
+  const float* bias = nullptr;
+
+  int target(int coupling) const { return (first_target + coupling) % 2; }
+  const float* kernel_of(int j) const { return kernel + j * planes.packed_kernel_size(); }
+  const float* adjoint_kernel_of(int j) const {
+    return adjoint_kernel + j * planes.packed_kernel_size();
+  }
+  const float* bias_of(int j) const { return bias + j * planes.packed_bias_size(); }
+};
+
+/// Some consecutive images of a state (or an adjoint), each slot [num_images, c, height, width].
+struct ImageGroup {
+  std::array<float*, 2> slot{};
+  int num_images = 0;
+};
+
+/// What is recorded of these images, without borders (Planes::bare_image_size). The step from one
+/// coupling to the next is `stride` floats.
+struct GroupRecord {
+  float* state = nullptr;   ///< entry j: old target of coupling j; entry j + 1: its other, x
+  float* hidden = nullptr;  ///< entry j: sigma(...) of coupling j
+  std::size_t stride = 0;
+
+  explicit operator bool() const { return state != nullptr; }
+};
+
+/// Gradient of the kernels and biases of couplings [first, ...), packed; += .
+struct PackedGradient {
+  float* kernel = nullptr;
+  float* bias = nullptr;
+  int first = 0;
+};
+
+/// Scratch of advance_group() and retreat_group() for `num_images`, in floats, aligned to 64 bytes.
+std::size_t advance_scratch_size(const Planes& planes, int num_images);
+std::size_t retreat_scratch_size(const Planes& planes, int num_images);
+
+/// Segment::advance() for a group; returns its counts.
+RangeCounts advance_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
+                          GroupRecord record, float* scratch);
+
+/// Segment::retreat() for a group; with a record, `state` is written only.
+void retreat_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
+                   const ImageGroup& adjoint, PackedGradient gradient, GroupRecord record,
+                   float* scratch);
+
+/// Name of the instruction set in use and floats of its vectors.
+struct InstructionSet {
+  const char* name = "";
+  int num_lanes = 0;
+};
+InstructionSet instruction_set();
+
+/// total[i] += more[i]
+void add_arrays(float* total, const float* more, std::size_t size);
+
+}  // namespace revode::cpu
