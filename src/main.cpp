@@ -1,9 +1,11 @@
 // The program: options, MPI, command; the one place where errors are caught and reported.
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <map>
 #include <string>
+#include <thread>
 
 #include <fmt/format.h>
 #include <mpi.h>
@@ -91,6 +93,8 @@ int main(int argc, char** argv) {
       config = revode::parse_command_line(argc, argv);
       if (runs_without_mpi(config)) return run_without_mpi(config);
     } catch (const Error& error) {
+      // A launcher ends the job at the first process that fails: let the one that prints be it.
+      if (rank_by_launcher() != 0) std::this_thread::sleep_for(std::chrono::seconds(2));
       return report(error, rank_by_launcher() == 0);
     }
 

@@ -106,6 +106,31 @@ MemoryReport gather_memory(const Communicator& communicator) {
   return report;
 }
 
+std::string peak_memory_text(const MemoryReport& report) {
+  const auto largest = std::ranges::max_element(report.peak_resident);
+  const MemoryUse& use = report.ranks[largest - report.peak_resident.begin()];
+  const auto sum = [&](std::initializer_list<Memory> categories) {
+    std::int64_t bytes = 0;
+    for (const Memory category : categories) bytes += use.peak(category);
+    return format_bytes(static_cast<double>(bytes));
+  };
+  return fmt::format(
+      "{} (weights, gradients, momentum, copies {}; state, stash, workspace {}; data {})",
+      format_bytes(static_cast<double>(*largest)),
+      sum({Memory::weights, Memory::gradients, Memory::momentum, Memory::packed_weights}),
+      sum({Memory::state, Memory::stash, Memory::workspace}), sum({Memory::data}));
+}
+
+nlohmann::ordered_json peaks_by_category(const MemoryReport& report) {
+  nlohmann::ordered_json json;
+  for (int category = 0; category < num_memory_categories; ++category) {
+    std::string name(to_string(static_cast<Memory>(category)));
+    std::ranges::replace(name, ' ', '_');
+    for (const MemoryUse& use : report.ranks) json[name].push_back(use.peak_bytes[category]);
+  }
+  return json;
+}
+
 std::string start_block(const Config& config, Network& network) {
   const Architecture& architecture = network.architecture();
   std::string text;

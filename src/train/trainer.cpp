@@ -326,13 +326,12 @@ void Trainer::finish(ExitStatus status) {
   const double images_per_second =
       timing_.total_seconds > 0 ? static_cast<double>(timing_.total_images) / timing_.total_seconds
                                 : 0;
-  const auto peak = static_cast<double>(std::ranges::max(memory.peak_resident));
   if (config_.json != "-") {
     fmt::print("\n{:<22}{:.4f} on {} samples (best {:.4f})\n", "test accuracy", test.accuracy,
                format_count(test.samples), progress_.best_accuracy);
     fmt::print("{:<22}{:.4f}\n", "test loss", test.loss);
     fmt::print("{:<22}{:.1f}\n", "images/s", images_per_second);
-    fmt::print("{:<22}{}\n", "peak memory a rank", format_bytes(peak));
+    fmt::print("{:<22}{}\n", "peak memory a rank", peak_memory_text(memory));
     if (config_.grid_bits > 0)
       fmt::print("{:<22}{}\n", "reversal",
                  progress_.range.out_of_range == 0
@@ -350,6 +349,7 @@ void Trainer::finish(ExitStatus status) {
                             {"epochs", progress_.epoch},
                             {"images_per_second", images_per_second},
                             {"peak_memory_bytes", memory.peak_resident},
+                            {"peak_bytes_by_use", peaks_by_category(memory)},
                             {"parameters", network_.architecture().num_parameters()},
                             {"ranks", communicator_.size()},
                             {"threads", network_.num_threads()},

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "revode/io/config.hpp"
 #include "revode/train/network.hpp"
 
@@ -15,6 +17,10 @@ struct MemoryReport {
   std::vector<std::int64_t> peak_resident;  ///< bytes, one a rank
 };
 MemoryReport gather_memory(const Communicator& communicator);
+/// "62 MiB (weights ... 13 MiB; state ... 4 MiB; data 26 MiB)" of the rank that took most.
+std::string peak_memory_text(const MemoryReport& report);
+/// Peaks by category, one number a rank: {"state": [...], ...}, for --json.
+nlohmann::ordered_json peaks_by_category(const MemoryReport& report);
 
 /// Architecture, parameters, backend, threads, grid, partition over ranks, memory a rank, expected
 /// bubble. The same on every rank. Collective.
