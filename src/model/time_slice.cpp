@@ -260,8 +260,6 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* state
   if (mode != Mode::train && !is_last()) release(micro_batch);
 }
 
-// Softmax cross-entropy of each sample: loss = log sum_k exp(l_k) - l_label, shifted by the largest
-// logit.
 template <typename Real>
 void TimeSlice<Real>::close(InFlight& kept, int batch, Mode mode, Real* state) {
   const ClosingShape shape = architecture_.closing(batch);
@@ -278,25 +276,14 @@ void TimeSlice<Real>::close(InFlight& kept, int batch, Mode mode, Real* state) {
     std::copy_n(state, piece_size(pieces_.back(), batch), kept.end_state.data());
   }
 
-  const int classes = shape.num_classes;
-  kept.logits.resize(std::size_t{1} * batch * classes);
+  kept.logits.resize(std::size_t{1} * batch * shape.num_classes);
   kept.probabilities.resize(kept.logits.size());
   backend_.closing_forward(shape, end, closing_weights(), kept.closing, kept.logits.data());
   if (mode == Mode::inspect)
     note_non_finite(kept.logits.data(), kept.logits.size(), architecture_.num_couplings() + 1,
                     [] { return std::string("the closing"); });
-  kept.result = {.loss_sum = 0, .num_correct = 0, .num_samples = batch};
-  for (int n = 0; n < batch; ++n) {
-    const Real* logits = kept.logits.data() + std::size_t{1} * n * classes;
-    double* probabilities = kept.probabilities.data() + std::size_t{1} * n * classes;
-    const Real* largest = std::max_element(logits, logits + classes);
-    double sum = 0;
-    for (int k = 0; k < classes; ++k)
-      sum += probabilities[k] = std::exp(double{logits[k]} - double{*largest});
-    for (int k = 0; k < classes; ++k) probabilities[k] /= sum;
-    kept.result.loss_sum += std::log(sum) + double{*largest} - double{logits[kept.labels[n]]};
-    kept.result.num_correct += largest - logits == kept.labels[n];
-  }
+  kept.result =
+      softmax_cross_entropy(std::span<const Real>(kept.logits), kept.labels, kept.probabilities);
 }
 
 template <typename Real>
@@ -309,20 +296,14 @@ std::span<const Real> TimeSlice<Real>::logits(int micro_batch) const {
   return in_flight_.at(micro_batch)->logits;
 }
 
-// dL/dlogits = (softmax - one at the label) / mini-batch
 template <typename Real>
 void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, Real* state,
                                      Real* adjoint, Real* gradient) {
   const ClosingShape shape = architecture_.closing(batch);
   std::copy_n(kept.end_state.data(), piece_size(pieces_.back(), batch), state);
   std::vector<Real> grad_logits(kept.probabilities.size());
-  for (int n = 0; n < batch; ++n) {
-    for (int k = 0; k < shape.num_classes; ++k) {
-      const std::size_t i = std::size_t{1} * n * shape.num_classes + k;
-      grad_logits[i] =
-          static_cast<Real>((kept.probabilities[i] - (k == kept.labels[n] ? 1 : 0)) / mini_batch);
-    }
-  }
+  softmax_cross_entropy_gradient(std::span<const double>(kept.probabilities), kept.labels,
+                                 mini_batch, std::span<Real>(grad_logits));
   backend_.closing_backward(
       shape, view(state, pieces_.back(), batch), closing_weights(), kept.closing,
       grad_logits.data(), view(adjoint, pieces_.back(), batch),

@@ -13,6 +13,7 @@
 
 #include "revode/backend/backend.hpp"
 #include "revode/model/architecture.hpp"
+#include "revode/model/loss.hpp"
 #include "revode/model/parameters.hpp"
 
 namespace revode {
@@ -24,13 +25,6 @@ enum class Mode {
   evaluate,  ///< running averages; keeps nothing
   inspect,   ///< batch statistics, changes nothing, keeps nothing; looks for values that are not
              ///< finite
-};
-
-/// What the closing makes of a micro-batch.
-struct MicroBatchResult {
-  double loss_sum = 0;  ///< of the cross-entropy over its samples
-  int num_correct = 0;
-  int num_samples = 0;
 };
 
 /// Where a value first stopped being finite: order counts layers from the opening.
