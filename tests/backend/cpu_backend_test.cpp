@@ -1,0 +1,394 @@
+// Segments of the cpu backend: against the reference, and what must hold bit for bit. Opening,
+// transition and closing are in cpu_end_layers_test.cpp.
+#include "backend/cpu_backend_test.hpp"
+
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "revode/core/buffer.hpp"
+
+#include "support/error_text.hpp"
+
+namespace revode {
+
+INSTANTIATE_TEST_SUITE_P(InstructionSet, CpuBackend,
+                         testing::ValuesIn(hwy::SupportedAndGeneratedTargets()), target_name);
+
+namespace {
+
+struct Size {
+  int channels, height, width, batch;
+};
+
+// Blocks of 16 channels with and without spare ones; planes smaller than, equal to and no multiple
+// of a tile.
+const std::vector<Size> sizes = {{1, 1, 1, 1},  {3, 3, 5, 2},    {4, 2, 2, 19},   {5, 12, 12, 3},
+                                 {8, 4, 4, 17}, {16, 8, 8, 5},   {16, 32, 32, 1}, {20, 7, 9, 2},
+                                 {28, 6, 3, 3}, {32, 16, 16, 2}, {56, 8, 8, 2},   {100, 3, 5, 2}};
+
+struct Dynamics {
+  const char* name;
+  Force force;
+  double gamma, beta, scale0, scale1;
+};
+// The three architectures' lines, with steps that are powers of two; midpoint's and leapfrog's
+// coupling i changes the older slot.
+const std::vector<Dynamics> dynamics = {{"hamiltonian", Force::symmetric, 1, 0, 0.125, -0.125},
+                                        {"leapfrog", Force::symmetric, -1, 2, -0.03125, -0.03125},
+                                        {"midpoint", Force::antisymmetric, 1, 0, 0.25, 0.25},
+                                        {"mixed", Force::antisymmetric, -1, 0.5, -0.25, 0.5}};
+
+SegmentShape make_shape(const Size& size, const Dynamics& line, int couplings, int grid_bits,
+                        int first_target = 0) {
+  SegmentShape shape;
+  shape.force = line.force;
+  shape.num_couplings = couplings;
+  shape.channels = size.channels;
+  shape.height = size.height;
+  shape.width = size.width;
+  shape.first_target = first_target;
+  shape.gamma = line.gamma;
+  shape.beta = line.beta;
+  shape.scale = {line.scale0, line.scale1};
+  shape.grid_bits = grid_bits;
+  return shape;
+}
+
+std::string describe(const SegmentShape& shape, const Dynamics& line, int batch) {
+  return fmt::format("{}, {} x [{}, {}, {}], {} couplings from slot {}, grid {}", line.name, batch,
+                     shape.channels, shape.height, shape.width, shape.num_couplings,
+                     shape.first_target, shape.grid_bits);
+}
+
+/// Everything a sweep reads and writes.
+struct Sweep {
+  std::vector<float> kernel, bias;
+  std::vector<float> state[2], adjoint[2];
+  std::vector<float> grad_kernel, grad_bias;
+  RangeCounts counts;
+  int batch = 0;
+
+  StateView<float> state_view() { return {{state[0].data(), state[1].data()}, batch}; }
+  StateView<float> adjoint_view() { return {{adjoint[0].data(), adjoint[1].data()}, batch}; }
+};
+
+/// Weights of the size that keeps activations' scale; states on the grid 2^-16.
+Sweep make_sweep(const SegmentShape& shape, int batch) {
+  Sweep sweep;
+  const double weight = 1 / std::sqrt(3.0 * shape.channels), fine = std::ldexp(1.0, -16);
+  const std::size_t size = batch * shape.image_size();
+  sweep.kernel = random_multiples(shape.num_couplings * shape.kernel_size(), 1e-6, weight, 1);
+  sweep.bias = random_multiples(shape.num_couplings * shape.channels, 1e-6, 0.1, 2);
+  for (int slot = 0; slot < 2; ++slot) {
+    sweep.state[slot] = random_multiples(size, fine, 1, 3 + slot);
+    sweep.adjoint[slot] = random_multiples(size, 1e-6, 1, 5 + slot);
+  }
+  sweep.grad_kernel = random_multiples(sweep.kernel.size(), 0.25, 1, 7);  // += is to be seen
+  sweep.grad_bias = random_multiples(sweep.bias.size(), 0.25, 1, 8);
+  sweep.batch = batch;
+  return sweep;
+}
+
+/// Multiples of such units that every product and every sum of one coupling, forward and back, is
+/// exact in float: the order of summation leaves no trace.
+Sweep make_exact_sweep(const SegmentShape& shape, int batch) {
+  Sweep sweep = make_sweep(shape, batch);
+  const double weight = shape.channels > 16 ? 0.25 : 0.5;
+  sweep.kernel = random_multiples(sweep.kernel.size(), 0.25, weight, 1);
+  sweep.bias = random_multiples(sweep.bias.size(), 0.25, 0.5, 2);
+  for (int slot = 0; slot < 2; ++slot) {
+    sweep.state[slot] = random_multiples(sweep.state[slot].size(), 1.0 / 8, 2, 3 + slot);
+    sweep.adjoint[slot] = random_multiples(sweep.adjoint[slot].size(), 0.25, 1, 5 + slot);
+  }
+  return sweep;
+}
+
+std::unique_ptr<Segment<float>> load(Backend<float>& backend, const SegmentShape& shape,
+                                     const Sweep& sweep) {
+  auto segment = backend.make_segment(shape);
+  segment->load_weights(sweep.kernel.data(), sweep.bias.data());
+  return segment;
+}
+
+void advance(Segment<float>& segment, CouplingRange range, Sweep& sweep,
+             Recording* recording = nullptr) {
+  segment.advance(range, sweep.state_view(), sweep.counts, recording);
+}
+void retreat(Segment<float>& segment, CouplingRange range, Sweep& sweep,
+             const Recording* recording = nullptr) {
+  segment.retreat(range, sweep.state_view(), sweep.adjoint_view(), sweep.grad_kernel.data(),
+                  sweep.grad_bias.data(), recording);
+}
+CouplingRange all(const SegmentShape& shape) { return {0, shape.num_couplings}; }
+
+/// Equal values, -0 being 0, and equal counts.
+void expect_same_values(const Sweep& a, const Sweep& b) {
+  for (int slot = 0; slot < 2; ++slot) {
+    EXPECT_EQ(a.state[slot], b.state[slot]) << "state " << slot;
+    EXPECT_EQ(a.adjoint[slot], b.adjoint[slot]) << "adjoint " << slot;
+  }
+  EXPECT_EQ(a.grad_kernel, b.grad_kernel);
+  EXPECT_EQ(a.grad_bias, b.grad_bias);
+  EXPECT_EQ(a.counts.out_of_range, b.counts.out_of_range);
+  EXPECT_EQ(a.counts.rounded_to_zero, b.counts.rounded_to_zero);
+}
+
+void expect_same_bits(const Sweep& a, const Sweep& b) {
+  expect_same_values(a, b);
+  for (int slot = 0; slot < 2; ++slot) {
+    EXPECT_EQ(bits(a.state[slot]), bits(b.state[slot])) << "state " << slot;
+    EXPECT_EQ(bits(a.adjoint[slot]), bits(b.adjoint[slot])) << "adjoint " << slot;
+  }
+  EXPECT_EQ(bits(a.grad_kernel), bits(b.grad_kernel));
+  EXPECT_EQ(bits(a.grad_bias), bits(b.grad_bias));
+}
+
+TEST_P(CpuBackend, EqualsReferenceWhereSumsAreExact) {
+  const auto cpu = make_cpu_backend(2);
+  const auto reference = make_reference_backend<float>();
+  RangeCounts seen;
+  for (const Size& size : sizes) {
+    for (const Dynamics& line : dynamics) {
+      // grid 22: magnitudes from 4 on are out of range; grid 8 and a small step: ties, and zeros
+      for (const auto& [grid_bits, shrink] : {std::pair{0, 1.0}, {22, 1.0}, {8, 1.0 / 64}}) {
+        SegmentShape shape = make_shape(size, line, 1, grid_bits, grid_bits == 8);
+        for (double& scale : shape.scale) scale *= shrink;
+        SCOPED_TRACE(describe(shape, line, size.batch));
+        Sweep got = make_exact_sweep(shape, size.batch);
+        Sweep expected = got;
+        const auto got_segment = load(*cpu, shape, got);
+        const auto expected_segment = load(*reference, shape, expected);
+
+        advance(*got_segment, {0, 1}, got);
+        advance(*expected_segment, {0, 1}, expected);
+        expect_same_values(got, expected);
+        retreat(*got_segment, {0, 1}, got);
+        retreat(*expected_segment, {0, 1}, expected);
+        expect_same_values(got, expected);
+        seen += got.counts;
+      }
+    }
+  }
+  EXPECT_GT(seen.out_of_range, 0);  // or the counts were compared in vain
+  EXPECT_GT(seen.rounded_to_zero, 0);
+}
+
+TEST_P(CpuBackend, SweepsAreCloseToReference) {
+  const auto cpu = make_cpu_backend(2);
+  const auto reference = make_reference_backend<float>();
+  for (const Size& size : sizes) {
+    for (const Dynamics& line : dynamics) {
+      for (const int grid_bits : {0, 16}) {
+        const SegmentShape shape = make_shape(size, line, 3, grid_bits, 1);
+        SCOPED_TRACE(describe(shape, line, size.batch));
+        Sweep got = make_sweep(shape, size.batch);
+        Sweep expected = got;
+        const auto got_segment = load(*cpu, shape, got);
+        const auto expected_segment = load(*reference, shape, expected);
+
+        advance(*got_segment, all(shape), got);
+        advance(*expected_segment, all(shape), expected);
+        for (int slot = 0; slot < 2; ++slot)
+          EXPECT_LT(relative_error(got.state[slot], expected.state[slot]), sum_tolerance);
+        retreat(*got_segment, all(shape), got);
+        retreat(*expected_segment, all(shape), expected);
+        for (int slot = 0; slot < 2; ++slot) {
+          EXPECT_LT(relative_error(got.state[slot], expected.state[slot]), sum_tolerance);
+          EXPECT_LT(relative_error(got.adjoint[slot], expected.adjoint[slot]), sum_tolerance);
+        }
+        EXPECT_LT(relative_error(got.grad_kernel, expected.grad_kernel), sum_tolerance);
+        EXPECT_LT(relative_error(got.grad_bias, expected.grad_bias), sum_tolerance);
+      }
+    }
+  }
+}
+
+TEST_P(CpuBackend, RetreatRestoresEveryBitOnTheGrid) {
+  const auto cpu = make_cpu_backend(2);
+  for (const Size& size : sizes) {
+    for (const Dynamics& line : dynamics) {
+      const SegmentShape shape = make_shape(size, line, 6, 16);
+      SCOPED_TRACE(describe(shape, line, size.batch));
+      Sweep sweep = make_sweep(shape, size.batch);
+      // zeros, as the opening's ReLU makes them: they must not come back as -0
+      for (std::size_t k = 0; k < sweep.state[0].size(); k += 3) sweep.state[0][k] = 0;
+      const Sweep before = sweep;
+      const auto segment = load(*cpu, shape, sweep);
+
+      advance(*segment, all(shape), sweep);
+      ASSERT_EQ(sweep.counts.out_of_range, 0);
+      EXPECT_NE(sweep.state[0], before.state[0]);
+      retreat(*segment, all(shape), sweep);
+
+      EXPECT_EQ(bits(sweep.state[0]), bits(before.state[0]));
+      EXPECT_EQ(bits(sweep.state[1]), bits(before.state[1]));
+    }
+  }
+}
+
+TEST_P(CpuBackend, ResultsDoNotDependOnTheNumberOfThreads) {
+  for (const Size& size : {Size{5, 6, 7, 21}, Size{16, 4, 4, 35}, Size{40, 3, 2, 3}}) {
+    for (const Dynamics& line : dynamics) {
+      const SegmentShape shape = make_shape(size, line, 4, 0);
+      SCOPED_TRACE(describe(shape, line, size.batch));
+      const Sweep before = make_sweep(shape, size.batch);
+      std::vector<Sweep> after;
+      for (const int num_threads : {1, 2, 3}) {
+        const auto cpu = make_cpu_backend(num_threads);
+        Sweep sweep = before;
+        const auto segment = load(*cpu, shape, sweep);
+        advance(*segment, all(shape), sweep);
+        retreat(*segment, all(shape), sweep);
+        after.push_back(std::move(sweep));
+      }
+
+      expect_same_bits(after[1], after[0]);
+      expect_same_bits(after[2], after[0]);
+    }
+  }
+}
+
+TEST_P(CpuBackend, ImagesDoNotInfluenceEachOther) {
+  const auto cpu = make_cpu_backend(2);
+  const Size size{16, 4, 4, 11};
+  const SegmentShape shape = make_shape(size, dynamics[0], 3, 16);
+  Sweep whole = make_sweep(shape, size.batch);
+  Sweep single = whole;
+  const auto segment = load(*cpu, shape, whole);
+  advance(*segment, all(shape), whole);
+
+  for (int n = 0; n < size.batch; ++n) {
+    const std::size_t offset = n * shape.image_size();
+    segment->advance(all(shape),
+                     {{single.state[0].data() + offset, single.state[1].data() + offset}, 1},
+                     single.counts, nullptr);
+  }
+
+  expect_same_bits(single, whole);
+}
+
+TEST_P(CpuBackend, NotANumberIsNotLost) {
+  const auto cpu = make_cpu_backend(1);
+  for (const Dynamics& line : dynamics) {
+    const SegmentShape shape = make_shape({3, 3, 3, 1}, line, 1, 16);
+    Sweep sweep = make_sweep(shape, 1);
+    const auto segment = load(*cpu, shape, sweep);
+    sweep.state[1] = poison(sweep.state[1].size());
+
+    advance(*segment, {0, 1}, sweep);
+
+    for (const float value : sweep.state[0]) EXPECT_TRUE(std::isnan(value));
+  }
+}
+
+TEST_P(CpuBackend, StoreEqualsReverseBitForBit) {
+  const auto cpu = make_cpu_backend(2);
+  for (const Size& size : sizes) {
+    for (const Dynamics& line : dynamics) {
+      const SegmentShape shape = make_shape(size, line, 5, 16);
+      SCOPED_TRACE(describe(shape, line, size.batch));
+      Sweep reversed = make_sweep(shape, size.batch);
+      Sweep stored = reversed;
+      const auto segment = load(*cpu, shape, reversed);
+      advance(*segment, all(shape), reversed);
+      retreat(*segment, all(shape), reversed);
+
+      // in parts, into a recording with room to spare, from states that are of no use
+      const auto recording = segment->make_recording(size.batch + 1);
+      advance(*segment, {0, 2}, stored, recording.get());
+      const std::vector<float> middle = stored.state[0];
+      advance(*segment, {2, 5}, stored, recording.get());
+      for (auto& slot : stored.state) slot = poison(slot.size());
+      retreat(*segment, {2, 5}, stored, recording.get());
+      EXPECT_EQ(stored.state[0], middle);
+      for (auto& slot : stored.state) slot = poison(slot.size());
+      retreat(*segment, {0, 2}, stored, recording.get());
+
+      expect_same_bits(stored, reversed);
+    }
+  }
+}
+
+TEST_P(CpuBackend, ALongRangeEqualsItsCouplingsOneByOne) {
+  const auto cpu = make_cpu_backend(2);
+  for (const Size& size : {Size{16, 2, 2, 3}, Size{40, 2, 1, 2}}) {
+    const SegmentShape shape = make_shape(size, dynamics[0], 41, 16, 1);
+    Sweep whole = make_sweep(shape, size.batch);
+    Sweep parts = whole;
+    const auto segment = load(*cpu, shape, whole);
+
+    advance(*segment, all(shape), whole);
+    retreat(*segment, all(shape), whole);
+    for (int j = 0; j < shape.num_couplings; ++j) advance(*segment, {j, j + 1}, parts);
+    for (int j = shape.num_couplings; j-- > 0;) retreat(*segment, {j, j + 1}, parts);
+
+    expect_same_bits(parts, whole);
+  }
+}
+
+TEST_P(CpuBackend, RetreatTouchesGradientsOfItsRangeOnly) {
+  const auto cpu = make_cpu_backend(1);
+  const SegmentShape shape = make_shape({5, 3, 3, 2}, dynamics[2], 3, 16);
+  Sweep sweep = make_sweep(shape, 2);
+  const auto segment = load(*cpu, shape, sweep);
+  advance(*segment, {1, 2}, sweep);
+  const Sweep before = sweep;
+
+  retreat(*segment, {1, 2}, sweep);
+  retreat(*segment, {1, 1}, sweep);
+
+  for (std::size_t k = 0; k < sweep.grad_kernel.size(); ++k)
+    if (k / shape.kernel_size() != 1) {
+      EXPECT_EQ(sweep.grad_kernel[k], before.grad_kernel[k]);
+    }
+  for (std::size_t k = 0; k < sweep.grad_bias.size(); ++k)
+    if (k / shape.channels != 1) {
+      EXPECT_EQ(sweep.grad_bias[k], before.grad_bias[k]);
+    }
+  EXPECT_NE(sweep.grad_kernel, before.grad_kernel);
+}
+
+TEST_P(CpuBackend, WorkspaceDoesNotGrowWithDepth) {
+  const auto workspace_of = [](int couplings) {
+    const auto cpu = make_cpu_backend(2);
+    const SegmentShape shape = make_shape({32, 2, 2, 4}, dynamics[0], couplings, 16);
+    Sweep sweep = make_sweep(shape, 4);
+    const auto segment = load(*cpu, shape, sweep);
+    advance(*segment, all(shape), sweep);
+    retreat(*segment, all(shape), sweep);
+    return memory_use().current(Memory::workspace);
+  };
+
+  EXPECT_EQ(workspace_of(80), workspace_of(20));
+  EXPECT_EQ(memory_use().current(Memory::workspace), 0);
+  EXPECT_EQ(memory_use().current(Memory::packed_weights), 0);
+}
+
+TEST_P(CpuBackend, RefusesShapesOfNoSense) {
+  const auto cpu = make_cpu_backend(1);
+  const auto refusal = [&](auto&& change) {
+    SegmentShape shape = make_shape({4, 2, 2, 1}, dynamics[0], 1, 16);
+    change(shape);
+    return error_text(ExitStatus::bad_input, [&] { cpu->make_segment(shape); });
+  };
+
+  EXPECT_EQ(refusal([](SegmentShape&) {}), "");
+  EXPECT_NE(refusal([](SegmentShape& shape) { shape.channels = 0; }).find("0 x 2 x 2"),
+            std::string::npos);
+  EXPECT_NE(refusal([](SegmentShape& shape) { shape.gamma = 0.5; }).find("0.5"), std::string::npos);
+  EXPECT_NE(refusal([](SegmentShape& shape) { shape.grid_bits = 30; }).find("30"),
+            std::string::npos);
+}
+
+TEST_P(CpuBackend, DescriptionNamesInstructionSetAndThreads) {
+  const std::string text = make_cpu_backend(3)->description();
+
+  EXPECT_NE(text.find(hwy::TargetName(GetParam())), std::string::npos) << text;
+  EXPECT_NE(text.find("3 threads"), std::string::npos) << text;
+}
+
+}  // namespace
+}  // namespace revode

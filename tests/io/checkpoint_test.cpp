@@ -1,0 +1,280 @@
+// Reading by one process without MPI: files made here with plain HDF5 calls, as other programs
+// would make them, good and damaged. And the names of checkpoints.
+#include "revode/io/checkpoint.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "revode/core/error.hpp"
+
+#include "io/hdf5_handles.hpp"
+#include "support/error_text.hpp"
+#include "support/temporary_folder.hpp"
+
+/// Asked by the address sanitizer, where it is on: a damaged file may ask HDF5 for a huge block,
+/// and malloc says no as ever.
+extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+
+namespace revode {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::AllOf;
+using testing::HasSubstr;
+
+/// An HDF5 file in the making.
+class Hdf5File {
+ public:
+  explicit Hdf5File(const fs::path& file) {
+    silence_hdf5();
+    file_ = {REVODE_HDF5(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT)),
+             H5Fclose};
+  }
+
+  Hdf5File& text(const char* group, const char* name, const std::string& value) {
+    const Hdf5Handle type(REVODE_HDF5(H5Tcopy(H5T_C_S1)), H5Tclose);
+    REVODE_HDF5(H5Tset_size(type.get(), value.size() + 1));
+    return attribute(group, name, type.get(), type.get(), value.c_str());
+  }
+
+  /// As h5py writes a str.
+  Hdf5File& variable_text(const char* group, const char* name, const std::string& value) {
+    const Hdf5Handle type(REVODE_HDF5(H5Tcopy(H5T_C_S1)), H5Tclose);
+    REVODE_HDF5(H5Tset_size(type.get(), H5T_VARIABLE));
+    REVODE_HDF5(H5Tset_cset(type.get(), H5T_CSET_UTF8));
+    const char* pointer = value.c_str();
+    return attribute(group, name, type.get(), type.get(), &pointer);
+  }
+
+  Hdf5File& number(const char* group, const char* name, hid_t type, double value) {
+    return attribute(group, name, type, H5T_NATIVE_DOUBLE, &value);
+  }
+
+  Hdf5File& attribute(const char* group, const char* name, hid_t type, hid_t memory_type,
+                      const void* value) {
+    const Hdf5Handle object(REVODE_HDF5(H5Oopen(file_.get(), group, H5P_DEFAULT)), H5Oclose);
+    const Hdf5Handle space(REVODE_HDF5(H5Screate(H5S_SCALAR)), H5Sclose);
+    const Hdf5Handle made(
+        REVODE_HDF5(H5Acreate2(object.get(), name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT)),
+        H5Aclose);
+    REVODE_HDF5(H5Awrite(made.get(), memory_type, value));
+    return *this;
+  }
+
+  Hdf5File& group(const char* name) {
+    const Hdf5Handle made(
+        REVODE_HDF5(H5Gcreate2(file_.get(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT)),
+        H5Gclose);
+    return *this;
+  }
+
+  /// Elements 0, 1, 2, ... of the file type given.
+  Hdf5File& array(const char* path, const std::vector<hsize_t>& shape, hid_t type) {
+    std::vector<double> values;
+    hsize_t size = 1;
+    for (const hsize_t extent : shape) size *= extent;
+    for (hsize_t i = 0; i < size; ++i) values.push_back(static_cast<double>(i));
+    const Hdf5Handle space(
+        REVODE_HDF5(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr)),
+        H5Sclose);
+    const Hdf5Handle links(REVODE_HDF5(H5Pcreate(H5P_LINK_CREATE)), H5Pclose);
+    REVODE_HDF5(H5Pset_create_intermediate_group(links.get(), 1));
+    const Hdf5Handle dataset(REVODE_HDF5(H5Dcreate2(file_.get(), path, type, space.get(),
+                                                    links.get(), H5P_DEFAULT, H5P_DEFAULT)),
+                             H5Dclose);
+    REVODE_HDF5(
+        H5Dwrite(dataset.get(), H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()));
+    return *this;
+  }
+
+ private:
+  Hdf5Handle file_;
+};
+
+std::string open_error(const fs::path& file) {
+  return error_text(ExitStatus::bad_input, [&] { CheckpointReader reader(file); });
+}
+
+TEST(CheckpointReader, AcceptsWhatOtherProgramsWrite) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "a.h5";
+  Hdf5File(file)
+      .variable_text("/", "format", "revode")
+      .number("/", "version", H5T_STD_I16BE, 1)
+      .variable_text("/", "config", R"({"arch": "midpoint"})")
+      .group("/progress")
+      .number("/progress", "epoch", H5T_STD_U8LE, 200)
+      .number("/progress", "step", H5T_STD_I32BE, -7)
+      .number("/progress", "learning_rate", H5T_IEEE_F32LE, 0.5)
+      .variable_text("/progress", "schedule", "1f1b")
+      .text("/progress", "note", "fixed")
+      .array("/model/a", {2, 3}, H5T_IEEE_F64BE)
+      .array("/model/b", {4}, H5T_IEEE_F32LE)
+      .array("/labels", {4}, H5T_STD_I64LE);
+
+  const CheckpointReader reader(file);
+  std::vector<float> row(3);
+  reader.read({"/model/a", {2, 3}, 1, 1, row.data()});
+
+  EXPECT_EQ(reader.config(), (nlohmann::json{{"arch", "midpoint"}}));
+  EXPECT_EQ(reader.progress(), (nlohmann::json{{"epoch", 200},
+                                               {"step", -7},
+                                               {"learning_rate", 0.5},
+                                               {"schedule", "1f1b"},
+                                               {"note", "fixed"}}));
+  EXPECT_EQ(row, (std::vector<float>{3, 4, 5}));
+  ASSERT_EQ(reader.arrays().size(), 2u);
+  EXPECT_EQ(reader.arrays()[1].path, "/model/b");
+  EXPECT_EQ(reader.arrays()[0].shape, (std::vector<std::int64_t>{2, 3}));
+  EXPECT_FALSE(reader.has("/labels"));
+}
+
+TEST(CheckpointReader, RefusesWhatIsNoFile) {
+  const TemporaryFolder folder;
+  fs::create_symlink("gone.h5", folder / "latest.h5");
+
+  EXPECT_THAT(open_error(folder / "none.h5"), AllOf(HasSubstr("none.h5"), HasSubstr("not exist")));
+  EXPECT_THAT(open_error(folder.path()), HasSubstr("is a folder"));
+  EXPECT_THAT(open_error(folder / "latest.h5"), HasSubstr("gone.h5"));
+}
+
+TEST(CheckpointReader, RefusesOtherBytesAndFilesCutShort) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "text.h5", {'h', 'i'});
+  write_bytes(folder / "empty.h5", {});
+  Hdf5File(folder / "whole.h5")
+      .text("/", "format", "revode")
+      .number("/", "version", H5T_STD_I32LE, 1)
+      .text("/", "config", "{}")
+      .array("/model/a", {1000}, H5T_IEEE_F32LE);
+  auto bytes = read_bytes(folder / "whole.h5");
+
+  EXPECT_EQ(open_error(folder / "whole.h5"), "");
+  EXPECT_THAT(open_error(folder / "text.h5"), HasSubstr("not an HDF5 file"));
+  EXPECT_THAT(open_error(folder / "empty.h5"), HasSubstr("not an HDF5 file"));
+  for (const std::size_t size :
+       {bytes.size() - 1, bytes.size() / 2, std::size_t{100}, std::size_t{9}}) {
+    write_bytes(folder / "cut.h5", {bytes.begin(), bytes.begin() + static_cast<long>(size)});
+    EXPECT_THAT(open_error(folder / "cut.h5"), HasSubstr("damaged or incomplete")) << size;
+  }
+}
+
+// Whatever bytes are overwritten, the reader either reads or throws an Error: no crash, no hang.
+TEST(CheckpointReader, SurvivesOverwrittenBytes) {
+  const TemporaryFolder folder;
+  Hdf5File(folder / "whole.h5")
+      .text("/", "format", "revode")
+      .number("/", "version", H5T_STD_I32LE, 1)
+      .text("/", "config", "{}")
+      .array("/model/a", {10}, H5T_IEEE_F32LE);
+  const auto bytes = read_bytes(folder / "whole.h5");
+  std::vector<float> values(10);
+  int num_refused = 0;
+
+  for (std::size_t place = 0; place < bytes.size(); place += 7) {
+    auto damaged = bytes;
+    damaged[place] = static_cast<unsigned char>(damaged[place] ^ 0xff);
+    write_bytes(folder / "damaged.h5", damaged);
+    try {
+      CheckpointReader(folder / "damaged.h5").read({"/model/a", {10}, 0, 10, values.data()});
+    } catch (const Error&) {
+      ++num_refused;
+    }
+  }
+
+  EXPECT_GT(num_refused, 10);
+}
+
+TEST(CheckpointReader, RefusesOtherFormatsAndNewerVersions) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "a.h5";
+
+  Hdf5File(file).text("/", "config", "{}");
+  EXPECT_THAT(open_error(file), HasSubstr("no attribute 'format'"));
+  Hdf5File(file).text("/", "format", "other");
+  EXPECT_THAT(open_error(file), AllOf(HasSubstr("\"other\""), HasSubstr("\"revode\"")));
+  Hdf5File(file).number("/", "format", H5T_STD_I32LE, 3);
+  EXPECT_THAT(open_error(file), HasSubstr("is 3"));
+  Hdf5File(file).text("/", "format", "revode");
+  EXPECT_THAT(open_error(file), HasSubstr("no attribute 'version'"));
+  Hdf5File(file).text("/", "format", "revode").number("/", "version", H5T_STD_U64LE, 2);
+  EXPECT_THAT(open_error(file), AllOf(HasSubstr("version 2"), HasSubstr("reads version 1")));
+  Hdf5File(file).text("/", "format", "revode").text("/", "version", "1");
+  EXPECT_THAT(open_error(file), HasSubstr("whole number 1"));
+}
+
+TEST(CheckpointReader, RefusesAConfigThatIsNoJsonObject) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "a.h5";
+  const auto start = [&]() -> Hdf5File {
+    Hdf5File made(file);
+    made.text("/", "format", "revode").number("/", "version", H5T_STD_I32LE, 1);
+    return made;
+  };
+
+  start();
+  EXPECT_THAT(open_error(file), HasSubstr("no attribute 'config'"));
+  start().number("/", "config", H5T_STD_I32LE, 1);
+  EXPECT_THAT(open_error(file), HasSubstr("no text"));
+  start().text("/", "config", "{\"arch\": ");
+  EXPECT_THAT(open_error(file), HasSubstr("not JSON"));
+  start().text("/", "config", "[1, 2]");
+  EXPECT_THAT(open_error(file), HasSubstr("array"));
+}
+
+TEST(CheckpointReader, RefusesArraysThatAreMissingOrOtherwise) {
+  const TemporaryFolder folder;
+  Hdf5File(folder / "a.h5")
+      .text("/", "format", "revode")
+      .number("/", "version", H5T_STD_I32LE, 1)
+      .text("/", "config", "{}")
+      .array("/model/floats", {2, 3}, H5T_IEEE_F32LE)
+      .array("/model/integers", {2, 3}, H5T_STD_I64LE);
+  const CheckpointReader reader(folder / "a.h5");
+  std::vector<float> values(6);
+  const auto read = [&](const std::string& path, const std::vector<std::int64_t>& shape) {
+    return error_text(ExitStatus::bad_input, [&] {
+      reader.read({path, shape, 0, shape[0], values.data()});
+    });
+  };
+
+  EXPECT_EQ(read("/model/floats", {2, 3}), "");
+  EXPECT_THAT(read("/model/none", {2, 3}), AllOf(HasSubstr("a.h5"), HasSubstr("/model/none")));
+  EXPECT_THAT(read("/model/floats", {3, 2}), AllOf(HasSubstr("[2,3]"), HasSubstr("[3,2]")));
+  EXPECT_THAT(read("/model/integers", {2, 3}), AllOf(HasSubstr("int64"), HasSubstr("float32")));
+}
+
+TEST(CheckpointNames, AreListedByStepAndNothingElseIs) {
+  const TemporaryFolder folder;
+  for (const char* name :
+       {"checkpoint-100.h5", "checkpoint-20.h5", "checkpoint-3.h5", "best.h5", "checkpoint-.h5",
+        "checkpoint-4x.h5", "checkpoint--5.h5", ".checkpoint-7.h5.tmp"}) {
+    write_bytes(folder / name, {});
+  }
+  fs::create_directory(folder / "checkpoint-8.h5");
+
+  EXPECT_EQ(checkpoint_name(20), "checkpoint-20.h5");
+  EXPECT_EQ(list_checkpoints(folder.path()),
+            (std::vector<fs::path>{folder / "checkpoint-3.h5", folder / "checkpoint-20.h5",
+                                   folder / "checkpoint-100.h5"}));
+  EXPECT_TRUE(list_checkpoints(folder / "nowhere").empty());
+}
+
+TEST(CheckpointLink, PointsWithinItsFolderAndIsReplaced) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "checkpoint-1.h5", {1});
+  write_bytes(folder / "checkpoint-2.h5", {2});
+
+  publish_link(folder / "checkpoint-1.h5", folder / "latest.h5");
+  publish_link(folder / "checkpoint-2.h5", folder / "latest.h5");
+
+  EXPECT_EQ(fs::read_symlink(folder / "latest.h5"), "checkpoint-2.h5");
+  EXPECT_EQ(read_bytes(folder / "latest.h5"), std::vector<unsigned char>{2});
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()), 3);
+  EXPECT_NE(error_text(ExitStatus::failure,
+                       [&] { publish_link(folder / "checkpoint-1.h5", folder / "no/latest.h5"); }),
+            "");
+}
+
+}  // namespace
+}  // namespace revode

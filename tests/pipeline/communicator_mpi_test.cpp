@@ -1,0 +1,190 @@
+// The MPI wrapper on one and several ranks: messages, collectives, errors that all ranks share.
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "revode/core/error.hpp"
+#include "revode/pipeline/communicator.hpp"
+
+namespace revode {
+namespace {
+
+class CommunicatorTest : public testing::Test {
+ protected:
+  int rank() const { return world_.rank(); }
+  int size() const { return world_.size(); }
+  int next() const { return (rank() + 1) % size(); }
+  int previous() const { return (rank() + size() - 1) % size(); }
+
+  Communicator world_{MPI_COMM_WORLD};
+};
+
+using Floats = std::vector<float>;
+
+TEST_F(CommunicatorTest, MessagesGoRoundTheRing) {
+  // small enough to be sent at once, and large enough to need its receive first
+  for (const std::size_t length : {1, 1'000'000}) {
+    const Floats mine(length, static_cast<float>(rank()));
+    Floats theirs(length, -1.0f);
+
+    Request receive = world_.receive(theirs, previous(), MessageKind::state, 3);
+    Request send = world_.send(mine, next(), MessageKind::state, 3);
+    while (!receive.done()) send.done();
+    send.wait();
+
+    EXPECT_FALSE(receive.active() || send.active());
+    EXPECT_EQ(theirs, Floats(length, static_cast<float>(previous())));
+  }
+}
+
+TEST_F(CommunicatorTest, MessagesAreMatchedByKindAndMicroBatch) {
+  const std::vector<std::pair<MessageKind, int>> messages{
+      {MessageKind::state, 0},     {MessageKind::state, 1},       {MessageKind::rebuilt_state, 1},
+      {MessageKind::adjoint, 1},   {MessageKind::first_block, 0}, {MessageKind::last_block, 0},
+      {MessageKind::adjoint, 4000}};
+  std::vector<Floats> sent, received(messages.size(), Floats{-1});
+  for (std::size_t i = 0; i < messages.size(); ++i)
+    sent.push_back({static_cast<float>(100 * rank() + static_cast<int>(i))});
+  std::vector<Request> requests;
+
+  // sent in one order, received in the other
+  for (std::size_t i = 0; i < messages.size(); ++i)
+    requests.push_back(world_.send(sent[i], next(), messages[i].first, messages[i].second));
+  for (std::size_t i = messages.size(); i-- > 0;)
+    requests.push_back(
+        world_.receive(received[i], previous(), messages[i].first, messages[i].second));
+  for (Request& request : requests) request.wait();
+
+  for (std::size_t i = 0; i < messages.size(); ++i)
+    EXPECT_EQ(received[i][0], static_cast<float>(100 * previous() + static_cast<int>(i))) << i;
+}
+
+TEST_F(CommunicatorTest, ARequestMovesWithItsMessage) {
+  const Floats mine{7};
+  Floats theirs{0};
+  Request receive = world_.receive(theirs, previous(), MessageKind::state);
+  Request send = world_.send(mine, next(), MessageKind::state);
+
+  Request moved = std::move(receive);
+  Request assigned;
+  assigned = std::move(send);
+  moved.wait();
+  assigned.wait();
+
+  EXPECT_EQ(theirs, mine);
+  EXPECT_TRUE(Request().done());
+}
+
+TEST_F(CommunicatorTest, AllGatherTakesDifferentLengths) {
+  const std::vector<double> mine(rank(), 10.0 * rank());  // rank 0 has none
+  std::vector<double> expected;
+  for (int r = 0; r < size(); ++r) expected.insert(expected.end(), r, 10.0 * r);
+
+  EXPECT_EQ(world_.all_gather(mine), expected);
+}
+
+TEST_F(CommunicatorTest, AllGatherOfOneNumberIsInRankOrder) {
+  std::vector<std::int64_t> expected;
+  for (int r = 0; r < size(); ++r) expected.push_back((std::int64_t{1} << 40) + r);
+
+  EXPECT_EQ(world_.all_gather((std::int64_t{1} << 40) + rank()), expected);
+}
+
+TEST_F(CommunicatorTest, BroadcastGivesTheRootsValues) {
+  for (int root = 0; root < size(); ++root) {
+    std::vector<double> doubles{static_cast<double>(rank()), 0.5};
+    Floats floats{static_cast<float>(rank())};
+    const std::string text(10 * rank(), 'x');
+
+    world_.broadcast(doubles, root);
+    world_.broadcast(floats, root);
+
+    EXPECT_EQ(doubles, (std::vector<double>{static_cast<double>(root), 0.5}));
+    EXPECT_EQ(floats, Floats{static_cast<float>(root)});
+    EXPECT_EQ(world_.broadcast(text, root), std::string(10 * root, 'x'));
+  }
+}
+
+/// What agree() throws here; an empty message where nothing.
+Error agreed_error(const Communicator& world, const std::function<void()>& action) {
+  try {
+    world.agree(action);
+  } catch (const Error& error) {
+    return error;
+  }
+  return Error(ExitStatus::success, "");
+}
+
+TEST_F(CommunicatorTest, AgreeIsSilentWhereNobodyFails) {
+  int runs = 0;
+
+  EXPECT_STREQ(agreed_error(world_, [&] { ++runs; }).what(), "");
+  EXPECT_EQ(runs, 1);
+}
+
+TEST_F(CommunicatorTest, AnErrorOfOneRankBecomesEverybodys) {
+  for (int failing = 0; failing < size(); ++failing) {
+    const Error error = agreed_error(world_, [&] {
+      if (rank() == failing) throw input_error("rank {} can't read F", failing);
+    });
+
+    EXPECT_EQ(error.what(), "rank " + std::to_string(failing) + " can't read F");
+    EXPECT_EQ(error.status(), ExitStatus::bad_input);
+    EXPECT_EQ(error.scope(), ErrorScope::all_ranks);
+  }
+}
+
+TEST_F(CommunicatorTest, OfSeveralErrorsTheLowestRanksCounts) {
+  const int lowest = size() > 2 ? 1 : 0;
+  const Error error = agreed_error(world_, [&] {
+    if (rank() == lowest) throw run_error("the lowest");
+    if (rank() > lowest) throw input_error("another");
+  });
+
+  EXPECT_STREQ(error.what(), "the lowest");
+  EXPECT_EQ(error.status(), ExitStatus::failure);
+}
+
+TEST_F(CommunicatorTest, AgreeTakesForeignExceptionsToo) {
+  const Error error = agreed_error(world_, [&] {
+    if (rank() == size() - 1) throw std::runtime_error("foreign");
+  });
+
+  EXPECT_STREQ(error.what(), "foreign");
+  EXPECT_EQ(error.status(), ExitStatus::failure);
+}
+
+TEST_F(CommunicatorTest, HostShareCountsTheRanksOfThisHost) {
+  const Communicator::HostShare share = world_.host_share();
+
+  // the tests' environment binds no rank, so that all of them share all processors
+  EXPECT_EQ(share.num_sharing, size());
+  EXPECT_GE(share.num_processors, 1);
+}
+
+TEST_F(CommunicatorTest, MpiErrorsComeAsExceptions) {
+  const Floats values{1};
+
+  EXPECT_THROW(world_.send(values, size() + 3, MessageKind::state), Error);
+}
+
+TEST_F(CommunicatorTest, DuplicatesKeepTheirMessagesApart) {
+  const Communicator other(MPI_COMM_WORLD);
+  const Floats one{1}, two{2};
+  Floats from_world{0}, from_other{0};
+
+  Request sends[] = {other.send(two, next(), MessageKind::state),
+                     world_.send(one, next(), MessageKind::state)};
+  Request receives[] = {world_.receive(from_world, previous(), MessageKind::state),
+                        other.receive(from_other, previous(), MessageKind::state)};
+  for (Request& request : receives) request.wait();
+  for (Request& request : sends) request.wait();
+
+  EXPECT_EQ(from_world, one);
+  EXPECT_EQ(from_other, two);
+}
+
+}  // namespace
+}  // namespace revode

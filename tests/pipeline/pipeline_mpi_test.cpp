@@ -1,0 +1,223 @@
+// The executor over as many slices as there are ranks, against one slice that each rank computes
+// for itself: the same bits.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "revode/pipeline/communicator.hpp"
+#include "revode/pipeline/executor.hpp"
+#include "revode/pipeline/partition.hpp"
+#include "revode/pipeline/schedule.hpp"
+
+#include "support/slice_chain.hpp"
+
+namespace revode {
+namespace {
+
+Architecture make(const std::string& arch) {
+  ArchitectureOptions options;
+  options.arch = arch;
+  options.blocks = {2, 2, 2};
+  options.widths = {4, 8, 10};
+  options.image_height = options.image_width = 8;
+  options.num_classes = 4;
+  return Architecture(options);
+}
+
+/// One rank's slice and its executor.
+struct Worker {
+  Worker(const Architecture& architecture, const Communicator& communicator,
+         const std::string& backend_name)
+      : backend(make_backend(backend_name, 2)),
+        part(architecture, partition(architecture, communicator.size())[communicator.rank()],
+             *backend, Activations::reverse),
+        executor(communicator, part.slice, *backend, 3) {}
+
+  std::unique_ptr<Backend<float>> backend;
+  SliceChain<float>::Part part;
+  Executor executor;
+};
+
+MiniBatchSource source_of(const TestBatch<float>& batch) {
+  return {.micro_batches = batch.micro_batches,
+          .images =
+              [&batch](int m, float* images) {
+                std::copy_n(batch.images_of(m), batch.micro_batches[m] * batch.image_size, images);
+              },
+          .labels = [&batch](int m) { return batch.labels_of(m); }};
+}
+
+/// This slice's rows must have the bits of the same rows of the whole network.
+void expect_same_rows(const Worker& slice, const std::vector<float>& slice_array,
+                      const Worker& whole, const std::vector<float>& whole_array) {
+  const auto of_slice = slice.part.map.entries(), of_whole = whole.part.map.entries();
+  for (std::size_t e = 0; e < of_slice.size(); ++e) {
+    const ParameterEntry& rows = *of_slice[e];
+    const std::size_t start = of_whole[e]->offset + rows.first_row * rows.row_size();
+    EXPECT_EQ(num_differing(std::span(slice_array).subspan(rows.offset, rows.size()),
+                            std::span(whole_array).subspan(start, rows.size())),
+              0u)
+        << rows.name;
+  }
+}
+
+using Logits = std::vector<float>;
+Executor::OnLogits collect(Logits& logits) {
+  return [&logits](int, std::span<const float> more) {
+    logits.insert(logits.end(), more.begin(), more.end());
+  };
+}
+
+class Pipeline : public testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {
+ protected:
+  Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
+};
+
+class PipelineOnce : public testing::Test {
+ protected:
+  Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
+};
+
+INSTANTIATE_TEST_SUITE_P(All, Pipeline,
+                         testing::Combine(testing::ValuesIn(architecture_names()),
+                                          testing::ValuesIn(schedule_names()),
+                                          testing::ValuesIn(backend_names())),
+                         [](const auto& of) {
+                           return std::get<0>(of.param) + "_" + std::get<1>(of.param) + "_" +
+                                  std::get<2>(of.param);
+                         });
+
+TEST_P(Pipeline, SlicesOverRanksEqualOneSliceBitForBit) {
+  const auto [arch, schedule, backend] = GetParam();
+  const Architecture network = make(arch);
+  Worker slice(network, world_, backend), whole(network, self_, backend);
+  const bool last = world_.rank() + 1 == world_.size();
+  for (const std::vector<int>& sizes :
+       {std::vector{3, 3, 2}, {2}, {1, 1, 1, 1, 1, 1, 1, 1, 1}}) {  // uneven, few, many
+    SCOPED_TRACE(sizes.size());
+    const TestBatch<float> batch(network, sizes);
+    const MiniBatchSource source = source_of(batch);
+    Logits of_slices, of_whole;
+
+    const SweepResult got = slice.executor.train(schedule_rule(schedule), source,
+                                                 slice.part.gradient.data(), collect(of_slices));
+    const SweepResult expected = whole.executor.train(
+        schedule_rule("gpipe"), source, whole.part.gradient.data(), collect(of_whole));
+
+    EXPECT_EQ(got.loss_sum, last ? expected.loss_sum : 0);
+    EXPECT_EQ(got.num_correct, last ? expected.num_correct : 0);
+    EXPECT_EQ(num_differing(of_slices, last ? of_whole : Logits{}), 0u);
+    expect_same_rows(slice, slice.part.gradient, whole, whole.part.gradient);
+    expect_same_rows(slice, slice.part.values, whole, whole.part.values);  // running averages
+  }
+  EXPECT_GT(std::abs(dot(whole.part.gradient, whole.part.gradient)), 0);
+}
+
+TEST_P(Pipeline, EvaluationOverRanksEqualsThatOfOneSlice) {
+  const auto [arch, schedule, backend] = GetParam();
+  const Architecture network = make(arch);
+  Worker slice(network, world_, backend), whole(network, self_, backend);
+  const bool last = world_.rank() + 1 == world_.size();
+  const TestBatch<float> batch(network, {3, 3, 2});
+  const MiniBatchSource source = source_of(batch);
+  Logits of_slices, of_whole;
+
+  const SweepResult got = slice.executor.evaluate(source, collect(of_slices));
+  const SweepResult expected = whole.executor.evaluate(source, collect(of_whole));
+
+  EXPECT_EQ(got.loss_sum, last ? expected.loss_sum : 0);
+  EXPECT_EQ(num_differing(of_slices, last ? of_whole : Logits{}), 0u);
+  EXPECT_EQ(of_whole.size(), 8u * 4);
+  expect_same_rows(slice, slice.part.values, whole, whole.part.values);
+}
+
+// The layer that all ranks together find first is the one that a single slice finds.
+TEST_P(Pipeline, InspectionOverRanksFindsTheLayerOfOneSlice) {
+  const auto [arch, schedule, backend] = GetParam();
+  const Architecture network = make(arch);
+  Worker slice(network, world_, backend), whole(network, self_, backend);
+  const TestBatch<float> batch(network, {3, 3, 2});
+  const MiniBatchSource source = source_of(batch);
+  EXPECT_FALSE(slice.executor.inspect(source).has_value());
+  EXPECT_FALSE(whole.executor.inspect(source).has_value());
+  for (Worker* worker : {&slice, &whole}) {
+    const ParameterEntry& bias = worker->part.map.stages[1].bias;
+    if (bias.num_rows > 0 && bias.first_row + bias.num_rows == bias.shape[0])  // its last coupling
+      worker->part.values[bias.offset + bias.size() - 1] = std::numeric_limits<float>::infinity();
+    worker->part.slice.load_weights();
+  }
+
+  const auto mine = slice.executor.inspect(source);
+  const auto expected = whole.executor.inspect(source);
+
+  ASSERT_TRUE(expected.has_value());
+  EXPECT_EQ(expected->what.order, network.stages()[2].first_coupling);
+  const std::vector<std::int64_t> orders =
+      world_.all_gather(mine ? std::int64_t{mine->what.order} : std::int64_t{1'000'000});
+  const auto first = std::min_element(orders.begin(), orders.end());
+  EXPECT_EQ(*first, expected->what.order);
+  if (first - orders.begin() == world_.rank()) {
+    EXPECT_EQ(mine->what.layer, expected->what.layer);
+    EXPECT_EQ(mine->micro_batch, 0);
+  }
+}
+
+TEST_F(PipelineOnce, InspectionNamesTheMicroBatch) {
+  const Architecture network = make("hamiltonian");
+  Worker slice(network, world_, "reference");
+  TestBatch<float> batch(network, {3, 3, 2});
+  batch.images[4 * batch.image_size] = std::numeric_limits<float>::quiet_NaN();
+
+  const auto finding = slice.executor.inspect(source_of(batch));
+
+  ASSERT_TRUE(finding.has_value());  // what is not finite stays so through all ranks
+  EXPECT_EQ(finding->micro_batch, 1);
+  if (world_.is_root()) {
+    EXPECT_EQ(finding->what.layer, "the opening");
+  }
+}
+
+TEST_F(PipelineOnce, CountsOfTheRangeAddUpToThoseOfOneSlice) {
+  ArchitectureOptions options;
+  options.arch = "leapfrog";
+  options.blocks = {20, 20};
+  options.widths = {4, 4};
+  options.step_size = 2;
+  options.image_height = options.image_width = 4;
+  const Architecture network(options);
+  Worker slice(network, world_, "reference"), whole(network, self_, "reference");
+  const TestBatch<float> batch(network, {2, 1});
+  const ScheduleRule& schedule = schedule_rule("1f1b");
+
+  slice.executor.train(schedule, source_of(batch), slice.part.gradient.data());
+  whole.executor.train(schedule, source_of(batch), whole.part.gradient.data());
+
+  const RangeCounts mine = slice.part.slice.take_counts(), all = whole.part.slice.take_counts();
+  std::int64_t out_of_range = 0;
+  for (const std::int64_t count : world_.all_gather(mine.out_of_range)) out_of_range += count;
+  EXPECT_EQ(out_of_range, all.out_of_range);
+  EXPECT_GT(all.out_of_range, 0);
+}
+
+// Buffers are as many and as large for any depth.
+TEST_F(PipelineOnce, MessageBuffersDoNotGrowWithDepth) {
+  ArchitectureOptions options;
+  options.widths = {4, 8};
+  options.image_height = options.image_width = 8;
+  options.blocks = {8, 8};
+  Worker shallow(Architecture(options), world_, "reference");
+  options.blocks = {80, 80};
+  Worker deep(Architecture(options), world_, "reference");
+
+  EXPECT_EQ(deep.executor.buffer_bytes(), shallow.executor.buffer_bytes());
+}
+
+}  // namespace
+}  // namespace revode

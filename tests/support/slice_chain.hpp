@@ -1,0 +1,168 @@
+// A network cut into time slices inside one process: states are handed from slice to slice by hand,
+// so that a test can compare cuts, or look at a whole network as one slice.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "revode/core/random.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/model/parameters.hpp"
+#include "revode/model/time_slice.hpp"
+
+#include "support/numbers.hpp"
+
+namespace revode {
+
+/// A mini-batch of uniform images, its classes in turn, cut into micro-batches.
+template <typename Real>
+struct TestBatch {
+  TestBatch(const Architecture& architecture, std::vector<int> sizes)
+      : micro_batches(std::move(sizes)),
+        image_size(architecture.image_channels() * architecture.stages().front().plane_size()),
+        images(uniform_values<Real>(size() * image_size, -1.5, 1.5, 1000)),
+        labels(size()) {
+    for (int n = 0; n < size(); ++n)
+      labels[n] = static_cast<std::uint8_t>((2 * n + 1) % architecture.num_classes());
+  }
+  int size() const { return std::accumulate(micro_batches.begin(), micro_batches.end(), 0); }
+  int first_image(int micro_batch) const {
+    return std::accumulate(micro_batches.begin(), micro_batches.begin() + micro_batch, 0);
+  }
+  const Real* images_of(int micro_batch) const {
+    return images.data() + first_image(micro_batch) * image_size;
+  }
+  std::span<const std::uint8_t> labels_of(int micro_batch) const {
+    return std::span(labels).subspan(first_image(micro_batch), micro_batches[micro_batch]);
+  }
+
+  std::vector<int> micro_batches;
+  std::size_t image_size;
+  std::vector<Real> images;
+  std::vector<std::uint8_t> labels;
+};
+
+/// Random biases and norms in place of the initial zeros and ones, the same for every cut.
+template <typename Real>
+void randomise_small_arrays(const ParameterMap& map, Real* values) {
+  std::uint64_t number = 0;
+  for (const ParameterEntry* entry : map.entries()) {
+    number += 1'000'000;
+    const bool scale = entry->name.ends_with("scale"), shift = entry->name.ends_with("shift");
+    if (!scale && !shift && !entry->name.ends_with("bias")) continue;
+    for (std::int64_t row = 0; row < entry->num_rows; ++row) {
+      const std::vector<Real> drawn =
+          uniform_values<Real>(entry->row_size(), scale ? 0.5 : -0.3, scale ? 1.5 : 0.3,
+                               number + entry->first_row + row);
+      std::copy(drawn.begin(), drawn.end(), values + entry->offset + row * entry->row_size());
+    }
+  }
+}
+
+template <typename Real>
+class SliceChain {
+ public:
+  struct Part {
+    Part(const Architecture& architecture, BlockRange range, Backend<Real>& backend,
+         Activations activations)
+        : map(architecture, range),
+          values(map.size()),
+          gradient(map.size()),
+          slice(architecture, range, map, backend, activations, values.data()) {
+      initialise(architecture, map, 7, values.data());
+      randomise_small_arrays(map, values.data());
+      slice.load_weights();
+    }
+    ParameterMap map;
+    std::vector<Real> values, gradient;
+    TimeSlice<Real> slice;
+  };
+
+  SliceChain(const Architecture& architecture, const std::vector<BlockRange>& cut,
+             Backend<Real>& backend, Activations activations = Activations::reverse) {
+    for (const BlockRange range : cut)
+      parts_.push_back(std::make_unique<Part>(architecture, range, backend, activations));
+  }
+  /// The whole network as one slice.
+  SliceChain(const Architecture& architecture, Backend<Real>& backend,
+             Activations activations = Activations::reverse)
+      : SliceChain(architecture, {{0, architecture.num_blocks()}}, backend, activations) {}
+
+  /// Forward sweep of every micro-batch; the mean loss.
+  double forward(const TestBatch<Real>& batch, Mode mode) {
+    double loss = 0;
+    logits_.clear();
+    for (int m = 0; m < static_cast<int>(batch.micro_batches.size()); ++m) {
+      const int size = batch.micro_batches[m];
+      TimeSlice<Real>& first = parts_.front()->slice;
+      TimeSlice<Real>& last = parts_.back()->slice;
+      std::copy_n(batch.images_of(m), size * batch.image_size, first.images(m, size));
+      last.set_labels(m, batch.labels_of(m));
+      for (auto& part : parts_) part->slice.forward(m, size, mode, room(state_, size));
+      loss += last.result(m).loss_sum;
+      logits_.insert(logits_.end(), last.logits(m).begin(), last.logits(m).end());
+      if (mode != Mode::train) last.release(m);
+    }
+    return loss / batch.size();
+  }
+
+  /// Backward sweep of every micro-batch after forward(train); gradients from zero.
+  void backward(const TestBatch<Real>& batch) {
+    for (auto& part : parts_) std::fill(part->gradient.begin(), part->gradient.end(), Real{0});
+    for (int m = 0; m < static_cast<int>(batch.micro_batches.size()); ++m) {
+      const int size = batch.micro_batches[m];
+      for (auto part = parts_.rbegin(); part != parts_.rend(); ++part)
+        (*part)->slice.backward(m, size, batch.size(), room(state_, size), room(adjoint_, size),
+                                (*part)->gradient.data());
+    }
+  }
+
+  double train(const TestBatch<Real>& batch) {
+    const double loss = forward(batch, Mode::train);
+    backward(batch);
+    return loss;
+  }
+
+  Part& part(int index = 0) { return *parts_[index]; }
+  std::vector<std::unique_ptr<Part>>& parts() { return parts_; }
+  /// [samples, classes] of the last forward sweep.
+  const std::vector<Real>& logits() const { return logits_; }
+
+  /// All arrays, each put together from the slices' rows, in the order of the checkpoint.
+  std::vector<Real> values() const { return assemble(&Part::values); }
+  std::vector<Real> gradient() const { return assemble(&Part::gradient); }
+
+  RangeCounts take_counts() {
+    RangeCounts counts;
+    for (auto& part : parts_) counts += part->slice.take_counts();
+    return counts;
+  }
+
+ private:
+  Real* room(std::vector<Real>& buffer, int batch) {
+    std::size_t most = 0;
+    for (auto& part : parts_) most = std::max(most, part->slice.state_capacity(batch));
+    if (buffer.size() < most) buffer.resize(most);
+    return buffer.data();
+  }
+  std::vector<Real> assemble(std::vector<Real> Part::*array) const {
+    std::vector<Real> all;
+    for (std::size_t e = 0; e < parts_.front()->map.entries().size(); ++e) {
+      for (const auto& part : parts_) {
+        const ParameterEntry& entry = *part->map.entries()[e];
+        const auto begin = ((*part).*array).begin() + static_cast<std::ptrdiff_t>(entry.offset);
+        all.insert(all.end(), begin, begin + static_cast<std::ptrdiff_t>(entry.size()));
+      }
+    }
+    return all;
+  }
+
+  std::vector<std::unique_ptr<Part>> parts_;
+  std::vector<Real> state_, adjoint_, logits_;
+};
+
+}  // namespace revode

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Checks that dependencies point down only:
+
+    commands > train > pipeline > model > backend > core,   train > io > core
+
+and that each outside interface stays where it belongs: MPI calls in pipeline and main.cpp (io takes part in collectives
+on the communicator it is handed), HDF5 in io, highway in backend/cpu, CUDA in backend.
+
+    tools/check_includes.py [REPOSITORY]
+
+Prints one line a violation, `file:line: what`, and exits 1 when there is any. Only text is looked at: nothing is compiled.
+"""
+import re
+import sys
+from pathlib import Path
+
+# What each module may include, beside itself.
+BELOW = {
+    "core": set(),
+    "backend": {"core"},
+    "model": {"backend", "core"},
+    "pipeline": {"model", "backend", "core"},
+    "io": {"core"},
+    "train": {"pipeline", "model", "backend", "io", "core"},
+    "commands": {"train", "pipeline", "model", "backend", "io", "core"},
+    "main.cpp": {"commands", "train", "pipeline", "model", "backend", "io", "core"},
+}
+
+# io works on a communicator that it is given: collectives and constants, no messages, no start-up.
+MPI_CALLS_OF_IO = {"MPI_Comm", "MPI_Comm_rank", "MPI_Comm_size", "MPI_Info", "MPI_Info_create", "MPI_Info_set",
+                   "MPI_Info_free", "MPI_Barrier", "MPI_Bcast", "MPI_Reduce", "MPI_Allreduce", "MPI_Gather",
+                   "MPI_Allgather", "MPI_Datatype", "MPI_Op", "MPI_Error_string"}
+
+MPI_NAME = re.compile(r"\bMPI_\w+")
+HDF5_NAME = re.compile(r"\bH5[A-Z]{1,2}(?:_\w+|[a-z]\w*)")
+HIGHWAY_NAME = re.compile(r"\bHWY_\w+|\bhwy::")
+CUDA_NAME = re.compile(r"\bcu(?:da|blas|dnn)[A-Z]\w*|\bnccl[A-Z]\w*")
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+
+# Comments and literals, in the order in which a compiler would meet them.
+NOT_CODE = re.compile(r'R"([^()\\\s]{0,16})\(.*?\)\1"'
+                      r'|"(?:\\.|[^"\\\n])*"'
+                      r"|(?<![0-9a-zA-Z_])'(?:\\.|[^'\\\n])+'"
+                      r"|//[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def blank(match):
+    """Same number of lines, no text: line numbers stay right."""
+    return "\n" * match.group(0).count("\n")
+
+
+def code_lines(text):
+    """(number, include or None, code without comments and literals) for each line."""
+    without_comments = NOT_CODE.sub(lambda m: m.group(0) if m.group(0).startswith(('"', "R")) else blank(m), text)
+    bare = NOT_CODE.sub(blank, text)
+    for number, (line, code) in enumerate(zip(without_comments.split("\n"), bare.split("\n")), start=1):
+        include = INCLUDE.match(line)
+        yield number, include.group(2) if include else None, "" if include else code
+
+
+def module_of(path):
+    """The module of a source file, from its path below the repository; None where it is no part of any."""
+    parts = path.parts
+    if parts[:2] == ("include", "revode"):
+        return parts[2] if len(parts) > 3 else "(none)"
+    if parts[0] == "src":
+        return parts[1] if len(parts) > 2 or parts[1] == "main.cpp" else "(none)"
+    return None
+
+
+def module_included(target, source, repository):
+    """The module that an include reaches, or None for anything that is not revode's own."""
+    parts = Path(target).parts
+    if parts[0] == "revode":
+        return parts[1]
+    for folder in (source.parent, repository / "src"):
+        found = (folder / target).resolve()
+        if found.is_file() and found.is_relative_to(repository):
+            return module_of(found.relative_to(repository))
+    return None
+
+
+def outside_interfaces(path, module, include, code):
+    """What this line uses of MPI, HDF5, highway and CUDA and must not."""
+    in_cpu_kernels = path.parts[:3] == ("src", "backend", "cpu")
+    if module not in ("pipeline", "main.cpp"):
+        if include == "mpi.h" and module != "io":
+            yield "includes mpi.h; MPI lives in pipeline and main.cpp"
+        for name in MPI_NAME.findall(code):
+            if module != "io":
+                yield f"uses {name}; MPI lives in pipeline and main.cpp"
+            elif name != name.upper() and name not in MPI_CALLS_OF_IO:
+                yield f"uses {name}; io only takes part in collectives on the communicator it is given"
+    if module != "io":
+        if include and re.match(r"hdf5(_hl)?\.h$|H5\w*public\.h$", include):
+            yield f"includes {include}; HDF5 lives in io"
+        for name in HDF5_NAME.findall(code):
+            yield f"uses {name}; HDF5 lives in io"
+    if not in_cpu_kernels:
+        if include and include.startswith("hwy/"):
+            yield f"includes {include}; highway lives in backend/cpu"
+        for name in HIGHWAY_NAME.findall(code):
+            yield f"uses {name}; highway lives in backend/cpu"
+    if module != "backend":
+        if include and re.match(r"(cuda|cublas|cudnn|nccl)\w*\.h$", include):
+            yield f"includes {include}; CUDA lives in backend"
+        for name in CUDA_NAME.findall(code):
+            yield f"uses {name}; CUDA lives in backend"
+
+
+def check_file(repository, path):
+    module = module_of(path)
+    if module not in BELOW:
+        yield 1, f"belongs to no known module (found '{module}', known are {', '.join(BELOW)})"
+        return
+    source = repository / path
+    for number, include, code in code_lines(source.read_text(encoding="utf-8")):
+        if include:
+            target = module_included(include, source, repository)
+            if target is not None and target != module and target not in BELOW[module]:
+                allowed = ", ".join(sorted(BELOW[module])) or "nothing of revode"
+                yield number, f"{module} includes {include} of {target}; it may include {allowed}"
+        for message in outside_interfaces(path, module, include, code):
+            yield number, message
+
+
+def check(repository):
+    """(violations as lines of text, number of files looked at)."""
+    repository = Path(repository).resolve()
+    files = sorted(p.relative_to(repository) for folder in ("include", "src")
+                   for p in (repository / folder).rglob("*") if p.suffix in (".hpp", ".cpp", ".cu", ".cuh"))
+    found = [f"{path}:{number}: {message}" for path in files for number, message in check_file(repository, path)]
+    return found, len(files)
+
+
+def main():
+    if len(sys.argv) > 2 or (len(sys.argv) == 2 and sys.argv[1].startswith("-")):
+        sys.exit(__doc__)
+    repository = Path(sys.argv[1] if len(sys.argv) == 2 else Path(__file__).resolve().parent.parent)
+    found, num_files = check(repository)
+    if num_files == 0:
+        sys.exit(f"check_includes: found no source files under {repository}/include and {repository}/src")
+    for line in found:
+        print(line)
+    print(f"check_includes: {num_files} files, {len(found)} violations")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
