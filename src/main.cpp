@@ -57,9 +57,9 @@ int run_without_mpi(const Config& config) {
   } else if (config.version) {
     fmt::print("{}\n", revode::version_text());
   } else if (config.print_config) {
-    fmt::print("{}", revode::config_to_ini(config));
+    revode::print_config(config);
   } else {
-    return static_cast<int>(revode::info_command(config));
+    revode::info_command(config);
   }
   return 0;
 }

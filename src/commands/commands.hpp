@@ -13,7 +13,9 @@ ExitStatus eval_command(Config config, const Communicator& communicator);
 ExitStatus gradient_command(Config config, const Communicator& communicator);
 ExitStatus verify_command(Config config, const Communicator& communicator);
 
-/// Needs no MPI.
+// These need no MPI.
 ExitStatus info_command(const Config& config);
+/// --print-config of any command: what would be run, as an INI file.
+ExitStatus print_config(Config config);
 
 }  // namespace revode

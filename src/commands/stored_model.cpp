@@ -22,7 +22,10 @@ void complete_config(Config& config, const Communicator& communicator) {
       apply_stored(config, nlohmann::json::parse(stored), StoredUse::model, config.checkpoint);
     });
   }
-  communicator.agree([&] { resolve(config, make_architecture(config), communicator); });
+  communicator.agree([&] {
+    resolve(config, make_architecture(config));
+    check_ranks(config, communicator);
+  });
 }
 
 std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,

@@ -10,6 +10,9 @@
 namespace revode {
 namespace {
 
+constexpr int default_epochs = 200;
+constexpr int default_epochs_synthetic = 10;
+
 int threads_of(const Config& config, const Communicator& communicator) {
   const Communicator::HostShare share = communicator.host_share();
   return config.threads.value_or(std::max(1, share.num_processors / share.num_sharing));
@@ -31,19 +34,23 @@ Architecture make_architecture(const Config& config) {
                        .num_classes = data.num_classes});
 }
 
-void resolve(Config& config, const Architecture& architecture, const Communicator& communicator) {
-  REVODE_REQUIRE(config.time_ranks.value_or(communicator.size()) == communicator.size(),
-                 "--time-ranks {} does not fit the {} ranks that were started: every rank is a "
-                 "time rank in this version, "
-                 "so give {} or leave it out",
-                 config.time_ranks.value_or(0), communicator.size(), communicator.size());
-  config.time_ranks = communicator.size();
+void resolve(Config& config, const Architecture& architecture) {
   config.depth = architecture.depth();
   config.blocks = architecture.blocks();
   config.widths = architecture.widths();
   config.micro_batches = static_cast<int>(std::min<std::int64_t>(
       config.micro_batches.value_or(default_micro_batches), mini_batch_size(config)));
+  if (!config.epochs)
+    config.epochs = config.dataset == "synthetic" ? default_epochs_synthetic : default_epochs;
   schedule_rule(config.schedule);
+}
+
+void check_ranks(const Config& config, const Communicator& communicator) {
+  REVODE_REQUIRE(config.time_ranks.value_or(communicator.size()) == communicator.size(),
+                 "--time-ranks {} does not fit the {} ranks that were started: every rank is a "
+                 "time rank in this version, "
+                 "so give {} or leave it out",
+                 config.time_ranks.value_or(0), communicator.size(), communicator.size());
 }
 
 Network::Network(const Config& config, const Architecture& architecture,

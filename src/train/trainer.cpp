@@ -18,9 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr int default_epochs = 200;
-constexpr int default_epochs_synthetic = 10;
-
 std::atomic<int> signals_seen{0};
 
 extern "C" void on_stop_signal(int signal) {
@@ -34,9 +31,10 @@ double seconds_since(Clock::time_point start) {
 }
 
 Config resolved(Config config, const Communicator& communicator) {
-  resolve(config, make_architecture(config), communicator);
-  if (!config.epochs)
-    config.epochs = config.dataset == "synthetic" ? default_epochs_synthetic : default_epochs;
+  communicator.agree([&] {
+    resolve(config, make_architecture(config));
+    check_ranks(config, communicator);
+  });
   return config;
 }
 

@@ -20,9 +20,12 @@ namespace revode {
 /// The network that the options describe. Throws input errors.
 Architecture make_architecture(const Config& config);
 
-/// Fills what the options left open (depth, blocks, widths, micro-batches, epochs, output, ...)
-/// with what follows from the rest, so that it can be printed and stored.
-void resolve(Config& config, const Architecture& architecture, const Communicator& communicator);
+/// Fills what the options left open (depth, blocks, widths, micro-batches, epochs) with what
+/// follows from the rest, so that it can be printed and stored.
+void resolve(Config& config, const Architecture& architecture);
+
+/// Refuses --time-ranks that are not the ranks there are.
+void check_ranks(const Config& config, const Communicator& communicator);
 
 /// Micro-batches of a mini-batch unless --micro-batches says otherwise; fewer where the mini-batch
 /// is smaller.
