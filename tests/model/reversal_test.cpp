@@ -20,7 +20,7 @@ Architecture make(const std::string& arch, int depth, double step_size, int grid
   options.widths = {4, 4};
   options.step_size = step_size;
   options.grid_bits = grid_bits;
-  options.image_height = options.image_width = 8;
+  options.image_height = options.image_width = 4;
   options.num_classes = 3;
   return Architecture(options);
 }
@@ -63,7 +63,7 @@ TEST_P(Reversal, MeetsEveryBitOfTheForwardSweep) {
   const Architecture network = make(arch, depth, range.step_size);
   ASSERT_EQ(network.depth(), depth);
   const auto backend = make_backend(backend_name, 1);
-  const TestBatch<float> batch(network, {2, 1});
+  const TestBatch<float> batch(network, {1, 1});
   SliceChain<float> chain(network, *backend);
   scale_opening(chain, range.opening_scale);
   chain.part().slice.measure_reversal();
@@ -75,25 +75,29 @@ TEST_P(Reversal, MeetsEveryBitOfTheForwardSweep) {
   EXPECT_TRUE(std::isfinite(loss));
   EXPECT_EQ(counts.out_of_range, 0);
   // or states would hardly have moved: increments are one a value of the target and coupling
-  const std::int64_t values_a_coupling = 3 * network.stages()[0].channels * (64 + 16) / 2;
+  const std::int64_t values_a_coupling = 2 * network.stages()[0].channels * (16 + 4) / 2;
   EXPECT_LT(counts.rounded_to_zero, values_a_coupling * network.num_couplings() / 4);
-  EXPECT_EQ(reversal.num_values, 2 * 3 * network.stages()[0].channels * 64);
+  EXPECT_EQ(reversal.num_values, 2 * 2 * network.stages()[0].channels * 16);
   EXPECT_EQ(reversal.num_differing, 0);
   EXPECT_EQ(reversal.squared_error, 0);
   EXPECT_GT(reversal.squared_norm, 0);
 }
 
+class OrdinarySteps : public testing::TestWithParam<std::string> {};
+
+INSTANTIATE_TEST_SUITE_P(WithoutAGrid, OrdinarySteps, testing::ValuesIn(architecture_names()),
+                         [](const auto& arch) { return arch.param; });
+
 // What the grid is for, and the proof that the test above has something to find.
-TEST_P(Reversal, WouldMissBitsWithoutTheGrid) {
-  const auto [arch, backend_name, depth] = GetParam();
-  const Range range = exact_range(arch);
-  const Architecture network = make(arch, depth, range.step_size, 0);
-  const auto backend = make_backend(backend_name, 1);
+TEST_P(OrdinarySteps, MissBitsOfTheForwardSweep) {
+  const Range range = exact_range(GetParam());
+  const Architecture network = make(GetParam(), 1202, range.step_size, 0);
+  const auto backend = make_cpu_backend(1);
   SliceChain<float> chain(network, *backend);
   scale_opening(chain, range.opening_scale);
   chain.part().slice.measure_reversal();
 
-  chain.train(TestBatch<float>(network, {2, 1}));
+  chain.train(TestBatch<float>(network, {1, 1}));
 
   EXPECT_GT(chain.part().slice.take_reversal().num_differing, 0);
 }
@@ -103,12 +107,16 @@ class RangeLeft : public testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Architectures, RangeLeft, testing::ValuesIn(architecture_names()),
                          [](const auto& arch) { return arch.param; });
 
-// Steps of the size that takes states past 256 within a hundred couplings or so: each goes on as an
-// ordinary float step.
+// A step and a depth that take states past 256: each line goes on as an ordinary float step there.
+// Midpoint grows so fast that a deeper one would leave the range of float itself.
+Architecture leaving(const std::string& arch) {
+  return make(arch, arch == "midpoint" ? 162 : 1002, 0.3);
+}
+
 TEST_P(RangeLeft, IsCountedAndTrainingGoesOn) {
-  const Architecture network = make(GetParam(), GetParam() == "midpoint" ? 102 : 1002, 0.3);
+  const Architecture network = leaving(GetParam());
   const auto backend = make_reference_backend<float>();
-  const TestBatch<float> batch(network, {2, 1});
+  const TestBatch<float> batch(network, {1, 1});
   SliceChain<float> chain(network, *backend);
   chain.part().slice.measure_reversal();
 
@@ -123,7 +131,7 @@ TEST_P(RangeLeft, IsCountedAndTrainingGoesOn) {
 }
 
 TEST_P(RangeLeft, IsNotCountedInEvaluation) {
-  const Architecture network = make(GetParam(), 202, 0.3);
+  const Architecture network = leaving(GetParam());
   const auto backend = make_reference_backend<float>();
   SliceChain<float> chain(network, *backend);
   const TestBatch<float> batch(network, {2});

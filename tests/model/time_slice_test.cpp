@@ -292,15 +292,15 @@ TEST(TimeSliceMemory, GrowsNeitherWithDepthNorWithSteps) {
   const Held shallow = held(20, 2);
 
   EXPECT_GT(shallow.stash, 0);
-  EXPECT_EQ(held(80, 2), shallow);
-  EXPECT_EQ(held(20, 6), shallow);
+  EXPECT_EQ(held(40, 2), shallow);
+  EXPECT_EQ(held(20, 4), shallow);
 }
 
 TEST(TimeSliceMemory, GrowsWithDepthWhereActivationsAreStored) {
   const Held shallow = held_between_sweeps(make("hamiltonian", {2, 2, 2}), Activations::store, 2);
-  const Held deep = held_between_sweeps(make("hamiltonian", {40, 40, 40}), Activations::store, 2);
+  const Held deep = held_between_sweeps(make("hamiltonian", {20, 20, 20}), Activations::store, 2);
 
-  EXPECT_GT(deep.stash, 8 * shallow.stash);
+  EXPECT_GT(deep.stash, 4 * shallow.stash);
 }
 
 // Images, inputs of both transitions and the end state: [2, c, H, W] each, c = 2, 3, 5.
