@@ -42,6 +42,18 @@ std::unique_ptr<Network> load_network(const Config& config, const Communicator& 
   return network;
 }
 
+namespace {
+
+ChannelStatistics train_statistics(const Config& config) {
+  const Dataset train =
+      load_dataset(config.dataset, config.data_dir, Split::train, Contents::images_and_labels);
+  std::vector<std::int64_t> all(train.size);
+  std::iota(all.begin(), all.end(), std::int64_t{0});
+  return channel_statistics(train, all);
+}
+
+}  // namespace
+
 ChosenSamples choose_samples(const Config& config, Network& network, bool has_stored_statistics) {
   const Communicator& communicator = network.communicator();
   ChosenSamples chosen;
@@ -63,11 +75,8 @@ ChosenSamples choose_samples(const Config& config, Network& network, bool has_st
   // Initial weights come without statistics: take those of the training split, as training would.
   communicator.agree([&] {
     if (!communicator.is_root() || has_stored_statistics) return;
-    const Dataset train =
-        load_dataset(config.dataset, config.data_dir, Split::train, Contents::images_and_labels);
-    std::vector<std::int64_t> all(train.size);
-    std::iota(all.begin(), all.end(), std::int64_t{0});
-    const ChannelStatistics statistics = channel_statistics(train, all);
+    const ChannelStatistics statistics =
+        chosen.feed->split() == Split::train ? chosen.feed->statistics() : train_statistics(config);
     std::copy(statistics.mean.begin(), statistics.mean.end(), mean);
     std::copy(statistics.std.begin(), statistics.std.end(), std);
   });

@@ -291,7 +291,7 @@ ExitStatus verify_command(Config config, const Communicator& communicator) {
   if (communicator.is_root()) {
     const Architecture& architecture = base.network().architecture();
     if (config.json != "-") {
-      fmt::print("{}-{} on {}, {} ranks, {} samples of {}\n\n", architecture.rule().name,
+      fmt::print("{}-{} on {}, {} {}, {} samples of {}\n\n", architecture.rule().name,
                  architecture.depth(), base.network().backend().description(), communicator.size(),
                  communicator.size() == 1 ? "rank" : "ranks", config.batch_size, config.dataset);
       print_table(checks);

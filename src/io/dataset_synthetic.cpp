@@ -61,7 +61,8 @@ constexpr std::array<Texture, num_classes> textures{{
 /// Everything random about an image but its noise.
 struct Scene {
   Texture texture;
-  double direction, period;   // radians, pixels
+  double cosine, sine;        // of the direction
+  double period;              // pixels
   double phase_x, phase_y;    // 0 .. 2 pi
   double centre_x, centre_y;  // of the rings
   double patch_x, patch_y, patch_radius, patch_power;
@@ -92,9 +93,10 @@ Scene draw_scene(int label, RandomStream& random) {
   Scene scene{};
   scene.texture = textures[label];
   const bool mirrored = random.below(2) == 1;
-  scene.direction = scene.texture.direction + random.uniform(-12, 12);
-  if (scene.texture.either_way && mirrored) scene.direction = -scene.direction;
-  scene.direction *= pi / 180;
+  double direction = scene.texture.direction + random.uniform(-12, 12);
+  if (scene.texture.either_way && mirrored) direction = -direction;
+  scene.cosine = std::cos(direction * (pi / 180));
+  scene.sine = std::sin(direction * (pi / 180));
   scene.period = random.uniform(scene.texture.shortest_period, scene.texture.longest_period);
   scene.phase_x = random.uniform(0, 2 * pi);
   scene.phase_y = random.uniform(0, 2 * pi);
@@ -134,8 +136,8 @@ double wave(double angle) { return std::clamp(1.8 * std::sin(angle), -1.0, 1.0);
 
 /// The share of the texture's light colour at pixel (x, y), 0 .. 1.
 double texture_value(const Scene& scene, int x, int y) {
-  const double along = x * std::cos(scene.direction) + y * std::sin(scene.direction);
-  const double across = y * std::cos(scene.direction) - x * std::sin(scene.direction);
+  const double along = x * scene.cosine + y * scene.sine;
+  const double across = y * scene.cosine - x * scene.sine;
   const double scale = 2 * pi / scene.period;
   switch (scene.texture.pattern) {
     case Pattern::stripes:
@@ -163,9 +165,6 @@ double texture_value(const Scene& scene, int x, int y) {
 }
 
 Colour pixel_colour(const Scene& scene, int x, int y) {
-  Colour texture = scene.dark;
-  blend(texture, scene.light, texture_value(scene, x, y));
-
   // Inside the patch: |dx|^p + |dy|^p < r^p, a disc for p = 2, a rounded square for p = 6.
   const double dx = (x - scene.patch_x) * (x - scene.patch_x);
   const double dy = (y - scene.patch_y) * (y - scene.patch_y);
@@ -173,9 +172,14 @@ Colour pixel_colour(const Scene& scene, int x, int y) {
                               ? std::sqrt(dx + dy)
                               : std::cbrt(std::sqrt(dx * dx * dx + dy * dy * dy));
   Colour colour = scene.ground;
-  blend(colour, texture, edge(scene.patch_radius - distance));
+  if (const double share = edge(scene.patch_radius - distance); share > 0) {
+    Colour texture = scene.dark;
+    blend(texture, scene.light, texture_value(scene, x, y));
+    blend(colour, texture, share);
+  }
 
   for (const Disc& disc : scene.discs) {
+    if (std::abs(x - disc.x) > disc.radius + 1 || std::abs(y - disc.y) > disc.radius + 1) continue;
     const double disc_distance = std::hypot(x - disc.x, y - disc.y);
     blend(colour, disc.colour, edge(disc.radius - disc_distance));
   }

@@ -33,16 +33,18 @@ std::vector<std::string> lines_until(const std::filesystem::path& file, std::int
 enum class Terminal { yes, no, unknown };
 
 /// Open MPI gives every rank a terminal of its own as standard output, whatever its own output is:
-/// behind mpirun, what counts is where the parent process writes. Unknown where the parent can't be
-/// asked (a daemon on another node).
-Terminal standard_output() {
-  if (isatty(STDOUT_FILENO) == 0) return Terminal::no;
+/// behind mpirun, what counts is where the parent process writes the same stream. Unknown where the
+/// parent can't be asked (a daemon on another node).
+Terminal terminal_behind(std::FILE* stream) {
+  const int descriptor = fileno(stream);
+  if (isatty(descriptor) == 0) return Terminal::no;
   if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return Terminal::yes;
   const std::string parent = fmt::format("/proc/{}", getppid());
   std::string name;
   std::getline(std::ifstream(parent + "/comm") >> std::ws, name);
   std::error_code failure;
-  const std::string target = std::filesystem::read_symlink(parent + "/fd/1", failure).string();
+  const std::string target =
+      std::filesystem::read_symlink(fmt::format("{}/fd/{}", parent, descriptor), failure).string();
   if (failure || name == "orted" || name == "prted") return Terminal::unknown;
   return target.starts_with("/dev/pts/") || target.starts_with("/dev/tty") ? Terminal::yes
                                                                            : Terminal::no;
@@ -110,9 +112,11 @@ void write_json(const std::string& destination, const nlohmann::ordered_json& re
   if (failure) throw run_error("--json {}: can't be written: {}", destination, failure.message());
 }
 
-ProgressStyle progress_style(const std::string& setting) {
+std::FILE* text_stream(const std::string& json) { return json == "-" ? stderr : stdout; }
+
+ProgressStyle progress_style(const std::string& setting, std::FILE* stream) {
   if (setting == "off") return ProgressStyle::off;
-  switch (standard_output()) {
+  switch (terminal_behind(stream)) {
     case Terminal::yes:
       return ProgressStyle::live;
     case Terminal::no:
@@ -151,28 +155,28 @@ void ProgressLine::update(const std::string& text) {
   if (live_ && now - last_update_ < std::chrono::milliseconds(100)) return;
   last_update_ = now;
   // Carriage return, text, erase to the end of the line.
-  fmt::print("\r{}\x1b[K", text);
-  std::fflush(stdout);
+  fmt::print(stream_, "\r{}\x1b[K", text);
+  std::fflush(stream_);
   live_ = true;
 }
 
 void ProgressLine::clear() {
   if (!live_) return;
-  fmt::print("\r\x1b[K");
+  fmt::print(stream_, "\r\x1b[K");
   live_ = false;
 }
 
 void ProgressLine::print(const std::string& text) {
   if (style_ == ProgressStyle::off) return;
   clear();
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
+  fmt::print(stream_, "{}\n", text);
+  std::fflush(stream_);
 }
 
 void ProgressLine::finish() {
   if (live_) {
-    fmt::print("\n");
-    std::fflush(stdout);
+    fmt::print(stream_, "\n");
+    std::fflush(stream_);
   }
   live_ = false;
 }

@@ -51,6 +51,7 @@ void check_ranks(const Config& config, const Communicator& communicator) {
                  "time rank in this version, "
                  "so give {} or leave it out",
                  config.time_ranks.value_or(0), communicator.size(), communicator.size());
+  partition(make_architecture(config), communicator.size());  // throws where the ranks are too many
 }
 
 Network::Network(const Config& config, const Architecture& architecture,

@@ -1,8 +1,10 @@
 // Which checkpoint a run starts from, and where it writes.
 #include <filesystem>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
@@ -40,7 +42,7 @@ std::string newest_complete(const fs::path& folder) {
       from_attributes(reader.progress(), file->string());
       return file->string();
     } catch (const Error& error) {
-      fmt::print("passing over a checkpoint: {}\n", error.what());
+      fmt::print(stderr, "revode: note: passing over a checkpoint: {}\n", error.what());
     }
   }
   return {};
@@ -104,7 +106,9 @@ StartPoint choose_start(Config& config, const Communicator& communicator) {
     const bool goes_on =
         start.kind == StartPoint::Kind::resume &&
         fs::weakly_canonical(start.file).parent_path() == fs::weakly_canonical(output);
-    REVODE_REQUIRE(goes_on || !holds_results(output),
+    // `--resume auto` found nothing to go on from: a run that ended before its first checkpoint.
+    const bool starts_afresh = config.resume == "auto" && start.kind == StartPoint::Kind::fresh;
+    REVODE_REQUIRE(goes_on || starts_afresh || !holds_results(output),
                    "--output {}: holds the results of another run; choose another folder, or go on "
                    "with that run by --resume "
                    "auto",
@@ -116,6 +120,26 @@ StartPoint choose_start(Config& config, const Communicator& communicator) {
   });
   config.output = communicator.broadcast(output, 0);
   return start;
+}
+
+std::string set_aside_later_checkpoints(const fs::path& folder, std::int64_t step) {
+  constexpr std::size_t prefix = std::string_view("checkpoint-").size();
+  std::vector<std::string> names;
+  for (const fs::path& file : list_checkpoints(folder)) {
+    if (std::stoll(file.stem().string().substr(prefix)) <= step) continue;
+    names.push_back(file.filename().string());
+    fs::rename(file, file.string() + ".left-behind");
+  }
+  if (names.empty()) return {};
+  const fs::path latest = folder / "latest.h5";
+  const std::vector<fs::path> left = list_checkpoints(folder);
+  if (left.empty()) {
+    fs::remove(latest);
+  } else {
+    publish_link(left.back(), latest);
+  }
+  return fmt::format("set aside as *.left-behind, being of steps beyond {}: {}\n", step,
+                     fmt::join(names, ", "));
 }
 
 }  // namespace revode

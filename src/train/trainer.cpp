@@ -59,7 +59,9 @@ Trainer::Trainer(const Config& config, const StartPoint& start, const Communicat
                    .decay_epochs = config_.lr_decay_epochs,
                    .warmup_epochs = config_.warmup_epochs},
       output_(config_.output),
-      line_(communicator.is_root() ? progress_style(config_.progress) : ProgressStyle::off) {
+      text_(text_stream(config_.json)),
+      line_(communicator.is_root() ? progress_style(config_.progress, text_) : ProgressStyle::off,
+            text_) {
   steps_per_epoch_ = train_data_.size() / config_.batch_size;
   if (steps_per_epoch_ == 0)
     throw Error(
@@ -109,8 +111,10 @@ void Trainer::load(const StartPoint& start) {
 
 void Trainer::open_output() {
   const std::string block = start_block(config_, network_);
+  std::string set_aside;
   communicator_.agree([&] {
     if (!communicator_.is_root()) return;
+    set_aside = set_aside_later_checkpoints(output_, progress_.step);
     const fs::path ini = output_ / "config.ini";
     std::ofstream file(ini);
     file << config_to_ini(config_);
@@ -120,23 +124,24 @@ void Trainer::open_output() {
                            start_.kind == StartPoint::Kind::resume ? progress_.step : -1);
   });
   if (!communicator_.is_root()) return;
-  fmt::print("{}", block);
-  fmt::print("{}: {} training samples, {} a step, {} steps an epoch; {} test samples\n",
+  fmt::print(text_, "{}{}", block, set_aside);
+  fmt::print(text_, "{}: {} training samples, {} a step, {} steps an epoch; {} test samples\n",
              config_.dataset, format_count(train_data_.size()), config_.batch_size,
              steps_per_epoch_, format_count(test_data_.size()));
   if (start_.kind == StartPoint::Kind::weights)
-    fmt::print("starting from the weights of {}\n", start_.file);
+    fmt::print(text_, "starting from the weights of {}\n", start_.file);
   if (start_.kind == StartPoint::Kind::resume)
-    fmt::print("going on from {} at step {}, epoch {}\n", start_.file, progress_.step,
+    fmt::print(text_, "going on from {} at step {}, epoch {}\n", start_.file, progress_.step,
                progress_.epoch);
   if (finished())
     fmt::print(
+        text_,
         "nothing is left to train: step {} is the end that --steps and --epochs set; raise them to "
         "go on\n",
         progress_.step);
-  fmt::print("training to step {} (epoch {}); files in {}\n\n", last_step_,
+  fmt::print(text_, "training to step {} (epoch {}); files in {}\n\n", last_step_,
              (last_step_ + steps_per_epoch_ - 1) / steps_per_epoch_, output_.string());
-  std::fflush(stdout);
+  std::fflush(text_);
 }
 
 bool Trainer::finished() const { return progress_.step >= last_step_; }
@@ -325,8 +330,10 @@ void Trainer::finish(ExitStatus status) {
       timing_.total_seconds > 0 ? static_cast<double>(timing_.total_images) / timing_.total_seconds
                                 : 0;
   if (config_.json != "-") {
-    fmt::print("\n{:<22}{:.4f} on {} samples (best {:.4f})\n", "test accuracy", test.accuracy,
-               format_count(test.samples), progress_.best_accuracy);
+    fmt::print("\n{:<22}{:.4f} on {} samples{}\n", "test accuracy", test.accuracy,
+               format_count(test.samples),
+               progress_.epoch > 0 ? fmt::format(" (best epoch {:.4f})", progress_.best_accuracy)
+                                   : std::string());
     fmt::print("{:<22}{:.4f}\n", "test loss", test.loss);
     fmt::print("{:<22}{:.1f}\n", "images/s", images_per_second);
     fmt::print("{:<22}{}\n", "peak memory a rank", peak_memory_text(memory));

@@ -34,10 +34,14 @@ class MetricsFile {
 /// renamed).
 void write_json(const std::string& destination, const nlohmann::ordered_json& result);
 
+/// Where a command's text for people goes: standard output, or standard error where `--json -` has
+/// taken that.
+std::FILE* text_stream(const std::string& json);
+
 enum class ProgressStyle { live, lines, off };
 /// `setting`: auto, on, off. A live line on a terminal, plain lines into a file; where that can't
 /// be found out (behind an MPI daemon on another node), on means live and auto means lines.
-ProgressStyle progress_style(const std::string& setting);
+ProgressStyle progress_style(const std::string& setting, std::FILE* stream = stdout);
 
 /// "1.5 h", "12 min", "45 s".
 std::string format_duration(double seconds);
@@ -46,11 +50,12 @@ std::string format_bytes(double bytes);
 /// "9,632,458".
 std::string format_count(std::int64_t count);
 
-/// Reports to standard output; no control codes unless it is a terminal.
+/// Reports to a stream; no control codes unless it is a terminal.
 class ProgressLine {
  public:
   ProgressLine() = default;
-  explicit ProgressLine(ProgressStyle style) : style_(style) {}
+  explicit ProgressLine(ProgressStyle style, std::FILE* stream = stdout)
+      : style_(style), stream_(stream) {}
   ~ProgressLine() { finish(); }
 
   ProgressStyle style() const { return style_; }
@@ -65,6 +70,7 @@ class ProgressLine {
   void clear();
 
   ProgressStyle style_ = ProgressStyle::off;
+  std::FILE* stream_ = stdout;
   bool live_ = false;
   std::chrono::steady_clock::time_point last_update_{};
 };

@@ -28,6 +28,11 @@ struct StartPoint {
 /// that all ranks share.
 StartPoint choose_start(Config& config, const Communicator& communicator);
 
+/// Renames the folder's checkpoints of steps beyond `step` (a run that goes on from before them
+/// leaves them behind, and --resume auto must not take them for its own) and points latest.h5 to
+/// what is left. Returns a line for people, empty where there were none. One process calls it.
+std::string set_aside_later_checkpoints(const std::filesystem::path& folder, std::int64_t step);
+
 class Trainer {
  public:
   /// Collective. config: after choose_start().
@@ -74,6 +79,7 @@ class Trainer {
   std::int64_t order_epoch_ = -1;
   std::filesystem::path output_;
   MetricsFile metrics_;
+  std::FILE* text_;  // where people read
   ProgressLine line_;
   Timing timing_;
   std::optional<Evaluation> last_evaluation_;
