@@ -1,0 +1,125 @@
+"""What the tests of the program as a whole share: starting it with or without ranks, in a folder of its own, and
+reading what it leaves behind.
+
+    some_test.py REVODE MPIEXEC NUMPROC_FLAG [unittest arguments]
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from array import array
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+
+# Set by main(): the program, and what starts it on several ranks (the number follows).
+REVODE = ""
+LAUNCHER = []
+
+# A network of 4 blocks whose channels fill no vector, and epochs of 4 steps: a step takes some 10 ms.
+NETWORK = ["--blocks", "2,1,1", "--widths", "6,10,16", "--threads", "1"]
+SMALL = [*NETWORK, "--batch-size", "20", "--train-fraction", "0.01", "--log-every", "1"]
+# Far above what any run here takes, so that a loaded machine fails no test.
+TIMEOUT_SECONDS = 250
+
+
+def last_of_each(arguments):
+    """The program refuses an option that is given twice; here a later one replaces an earlier one."""
+    words, options, name = [], {}, None
+    for argument in map(str, arguments):
+        if argument.startswith("--"):
+            name = argument
+            options[name] = [name]
+        elif name is None:
+            words.append(argument)
+        else:
+            options[name].append(argument)
+    return words + [part for option in options.values() for part in option]
+
+
+class ProgramTest(unittest.TestCase):
+    """Each test has its own folder, in which the program runs."""
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory(prefix="revode-test-")
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+
+    def command(self, *arguments, ranks=None):
+        launcher = [] if ranks is None else [*LAUNCHER, str(ranks)]
+        return [*launcher, REVODE, *last_of_each(arguments)]
+
+    def run_program(self, *arguments, ranks=None, status=0):
+        """The finished process; ranks=None: one process without a launcher."""
+        command = self.command(*arguments, ranks=ranks)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        self.assertEqual(done.returncode, status,
+                         f"{' '.join(command)}\nstandard output:\n{done.stdout}\nstandard error:\n{done.stderr}")
+        return done
+
+    def train(self, output, *arguments, ranks=None, status=0):
+        return self.run_program("train", *SMALL, "--output", output, *arguments, ranks=ranks, status=status)
+
+    def expect_error(self, words, *arguments, ranks=None, status=2):
+        """The run ends with one message, in which all of `words` occur, and with nothing on standard output."""
+        done = self.run_program(*arguments, ranks=ranks, status=status)
+        lines = [line for line in done.stderr.splitlines() if "revode: error:" in line]
+        self.assertEqual(len(lines), 1, done.stderr)
+        self.assertTrue(lines[0].startswith("revode: error: "), lines[0])
+        for word in words:
+            self.assertIn(word, lines[0])
+        self.assertEqual(done.stdout, "")
+        return lines[0]
+
+    def json_of(self, *arguments, ranks=None, status=0):
+        """The object that --json - prints: standard output holds nothing else."""
+        return json.loads(self.run_program(*arguments, "--json", "-", ranks=ranks, status=status).stdout)
+
+    def metrics(self, run):
+        """Records of a run without what depends on the clock."""
+        with open(self.folder / run / "metrics.jsonl") as lines:
+            records = [json.loads(line) for line in lines]
+        return [{key: value for key, value in record.items() if "seconds" not in key and "per_second" not in key}
+                for record in records]
+
+    def checkpoints(self, run):
+        """Steps of a run's checkpoints."""
+        return sorted(int(file.stem.split("-")[1]) for file in (self.folder / run).glob("checkpoint-*.h5"))
+
+    def expect_same_files(self, run, expected, names):
+        for name in names:
+            self.assertEqual((self.folder / run / name).read_bytes(), (self.folder / expected / name).read_bytes(),
+                             f"{run}/{name} differs from {expected}/{name}")
+
+    def floats(self, file, dataset):
+        """All values of a float32 array of an HDF5 file, through h5dump."""
+        if not shutil.which("h5dump"):
+            self.skipTest("needs h5dump (Debian: hdf5-tools)")
+        raw = self.folder / "dataset.raw"
+        subprocess.run(["h5dump", "-d", dataset, "-b", "LE", "-o", raw, self.folder / file], check=True,
+                       stdout=subprocess.DEVNULL, timeout=TIMEOUT_SECONDS)
+        values = array("f")
+        values.frombytes(raw.read_bytes())
+        return values
+
+
+def write_cifar10(folder, records_per_file):
+    """CIFAR-10's files: gradients of brightness, the classes in turn."""
+    folder.mkdir()
+    for name in [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]:
+        with open(folder / name, "wb") as file:
+            for record in range(records_per_file):
+                file.write(bytes([record % 10]))
+                file.write(bytes((7 * record + 3 * pixel) % 251 for pixel in range(3072)))
+
+
+def main():
+    global REVODE
+    if len(sys.argv) < 4:
+        sys.exit(f"usage: {sys.argv[0]} REVODE MPIEXEC NUMPROC_FLAG [unittest arguments]")
+    REVODE = os.path.abspath(sys.argv[1])
+    LAUNCHER[:] = sys.argv[2:4]
+    unittest.main(argv=[sys.argv[0], *sys.argv[4:]])

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""What people and machines read of a run: log, metrics, JSON, the files that are kept, and the end of a run gone wrong."""
+import json
+import os
+import re
+
+import program
+
+
+class Reports(program.ProgramTest):
+    def test_output_into_a_file_holds_no_control_codes(self):
+        for progress in ["auto", "on"]:
+            for ranks in [None, 2]:
+                with self.subTest(progress=progress, ranks=ranks):
+                    run = f"{progress}-{ranks}"
+                    text = self.train(run, "--steps", "5", "--progress", progress, ranks=ranks).stdout
+                    self.assertEqual(re.findall(r"[\x00-\x09\x0b-\x1f\x7f]", text), [])
+                    for step in range(1, 6):
+                        self.assertEqual(text.count(f"step {step}/5"), 1, text)
+        self.assertNotIn("step 1/5", self.train("off", "--steps", "5", "--progress", "off").stdout)
+
+    def test_start_block_and_results_are_printed_once(self):
+        text = self.train("run", "--steps", "1", ranks=3).stdout
+        for words in ["hamiltonian-18", "blocks 2,1,1", "widths 6,10,16", "parameters", "3 ranks", "fp32", "1 thread",
+                      "grid 2^-16", "test accuracy", "images/s", "peak memory a rank"]:
+            self.assertIn(words, text)
+        self.assertEqual(text.count("hamiltonian-18"), 1)
+        self.assertEqual(text.count("test accuracy"), 1)
+
+    def test_json_alone_on_standard_output(self):
+        for ranks in [None, 2]:
+            done = self.train(f"run-{ranks}", "--steps", "5", "--json", "-", ranks=ranks)
+            result = json.loads(done.stdout)  # the whole of it
+            self.assertEqual(result["steps"], 5)
+            self.assertEqual(result["samples"], 1000)
+            self.assertEqual(len(result["peak_memory_bytes"]), ranks or 1)
+            self.assertGreater(result["images_per_second"], 0)
+            end = self.metrics(f"run-{ranks}")[-1]
+            self.assertEqual((result["loss"], result["accuracy"]), (end["test_loss"], end["test_accuracy"]))
+            self.assertIn("hamiltonian-18", done.stderr)
+        self.train("file", "--steps", "5", "--json", "result.json")
+        self.assertEqual(json.loads((self.folder / "result.json").read_text())["loss"], result["loss"])
+
+    def test_newest_checkpoints_and_the_best_are_kept(self):
+        self.train("run", "--steps", "9", "--checkpoint-every", "1", "--keep-checkpoints", "2")
+        self.assertEqual(self.checkpoints("run"), [8, 9])
+        self.assertEqual(os.readlink(self.folder / "run/latest.h5"), "checkpoint-9.h5")
+        best = max((r for r in self.metrics("run") if r["kind"] == "epoch"), key=lambda r: r["test_accuracy"])
+        info = self.json_of("info", "--checkpoint", "run/best.h5")
+        self.assertEqual(info["progress"]["step"], best["step"])
+        self.assertEqual(info["progress"]["best_accuracy"], best["test_accuracy"])
+        result = self.json_of("eval", "--checkpoint", "run/best.h5")
+        self.assertEqual(result["accuracy"], best["test_accuracy"])
+        self.assertEqual([file.name for file in (self.folder / "run").iterdir() if "tmp" in file.name], [])
+
+    def test_config_ini_repeats_the_run(self):
+        self.train("run", "--steps", "3", "--arch", "leapfrog", "--learning-rate", "0.05")
+        self.run_program("--config", "run/config.ini", "--output", "again")
+        self.assertEqual(self.metrics("again"), self.metrics("run"))
+        self.expect_same_files("again", "run", ["checkpoint-3.h5"])
+
+    def test_rate_follows_its_policy(self):
+        self.train("run", "--steps", "16", "--learning-rate", "0.08", "--warmup-epochs", "1", "--lr-decay-epochs", "2,3",
+                   "--lr-decay", "0.5")
+        rates = [record["learning_rate"] for record in self.metrics("run") if record["kind"] == "step"]
+        expected = [0.02, 0.04, 0.06, 0.08, *[0.08] * 4, *[0.04] * 4, *[0.02] * 4]
+        for rate, wanted in zip(rates, expected, strict=True):
+            self.assertAlmostEqual(rate, wanted, places=12)
+
+    def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(self):
+        arguments = ["--steps", "8", "--checkpoint-every", "1", "--learning-rate", "1e6"]
+        for ranks in [None, 3]:
+            with self.subTest(ranks=ranks):
+                done = self.train(f"run-{ranks}", *arguments, ranks=ranks, status=1)
+                errors = [line for line in done.stderr.splitlines() if line.startswith("revode: error:")]
+                self.assertEqual(len(errors), 1, done.stderr)
+                self.assertRegex(errors[0], r"not finite")
+                self.assertRegex(errors[0], r"step \d+")
+                self.assertRegex(errors[0], r"(coupling \d+ of stage \d|opening|closing).*rank \d")
+                # The last checkpoint from before stays, and is named.
+                last = self.checkpoints(f"run-{ranks}")[-1]
+                self.assertIn(f"checkpoint-{last}.h5", errors[0])
+                self.assertIn(f"step {last + 1}", errors[0])
+
+    def test_values_beyond_the_exact_range_are_reported(self):
+        text = self.train("run", "--steps", "1", "--arch", "midpoint", "--grid-bits", "22", "--step-size", "1").stdout
+        self.assertIn("left the range", text)
+        self.assertGreater(self.metrics("run")[0]["out_of_range"], 0)
+
+
+if __name__ == "__main__":
+    program.main()

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Metrics and checkpoints do not depend, in a single bit, on ranks, threads or schedule."""
+import program
+
+
+class SameBits(program.ProgramTest):
+    def compare(self, variants, *arguments):
+        """Several steps with the end of an epoch inside; mini-batches cut unevenly."""
+        arguments = [*arguments, "--steps", "6", "--checkpoint-every", "3", "--micro-batches", "3"]
+        self.train("expected", *arguments, "--schedule", "gpipe")
+        files = sorted(file.name for file in (self.folder / "expected").glob("*.h5"))
+        self.assertEqual(files, ["best.h5", "checkpoint-3.h5", "checkpoint-6.h5", "latest.h5"])
+        self.assertEqual([record["kind"] for record in self.metrics("expected")],
+                         [*["step"] * 4, "epoch", *["step"] * 2, "end"])
+        for ranks, threads, schedule in variants:
+            with self.subTest(ranks=ranks, threads=threads, schedule=schedule):
+                run = f"{ranks}-{threads}-{schedule}"
+                self.train(run, *arguments, "--threads", threads, "--schedule", schedule, ranks=ranks)
+                self.assertEqual(self.metrics(run), self.metrics("expected"))
+                self.expect_same_files(run, "expected", files)
+
+    def compare_architecture(self, arch):
+        self.compare([(1, 2, "1f1b"), (2, 2, "gpipe"), (3, 1, "1f1b"), (4, 1, "gpipe"), (4, 1, "1f1b")],
+                     "--arch", arch)
+
+    def test_hamiltonian(self):
+        self.compare_architecture("hamiltonian")
+
+    def test_leapfrog(self):
+        self.compare_architecture("leapfrog")
+
+    def test_midpoint(self):
+        self.compare_architecture("midpoint")
+
+    def test_eight_ranks(self):
+        self.compare([(8, 1, "1f1b"), (8, 1, "gpipe")], "--blocks", "4,2,2")
+
+
+if __name__ == "__main__":
+    program.main()

@@ -1,0 +1,62 @@
+// A small network over the ranks of a communicator, and mini-batches for it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "revode/train/network.hpp"
+#include "revode/train/training_step.hpp"
+
+#include "support/slice_chain.hpp"
+
+namespace revode {
+
+inline Config small_config(const std::string& arch = "hamiltonian") {
+  Config config;
+  config.arch = arch;
+  config.blocks = {2, 1, 1};
+  config.widths = {4, 6, 10};
+  config.batch_size = 8;
+  config.micro_batches = 3;
+  config.threads = 2;
+  config.learning_rate = 0.1;
+  config.smoothness = 0.01;
+  resolve(config, make_architecture(config));
+  return config;
+}
+
+/// A network with what trains it.
+struct SmallNetwork {
+  SmallNetwork(const Config& config, const Communicator& communicator)
+      : network(config, make_architecture(config), communicator, 3), training(config, network) {}
+
+  Network network;
+  TrainingStep training;
+};
+
+inline MiniBatchSource source_of(const TestBatch<float>& batch) {
+  return {.micro_batches = batch.micro_batches,
+          .images =
+              [&batch](int m, float* images) {
+                std::copy_n(batch.images_of(m), batch.micro_batches[m] * batch.image_size, images);
+              },
+          .labels = [&batch](int m) { return batch.labels_of(m); }};
+}
+
+/// Entries of `slice` (a flat array of its map) whose bits are not those of the same rows of
+/// `whole`.
+inline std::size_t num_differing_rows(const ParameterMap& slice_map, const Buffer<float>& slice,
+                                      const ParameterMap& whole_map, const Buffer<float>& whole) {
+  std::size_t count = 0;
+  const auto mine = slice_map.entries(), all = whole_map.entries();
+  for (std::size_t e = 0; e < mine.size(); ++e) {
+    const ParameterEntry& rows = *mine[e];
+    count += num_differing(
+        slice.span().subspan(rows.offset, rows.size()),
+        whole.span().subspan(
+            all[e]->offset + (rows.first_row - all[e]->first_row) * rows.row_size(), rows.size()));
+  }
+  return count;
+}
+
+}  // namespace revode

@@ -1,0 +1,175 @@
+// Steps of training over the ranks against the same steps of one rank, clipping, and what is said
+// of values that are not finite.
+#include <cmath>
+#include <limits>
+#include <string>
+#include <tuple>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/error_text.hpp"
+#include "train/small_network.hpp"
+
+namespace revode {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+class TrainingStepOnce : public testing::Test {
+ protected:
+  /// The rank that holds a row of a stage's arrays; the same on every rank.
+  int holder(const ParameterEntry& entry, std::int64_t row) const {
+    const bool mine = row >= entry.first_row && row < entry.first_row + entry.num_rows;
+    const auto all = world_.all_gather(std::int64_t{mine});
+    return static_cast<int>(std::find(all.begin(), all.end(), 1) - all.begin());
+  }
+  std::string explanation(SmallNetwork& small, const MiniBatchSource& source,
+                          const StepReport& report) {
+    return error_text(ExitStatus::failure, [&] {
+      small.training.explain_non_finite(source, report, "step 7 (epoch 0)");
+    });
+  }
+
+  Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
+};
+
+class TrainingStepOf : public TrainingStepOnce,
+                       public testing::WithParamInterface<std::tuple<std::string, std::string>> {};
+INSTANTIATE_TEST_SUITE_P(All, TrainingStepOf,
+                         testing::Combine(testing::ValuesIn(architecture_names()),
+                                          testing::ValuesIn(schedule_names())),
+                         [](const auto& of) {
+                           return std::get<0>(of.param) + "_" + std::get<1>(of.param);
+                         });
+
+TEST_P(TrainingStepOf, SeveralStepsOverTheRanksEqualThoseOfOneRank) {
+  Config config = small_config(std::get<0>(GetParam()));
+  config.schedule = std::get<1>(GetParam());
+  SmallNetwork spread(config, world_);
+  config.threads = 1;
+  config.schedule = "gpipe";
+  SmallNetwork alone(config, self_);
+  const TestBatch<float> batch(alone.network.architecture(), {3, 3, 2});
+  const MiniBatchSource source = source_of(batch);
+  double first_loss = 0;
+  for (int step = 0; step < 4; ++step) {
+    const StepReport got = spread.training.compute_gradient(source);
+    const StepReport expected = alone.training.compute_gradient(source);
+    EXPECT_EQ(got.loss, expected.loss);
+    EXPECT_EQ(got.regularization, expected.regularization);
+    EXPECT_EQ(got.gradient_norm, expected.gradient_norm);
+    EXPECT_EQ(got.num_correct, expected.num_correct);
+    EXPECT_EQ(got.num_samples, 8);
+    EXPECT_EQ(got.range.rounded_to_zero, expected.range.rounded_to_zero);
+    EXPECT_FALSE(got.stop_requested);
+    if (step == 0) first_loss = got.loss;
+    if (step == 3) {
+      EXPECT_LT(got.loss, first_loss);  // something was learnt
+    }
+    spread.training.update(0.1, got);
+    alone.training.update(0.1, expected);
+    const ParameterMap &slice = spread.network.map(), &whole = alone.network.map();
+    EXPECT_EQ(
+        num_differing_rows(slice, spread.training.gradient(), whole, alone.training.gradient()),
+        0u);
+    EXPECT_EQ(num_differing_rows(slice, spread.network.values(), whole, alone.network.values()),
+              0u);
+    EXPECT_EQ(
+        num_differing_rows(slice, spread.training.velocity(), whole, alone.training.velocity()),
+        0u);
+  }
+}
+
+TEST_F(TrainingStepOnce, AnyRankThatIsAskedToStopStopsAll) {
+  SmallNetwork small(small_config(), world_);
+  const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  const bool last = world_.rank() + 1 == world_.size();
+  EXPECT_TRUE(small.training.compute_gradient(source_of(batch), last).stop_requested);
+}
+
+// From rest, the velocity after a step is the gradient as it was clipped.
+TEST_F(TrainingStepOnce, ClippingScalesTheWholeGradientToTheNormAskedFor) {
+  Config config = small_config();
+  config.clip_norm = 0.01;
+  SmallNetwork small(config, world_);
+  const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  const StepReport report = small.training.compute_gradient(source_of(batch));
+  ASSERT_GT(report.gradient_norm, 0.1);
+  small.training.update(0, report);
+
+  double mine = 0;
+  for (const ParameterEntry* entry : small.network.map().entries())
+    for (std::size_t i = entry->offset; entry->trainable && i < entry->offset + entry->size(); ++i)
+      mine += double{small.training.velocity()[i]} * small.training.velocity()[i];
+  double sum = 0;
+  for (const double part : world_.all_gather(std::span<const double>(&mine, 1))) sum += part;
+  EXPECT_NEAR(std::sqrt(sum), 0.01, 1e-8);  // float rounding of each entry
+}
+
+TEST_F(TrainingStepOnce, ANormBelowTheBoundIsNotClipped) {
+  Config config = small_config();
+  config.clip_norm = 1e3;
+  SmallNetwork small(config, world_);
+  const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  small.training.update(0, small.training.compute_gradient(source_of(batch)));
+  EXPECT_EQ(num_differing_rows(small.network.map(), small.training.velocity(), small.network.map(),
+                               small.training.gradient()),
+            0u);
+}
+
+TEST_F(TrainingStepOnce, NonFiniteWeightsAreTracedToTheirCoupling) {
+  SmallNetwork small(small_config(), world_);
+  const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  const ParameterEntry& bias = small.network.map().stages[1].bias;
+  constexpr std::int64_t row = 1;  // couplings are counted from 0, as the rows of a checkpoint
+  const int rank = holder(bias, row);
+  if (rank == world_.rank())
+    small.network.values()[bias.offset + (row - bias.first_row) * bias.row_size()] =
+        std::numeric_limits<float>::infinity();
+  small.network.slice().load_weights();
+  const StepReport report = small.training.compute_gradient(source_of(batch));
+  EXPECT_FALSE(std::isfinite(report.loss));
+
+  EXPECT_THAT(explanation(small, source_of(batch), report),
+              AllOf(HasSubstr("the loss is not finite"), HasSubstr("step 7 (epoch 0)"),
+                    HasSubstr("coupling 1 of stage 2"),
+                    HasSubstr("rank " + std::to_string(rank) + ", micro-batch 0")));
+}
+
+TEST_F(TrainingStepOnce, NonFiniteImagesAreTracedToTheirMicroBatch) {
+  SmallNetwork small(small_config(), world_);
+  TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  batch.images[4 * batch.image_size] = std::numeric_limits<float>::quiet_NaN();
+  const StepReport report = small.training.compute_gradient(source_of(batch));
+
+  EXPECT_THAT(explanation(small, source_of(batch), report),
+              AllOf(HasSubstr("the opening"), HasSubstr("rank 0, micro-batch 1")));
+}
+
+TEST_F(TrainingStepOnce, AGradientAloneThatIsNotFiniteAroseOnTheWayBack) {
+  SmallNetwork small(small_config(), world_);
+  const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  StepReport report = small.training.compute_gradient(source_of(batch));
+  report.gradient_norm = std::numeric_limits<double>::infinity();
+
+  EXPECT_THAT(explanation(small, source_of(batch), report),
+              AllOf(HasSubstr("gradient is not finite"), HasSubstr("backward sweep")));
+}
+
+TEST_F(TrainingStepOnce, TheExplanationIsAnErrorOfAllRanks) {
+  SmallNetwork small(small_config(), world_);
+  TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  batch.images[0] = std::numeric_limits<float>::quiet_NaN();
+  const StepReport report = small.training.compute_gradient(source_of(batch));
+  try {
+    small.training.explain_non_finite(source_of(batch), report, "step 1");
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.scope(), ErrorScope::all_ranks);
+  }
+}
+
+}  // namespace
+}  // namespace revode
