@@ -234,7 +234,7 @@ Check check_serial(Trial& base, const Config& config) {
   std::vector<float> serial(whole.size());
   communicator.agree([&] {
     if (!communicator.is_root()) return;
-    const Communicator alone(MPI_COMM_SELF);
+    const Communicator alone = Communicator::alone();
     Config of_one = config;
     of_one.time_ranks = 1;
     Trial trial(of_one, alone);

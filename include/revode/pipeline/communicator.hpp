@@ -45,6 +45,8 @@ class Communicator {
  public:
   /// A duplicate of `parent` whose errors return as exceptions. Collective.
   explicit Communicator(MPI_Comm parent);
+  /// Of this process alone.
+  static Communicator alone() { return Communicator(MPI_COMM_SELF); }
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
