@@ -88,6 +88,13 @@ template <typename Real>
 TimeSlice<Real>::~TimeSlice() = default;
 
 template <typename Real>
+std::vector<typename TimeSlice<Real>::StagePart> TimeSlice<Real>::stage_parts() const {
+  std::vector<StagePart> parts;
+  for (const Piece& piece : pieces_) parts.push_back({piece.stage, piece.segment.get()});
+  return parts;
+}
+
+template <typename Real>
 std::size_t TimeSlice<Real>::piece_size(const Piece& piece, int batch) const {
   return 2 * batch * piece.segment->shape().image_size();
 }
@@ -205,6 +212,7 @@ void TimeSlice<Real>::follow(const NormEntries& norm, const NormStatistics& batc
 
 template <typename Real>
 void TimeSlice<Real>::open(InFlight& kept, int batch, Mode mode, Real* state) {
+  const PhaseScope timed(timer_, Phase::opening);
   const OpeningShape shape = architecture_.opening(batch);
   const Real* images = kept.images.data();
   if (mode == Mode::evaluate) {
@@ -239,11 +247,13 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* state
     if (mode == Mode::inspect) {
       inspect(piece, batch, state);
     } else {
+      const PhaseScope timed(timer_, Phase::stage_forward, piece.stage);
       RangeCounts counts;
       piece.segment->advance(piece.all(), view(state, piece, batch), counts, recording);
       if (mode == Mode::train) counts_ += counts;
     }
     if (!piece.transition_behind) continue;
+    const PhaseScope timed(timer_, Phase::transition);
     // The input of a transition can't be rebuilt from its output: keep it.
     Buffer<Real>& input = mode == Mode::train ? kept.transition_inputs[i] : scratch_;
     ensure_room(input, piece_size(piece, batch),
@@ -262,6 +272,7 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* state
 
 template <typename Real>
 void TimeSlice<Real>::close(InFlight& kept, int batch, Mode mode, Real* state) {
+  const PhaseScope timed(timer_, Phase::closing);
   const ClosingShape shape = architecture_.closing(batch);
   const StateView<Real> end = view(state, pieces_.back(), batch);
   if (mode == Mode::evaluate) {
@@ -299,6 +310,7 @@ std::span<const Real> TimeSlice<Real>::logits(int micro_batch) const {
 template <typename Real>
 void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, Real* state,
                                      Real* adjoint, Real* gradient) {
+  const PhaseScope timed(timer_, Phase::closing);
   const ClosingShape shape = architecture_.closing(batch);
   std::copy_n(kept.end_state.data(), piece_size(pieces_.back(), batch), state);
   std::vector<Real> grad_logits(kept.probabilities.size());
@@ -319,6 +331,7 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
   for (std::size_t i = pieces_.size(); i-- > 0;) {
     const Piece& piece = pieces_[i];
     if (piece.transition_behind) {
+      const PhaseScope timed(timer_, Phase::transition);
       const TransitionShape shape = architecture_.transition(piece.stage, batch);
       const std::size_t out_slot =
           std::size_t{1} * batch * shape.out_channels * (shape.height / 2) * (shape.width / 2);
@@ -328,6 +341,7 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
                                    view(adjoint, piece, batch));
       std::copy_n(kept.transition_inputs[i].data(), piece_size(piece, batch), state);
     }
+    const PhaseScope timed(timer_, Phase::stage_back, piece.stage);
     const Recording* recording =
         activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
     piece.segment->retreat(piece.all(), view(state, piece, batch), view(adjoint, piece, batch),
@@ -335,12 +349,14 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
                            recording);
   }
   if (measures_reversal_) compare(kept.front_state, state);
-  if (is_first())
+  if (is_first()) {
+    const PhaseScope timed(timer_, Phase::opening);
     backend_.opening_backward(
         architecture_.opening(batch), kept.images.data(), opening_weights(), kept.opening,
         view(adjoint, pieces_.front(), batch),
         {gradient + map_.opening_kernel.offset, gradient + map_.opening_norm.scale.offset,
          gradient + map_.opening_norm.shift.offset});
+  }
   release(micro_batch);
 }
 

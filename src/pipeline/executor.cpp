@@ -123,7 +123,10 @@ void Executor::execute(const Instruction& instruction, const MiniBatchSource& so
 void Executor::forward(int micro_batch, const MiniBatchSource& source, Mode mode,
                        const OnLogits& on_logits) {
   const int batch = source.micro_batches[micro_batch];
-  if (slice_.is_first()) source.images(micro_batch, slice_.images(micro_batch, batch));
+  if (slice_.is_first()) {
+    const PhaseScope timed(timer_, Phase::data);
+    source.images(micro_batch, slice_.images(micro_batch, batch));
+  }
   if (slice_.is_last()) slice_.set_labels(micro_batch, source.labels(micro_batch));
   slice_.forward(micro_batch, batch, mode, forward_.current->state.data());
   if (mode == Mode::inspect && slice_.non_finite() && !finding_)
@@ -208,6 +211,7 @@ Executor::Slot& Executor::wait_for_free(Direction& direction, const MiniBatchSou
 // that works.
 void Executor::wait_until(const MiniBatchSource& source, const std::function<bool()>& condition) {
   if (condition()) return;
+  const PhaseScope timed(timer_, Phase::waiting);
   constexpr int num_yields = 200;
   constexpr std::chrono::microseconds nap{50};
   const auto start = std::chrono::steady_clock::now();

@@ -72,4 +72,10 @@ Network::Network(const Config& config, const Architecture& architecture,
   executor_ = std::make_unique<Executor>(communicator_, *slice_, *backend_, largest_micro_batch);
 }
 
+void Network::time_phases() {
+  phase_timer_.emplace(static_cast<int>(architecture_.stages().size()));
+  slice_->set_phase_timer(&*phase_timer_);
+  executor_->set_phase_timer(&*phase_timer_);
+}
+
 }  // namespace revode

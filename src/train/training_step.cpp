@@ -26,11 +26,20 @@ Buffer<float>& TrainingStep::velocity() {
 StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool stop_requested,
                                           const Executor::OnLogits& on_logits) {
   const Communicator& communicator = network_.communicator();
-  std::fill(gradient_.begin(), gradient_.end(), 0.0f);
+  PhaseTimer* timer = network_.phase_timer();
+  {
+    const PhaseScope timed(timer, Phase::optimizer);
+    std::fill(gradient_.begin(), gradient_.end(), 0.0f);
+  }
   const SweepResult sweep =
       network_.executor().train(schedule_, source, gradient_.data(), on_logits);
-  const RowSums rows = regularizer_.add(network_.values().data(), gradient_.data());
+  const RowSums rows = [&] {
+    const PhaseScope timed(timer, Phase::regularization);
+    return regularizer_.add(network_.values().data(), gradient_.data());
+  }();
 
+  // What is left are sums over ranks: the time goes into waiting for the last of them.
+  const PhaseScope timed(timer, Phase::waiting);
   const RangeCounts counts = network_.slice().take_counts();
   const std::vector<double> mine{sweep.loss_sum, static_cast<double>(sweep.num_correct),
                                  static_cast<double>(counts.out_of_range),
@@ -56,6 +65,7 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
 }
 
 void TrainingStep::update(double rate, const StepReport& report) {
+  const PhaseScope timed(network_.phase_timer(), Phase::optimizer);
   const bool clip = clip_norm_ > 0 && report.gradient_norm > clip_norm_;
   sgd_step(network_.map(), rate, momentum_, clip ? clip_norm_ / report.gradient_norm : 1.0,
            gradient_.data(), velocity().data(), network_.values().data());

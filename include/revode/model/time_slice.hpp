@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
+#include "revode/core/phase_timer.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/loss.hpp"
 #include "revode/model/parameters.hpp"
@@ -91,6 +92,15 @@ class TimeSlice {
   /// Forgets a micro-batch that will not go back.
   void release(int micro_batch);
 
+  /// The stages that this slice has couplings of, front to back.
+  struct StagePart {
+    int stage = 0;
+    const Segment<Real>* segment = nullptr;  ///< lives as long as the slice
+  };
+  std::vector<StagePart> stage_parts() const;
+  /// From now on the time of each phase goes there (null: nowhere).
+  void set_phase_timer(PhaseTimer* timer) { timer_ = timer; }
+
   /// From now on backward() compares the state it arrives at with a copy that forward(train) keeps
   /// (one more state a micro-batch in flight).
   void measure_reversal() { measures_reversal_ = true; }
@@ -134,6 +144,7 @@ class TimeSlice {
   std::vector<std::unique_ptr<InFlight>> spare_;        // rooms to use again
   Buffer<Real> scratch_;                                // a second state, for transitions
   RangeCounts counts_;
+  PhaseTimer* timer_ = nullptr;
   bool measures_reversal_ = false;
   Reversal reversal_;
   std::optional<NonFinite> non_finite_;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
+#include "revode/core/phase_timer.hpp"
 #include "revode/model/time_slice.hpp"
 #include "revode/pipeline/communicator.hpp"
 #include "revode/pipeline/schedule.hpp"
@@ -62,6 +63,9 @@ class Executor {
   /// Seconds this rank has waited for messages since the last call.
   double take_waiting_seconds();
 
+  /// From now on the time that images and messages take goes there too (null: nowhere).
+  void set_phase_timer(PhaseTimer* timer) { timer_ = timer; }
+
   /// Bytes of the message buffers.
   std::size_t buffer_bytes() const;
 
@@ -108,6 +112,7 @@ class Executor {
   SweepResult result_;
   std::optional<Finding> finding_;
   double waiting_seconds_ = 0;
+  PhaseTimer* timer_ = nullptr;
 };
 
 }  // namespace revode

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "revode/backend/backend.hpp"
 #include "revode/core/buffer.hpp"
+#include "revode/core/phase_timer.hpp"
 #include "revode/io/config.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
@@ -45,6 +47,11 @@ class Network {
   TimeSlice<float>& slice() { return *slice_; }
   Executor& executor() { return *executor_; }
   const Communicator& communicator() const { return communicator_; }
+  /// Measures phases from now on; see phase_timer().
+  void time_phases();
+  /// Sums of this rank's seconds by phase; null unless time_phases() was called.
+  PhaseTimer* phase_timer() { return phase_timer_ ? &*phase_timer_ : nullptr; }
+
   int num_threads() const { return num_threads_; }
   int largest_micro_batch() const { return largest_micro_batch_; }
 
@@ -62,6 +69,7 @@ class Network {
   std::unique_ptr<Backend<float>> backend_;
   std::unique_ptr<TimeSlice<float>> slice_;
   std::unique_ptr<Executor> executor_;
+  std::optional<PhaseTimer> phase_timer_;
 };
 
 }  // namespace revode
