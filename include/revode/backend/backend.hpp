@@ -99,6 +99,8 @@ class Segment {
  public:
   virtual ~Segment() = default;
   virtual const SegmentShape& shape() const = 0;
+  /// One phrase for reports: the kernels that were chosen for this shape.
+  virtual std::string description() const = 0;
 
   /// Copies weights in: kernel [num_couplings, c, c, 3, 3], bias [num_couplings, c]. To be called
   /// before the first sweep and after each change of the weights.
@@ -232,6 +234,9 @@ class Backend {
   virtual std::string_view name() const = 0;
   /// One phrase for the start-up block: instruction set, lanes, threads.
   virtual std::string description() const = 0;
+  /// Single-precision operations a second (2 a multiply-add) that this backend's hardware does on
+  /// registers alone, with as many threads as the backend has: measured now, in about 20 ms.
+  virtual double measure_peak_flops() = 0;
   /// Called now and then on the calling thread during long calls, so that messages move. May be
   /// empty.
   virtual void set_progress(std::function<void()> progress) = 0;

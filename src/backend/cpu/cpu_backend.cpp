@@ -10,6 +10,7 @@
 
 #include "backend/cpu/cpu_segment.hpp"
 #include "backend/cpu/end_kernels.hpp"
+#include "backend/cpu/peak.hpp"
 
 namespace revode {
 namespace cpu {
@@ -82,6 +83,7 @@ class CpuBackend final : public Backend<float> {
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;
+  double measure_peak_flops() override { return cpu::measure_peak_flops(engine_->pool); }
   void set_progress(std::function<void()> progress) override {
     engine_->pool.set_progress(std::move(progress));
   }

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/cpu/peak.hpp"
+
 namespace revode {
 namespace {
 
@@ -80,6 +82,10 @@ class ReferenceBackend final : public Backend<Real> {
  public:
   std::string_view name() const override { return "reference"; }
   std::string description() const override { return "reference (plain loops), 1 thread"; }
+  double measure_peak_flops() override {
+    ThreadPool alone(1);
+    return cpu::measure_peak_flops(alone);
+  }
   /// One thread that is never in a hurry: messages move between calls.
   void set_progress(std::function<void()>) override {}
 

@@ -32,6 +32,7 @@ class ReferenceSegment final : public Segment<Real> {
   explicit ReferenceSegment(const SegmentShape& shape);
 
   const SegmentShape& shape() const override { return shape_; }
+  std::string description() const override { return "plain loops"; }
   void load_weights(const Real* kernel, const Real* bias) override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   void advance(CouplingRange range, StateView<Real> state, RangeCounts& counts,
