@@ -29,7 +29,8 @@ const std::map<std::string, Command>& commands() {
   static const std::map<std::string, Command> table{{"train", revode::train_command},
                                                     {"eval", revode::eval_command},
                                                     {"gradient", revode::gradient_command},
-                                                    {"verify", revode::verify_command}};
+                                                    {"verify", revode::verify_command},
+                                                    {"bench", revode::bench_command}};
   return table;
 }
 

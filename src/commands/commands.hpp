@@ -12,6 +12,7 @@ ExitStatus train_command(Config config, const Communicator& communicator);
 ExitStatus eval_command(Config config, const Communicator& communicator);
 ExitStatus gradient_command(Config config, const Communicator& communicator);
 ExitStatus verify_command(Config config, const Communicator& communicator);
+ExitStatus bench_command(Config config, const Communicator& communicator);
 
 // These need no MPI.
 ExitStatus info_command(const Config& config);

@@ -27,7 +27,7 @@ using Texts = std::map<std::string, std::string, std::less<>>;
 std::string parse_command(std::string_view word) {
   const std::vector<std::string> names = command_names();
   if (command_bit(word) != 0) return std::string(word);
-  if (word == "bench" || word == "plan") {
+  if (word == "plan") {
     throw input_error("the command '{}' is not part of this version of revode; commands: {}", word,
                       fmt::join(names, ", "));
   }

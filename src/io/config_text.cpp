@@ -29,6 +29,7 @@ Commands:
   eval       loss and accuracy of a checkpoint on a split
   gradient   loss and gradient of a few samples, nothing updated
   verify     check this build on this machine
+  bench      how fast it trains here: images/s, GFLOP/s, phases, memory
   info       what a checkpoint holds
 `revode COMMAND --help` lists the options of a command.
 )";
@@ -69,6 +70,15 @@ CommandTexts texts_of(std::string_view command) {
         "Checks this build on this machine: round trip, gradient, store = reverse, serial = "
         "distributed.\n",
         "\nExample:\n  mpirun -n 4 revode verify\n"};
+  }
+  if (command == "bench") {
+    return {
+        "Usage: revode bench [options]\n"
+        "Times training steps, forward sweeps and their phases, against the peak of this "
+        "machine.\n",
+        "\nExamples:\n"
+        "  revode bench --depth 74 --micro-batches 1 --threads 2\n"
+        "  mpirun -n 2 revode bench --arch leapfrog --depth 26 --threads 1 --json bench.json\n"};
   }
   if (command == "info") {
     return {"Usage: revode info FILE [options]\nPrints what a checkpoint holds.\n",
@@ -132,6 +142,8 @@ std::string help_text(std::string_view command) {
 }
 
 std::string version_text() { return "revode " REVODE_VERSION; }
+
+std::string source_revision() { return REVODE_REVISION; }
 
 std::string config_to_ini(const Config& config) {
   std::string ini;

@@ -123,6 +123,7 @@ using enum Group;
 std::vector<Option> make_table() {
   using namespace commands;
   const unsigned reads = eval | gradient;
+  const unsigned trains = train | bench;
   return {
       // The model.
       {"arch", "NAME", "architecture", "", model, networks, Stored::model, &Config::arch,
@@ -141,13 +142,13 @@ std::vector<Option> make_table() {
        "", model, networks, Stored::model, &Config::grid_bits, grid()},
 
       // The data.
-      {"dataset", "NAME", "images to train on or to evaluate", "", data, train | reads, Stored::run,
-       &Config::dataset, one_of(dataset_names())},
-      {"data-dir", "DIR", "folder that holds the dataset's binary files", "", data, train | reads,
+      {"dataset", "NAME", "images to train on or to evaluate", "", data, trains | reads,
+       Stored::run, &Config::dataset, one_of(dataset_names())},
+      {"data-dir", "DIR", "folder that holds the dataset's binary files", "", data, trains | reads,
        Stored::no, &Config::data_dir, text("a folder")},
-      {"train-fraction", "F", "train on this share of each class", "", data, train, Stored::run,
+      {"train-fraction", "F", "train on this share of each class", "", data, trains, Stored::run,
        &Config::train_fraction, fraction()},
-      {"augment", "on|off", "random crops and flips while training", "", data, train, Stored::run,
+      {"augment", "on|off", "random crops and flips while training", "", data, trains, Stored::run,
        &Config::augment, on_or_off(), "on"},
       {"split", "NAME", "split to read", "", data, reads, Stored::no, &Config::split,
        one_of({"train", "test"})},
@@ -164,9 +165,9 @@ std::vector<Option> make_table() {
        training, train, Stored::policy, &Config::epochs, whole(0)},
       {"steps", "N",
        "steps, counted from the beginning of the run; the first of the two "
-       "bounds ends it",
-       "no bound", training, train, Stored::policy, &Config::steps, whole(0)},
-      {"learning-rate", "R", "learning rate", "", training, train, Stored::policy,
+       "bounds ends it; bench: steps to time",
+       "no bound; bench: 10", training, trains, Stored::policy, &Config::steps, whole(0)},
+      {"learning-rate", "R", "learning rate", "", training, trains, Stored::policy,
        &Config::learning_rate, number_from(0)},
       {"lr-decay-epochs", "A,B,..", "epochs from which on the rate is decayed; none: never", "",
        training, train, Stored::policy, &Config::lr_decay_epochs, ascending_epochs()},
@@ -174,16 +175,16 @@ std::vector<Option> make_table() {
        &Config::lr_decay, number_above(0)},
       {"warmup-epochs", "N", "epochs over which the rate rises to its value", "", training, train,
        Stored::policy, &Config::warmup_epochs, whole(0)},
-      {"momentum", "M", "momentum of SGD", "", training, train, Stored::policy, &Config::momentum,
+      {"momentum", "M", "momentum of SGD", "", training, trains, Stored::policy, &Config::momentum,
        momentum_factor()},
-      {"weight-decay", "A", "weight of the squared kernels", "", training, train | gradient,
+      {"weight-decay", "A", "weight of the squared kernels", "", training, trains | gradient,
        Stored::policy, &Config::weight_decay, number_from(0)},
       {"smoothness", "A", "weight of the smoothness of the weights in time", "", training,
-       train | gradient, Stored::policy, &Config::smoothness, number_from(0)},
-      {"clip-norm", "C", "clip the norm of the gradient; 0: off", "", training, train,
+       trains | gradient, Stored::policy, &Config::smoothness, number_from(0)},
+      {"clip-norm", "C", "clip the norm of the gradient; 0: off", "", training, trains,
        Stored::policy, &Config::clip_norm, number_from(0, " (0: off)")},
       {"seed", "N", "seed of weights, shuffles and augmentation", "", training,
-       train | gradient | verify, Stored::run, &Config::seed,
+       trains | gradient | verify, Stored::run, &Config::seed,
        text("a whole number from 0 to 18446744073709551615")},
 
       // How it is computed.
@@ -200,7 +201,7 @@ std::vector<Option> make_table() {
       {"precision", "NAME", "floating-point numbers", "", computing, networks, Stored::policy,
        &Config::precision, one_of_now({"fp32"}, "bf16")},
       {"activations", "NAME", "rebuild states on the way back, or store them for comparison", "",
-       computing, train | gradient | verify, Stored::no, &Config::activations,
+       computing, trains | gradient | verify, Stored::no, &Config::activations,
        one_of({"reverse", "store"})},
 
       // Files and reports.
@@ -214,7 +215,7 @@ std::vector<Option> make_table() {
       {"resume", "[FILE|auto]", "go on from a checkpoint; auto: the newest in --output", "", files,
        train, Stored::no, &Config::resume, text("a checkpoint or auto"), "auto"},
       {"checkpoint", "FILE", "checkpoint to read; train: start from its weights", "", files,
-       train | reads | info, Stored::no, &Config::checkpoint, text("a checkpoint")},
+       trains | reads | info, Stored::no, &Config::checkpoint, text("a checkpoint")},
       {"json", "FILE", "write the result as one JSON object; -: to standard output", "", files, all,
        Stored::no, &Config::json, text("a file or -")},
       {"log-every", "N", "steps between lines of the log", "", files, train | eval, Stored::no,
@@ -269,7 +270,9 @@ const Option* find_option(std::string_view name) {
   return row == table.end() ? nullptr : &*row;
 }
 
-std::vector<std::string> command_names() { return {"train", "eval", "gradient", "verify", "info"}; }
+std::vector<std::string> command_names() {
+  return {"train", "eval", "gradient", "verify", "bench", "info"};
+}
 
 bool Option::taken_by(std::string_view command) const {
   return (commands & command_bit(command)) != 0;

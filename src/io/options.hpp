@@ -39,8 +39,9 @@ inline constexpr unsigned train = 1;
 inline constexpr unsigned eval = 2;
 inline constexpr unsigned gradient = 4;
 inline constexpr unsigned verify = 8;
-inline constexpr unsigned info = 16;
-inline constexpr unsigned networks = train | eval | gradient | verify;
+inline constexpr unsigned bench = 16;
+inline constexpr unsigned info = 32;
+inline constexpr unsigned networks = train | eval | gradient | verify | bench;
 inline constexpr unsigned all = networks | info;
 }  // namespace commands
 

@@ -108,7 +108,7 @@ TEST(CommandLine, UnknownWordsNameTheNearestOne) {
   expect_error({"--progress", "onn"}, {"--progress", "'on'"});
   expect_error({"--activations", "stor"}, {"--activations", "'store'"});
   expect_error({"eval", "--checkpoint", "a", "--split", "tst"}, {"--split", "'test'"});
-  expect_error({"evl"}, {"'evl'", "'eval'", "train, eval, gradient, verify, info"});
+  expect_error({"evl"}, {"'evl'", "'eval'", "train, eval, gradient, verify, bench, info"});
 }
 
 TEST(CommandLine, AbbreviationsAreNotGuessed) {
@@ -117,7 +117,6 @@ TEST(CommandLine, AbbreviationsAreNotGuessed) {
 }
 
 TEST(CommandLine, PartsThatAreNotBuiltYetAreRefusedByName) {
-  expect_error({"bench"}, {"'bench'", "not part of this version"});
   expect_error({"plan", "--depth", "74"}, {"'plan'", "not part of this version"});
   expect_error({"--precision", "bf16"},
                {"--precision", "'bf16'", "not part of this version", "fp32"});
@@ -127,11 +126,27 @@ TEST(CommandLine, PartsThatAreNotBuiltYetAreRefusedByName) {
   EXPECT_EQ(parse({"--data-ranks", "1"}).data_ranks, 1);
 }
 
+TEST(CommandLine, BenchTakesWhatDeterminesATrainingStep) {
+  const Config config =
+      parse({"bench", "--arch",          "leapfrog", "--depth",       "26",    "--batch-size",
+             "8",     "--micro-batches", "2",        "--threads",     "2",     "--backend",
+             "cpu",   "--schedule",      "gpipe",    "--activations", "store", "--steps",
+             "3",     "--seed",          "5",        "--augment",     "off",   "--json",
+             "-"});
+
+  EXPECT_EQ(config.command, "bench");
+  EXPECT_EQ(config.activations, "store");
+  EXPECT_EQ(config.steps, 3);
+  EXPECT_FALSE(config.augment);
+}
+
 TEST(CommandLine, OptionsOfOtherCommandsAreRefusedByName) {
   expect_error({"info", "a.h5", "--epochs", "3"}, {"revode info", "--epochs"});
   expect_error({"eval", "--checkpoint", "a", "--learning-rate", "1"}, {"eval", "--learning-rate"});
   expect_error({"--samples", "0:4"}, {"revode train", "--samples"});
   expect_error({"verify", "--dataset", "cifar10"}, {"revode verify", "--dataset"});
+  expect_error({"bench", "--epochs", "3"}, {"revode bench", "--epochs"});
+  expect_error({"bench", "--output", "a"}, {"revode bench", "--output"});
 }
 
 TEST(CommandLine, StrayAndRepeatedWordsAreErrors) {

@@ -82,7 +82,7 @@ struct Config {
   bool given(std::string_view option) const { return given_options.contains(option); }
 };
 
-/// The commands of this version: train, eval, gradient, verify, info.
+/// The commands of this version: train, eval, gradient, verify, bench, info.
 std::vector<std::string> command_names();
 
 /// Reads `revode [command] [options]` and the INI file of --config beneath it. argv[0] is the
@@ -143,6 +143,10 @@ std::string help_text(std::string_view command);
 
 /// --version: name and version, one line.
 std::string version_text();
+
+/// The revision of the source tree when the build was configured, as `git describe` names it;
+/// "unknown" outside a repository.
+std::string source_revision();
 
 /// The candidate that `word` abbreviates, else the one with the fewest insertions, deletions,
 /// replacements and swaps of neighbouring letters away from it; the first of equals. candidates

@@ -1,0 +1,281 @@
+// revode bench: how fast this network trains here, where the time and the memory go, and how much
+// of the machine that is. Figures that several ranks have each for themselves are gathered as JSON.
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "revode/io/metrics.hpp"
+#include "revode/train/report.hpp"
+
+#include "commands/bench_report.hpp"
+#include "commands/benchmark.hpp"
+#include "commands/commands.hpp"
+#include "commands/stored_model.hpp"
+
+namespace revode {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::int64_t default_steps = 10;
+constexpr double giga = 1e9;
+
+struct NamedPhase {
+  Phase phase;
+  const char* name;
+  bool by_stage = false;
+};
+constexpr NamedPhase named_phases[] = {
+    {Phase::data, "data"},
+    {Phase::opening, "opening"},
+    {Phase::stage_forward, "forward", true},
+    {Phase::stage_back, "back", true},
+    {Phase::transition, "transitions"},
+    {Phase::closing, "closing"},
+    {Phase::regularization, "regularization"},
+    {Phase::optimizer, "optimizer"},
+    {Phase::waiting, "waiting"},
+};
+static_assert(std::size(named_phases) == num_phases);
+
+void add_spread(Json& json, const std::string& name, const Spread& spread) {
+  json[name] = spread.median;
+  json[name + "_lowest"] = spread.lowest;
+  json[name + "_lower_quartile"] = spread.lower_quartile;
+  json[name + "_upper_quartile"] = spread.upper_quartile;
+  json[name + "_highest"] = spread.highest;
+  json[name + "_mean"] = spread.mean;
+}
+
+/// One value a step of one phase.
+std::vector<double> seconds_of(const Measurements& seen, Phase phase, int stage) {
+  std::vector<double> seconds;
+  for (const PhaseTimer& timer : seen.phases) seconds.push_back(timer.seconds(phase, stage));
+  return seconds;
+}
+
+/// Phases of this rank and what the step took beside them.
+Json phases_of(const Measurements& seen, int rank) {
+  Json list = Json::array();
+  const double step = spread_of(seen.step_seconds).mean;
+  const auto add = [&](const std::string& name, const std::vector<double>& seconds) {
+    const Spread spread = spread_of(seconds);
+    if (spread.highest == 0) return;
+    Json item{{"rank", rank}, {"phase", name}};
+    add_spread(item, "seconds", spread);
+    item["share"] = spread.mean / step;
+    list.push_back(item);
+  };
+  std::vector<double> rest = seen.step_seconds;
+  for (const NamedPhase& named : named_phases) {
+    for (int stage = 0; stage < seen.phases.front().num_stages(); ++stage) {
+      const std::vector<double> seconds = seconds_of(seen, named.phase, stage);
+      for (std::size_t i = 0; i < rest.size(); ++i) rest[i] -= seconds[i];
+      add(named.by_stage ? fmt::format("stage {} {}", stage + 1, named.name) : named.name, seconds);
+    }
+  }
+  add("rest", rest);
+  return list;
+}
+
+/// The couplings that this rank has of each stage, with what their kernels reach.
+Json stages_of(const Config& config, Network& network, const Measurements& seen) {
+  Json list = Json::array();
+  const double peak = spread_of(seen.peak_flops).median;
+  for (const auto& [stage, segment] : network.slice().stage_parts()) {
+    const SegmentShape& shape = segment->shape();
+    const ConvolutionCount count =
+        convolutions_of_coupling(shape.force, config.activations == "store");
+    const double flops = shape.num_couplings * convolution_flops(shape) * config.batch_size;
+    const double forward = spread_of(seconds_of(seen, Phase::stage_forward, stage)).median;
+    const double back = spread_of(seconds_of(seen, Phase::stage_back, stage)).median;
+    const double rate = (count.forward + count.back) * flops / (forward + back);
+    list.push_back({{"rank", network.communicator().rank()},
+                    {"stage", stage + 1},
+                    {"couplings", shape.num_couplings},
+                    {"channels", shape.channels},
+                    {"height", shape.height},
+                    {"width", shape.width},
+                    {"kernel", segment->description()},
+                    {"gflop", (count.forward + count.back) * flops / giga},
+                    {"forward_seconds", forward},
+                    {"forward_gflops", count.forward * flops / forward / giga},
+                    {"forward_share", count.forward * flops / forward / peak},
+                    {"back_seconds", back},
+                    {"back_gflops", count.back * flops / back / giga},
+                    {"back_share", count.back * flops / back / peak},
+                    {"seconds", forward + back},
+                    {"gflops", rate / giga},
+                    {"share", rate / peak}});
+  }
+  return list;
+}
+
+/// Operations of one mini-batch through all couplings of the network.
+struct NetworkFlops {
+  double step = 0;
+  double forward = 0;
+};
+NetworkFlops network_flops(const Config& config, const Architecture& architecture) {
+  NetworkFlops flops;
+  for (int k = 0; k < static_cast<int>(architecture.stages().size()); ++k) {
+    const SegmentShape shape = architecture.segment(k, 0, architecture.stages()[k].couplings);
+    const ConvolutionCount count =
+        convolutions_of_coupling(shape.force, config.activations == "store");
+    const double each = shape.num_couplings * convolution_flops(shape) * config.batch_size;
+    flops.step += (count.forward + count.back) * each;
+    flops.forward += count.forward * each;
+  }
+  return flops;
+}
+
+/// Every rank's `mine` (a list), one behind the other.
+Json gather_lists(const Communicator& communicator, const Json& mine) {
+  Json all = Json::array();
+  for (int rank = 0; rank < communicator.size(); ++rank)
+    for (const Json& item : Json::parse(communicator.broadcast(mine.dump(), rank)))
+      all.push_back(item);
+  return all;
+}
+
+/// Model name of the first processor, as the system names it.
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name"))
+      if (const std::size_t colon = line.find(": "); colon != std::string::npos)
+        return line.substr(colon + 2);
+  return "unknown";
+}
+
+Json memory_of(const Communicator& communicator) {
+  const MemoryReport report = gather_memory(communicator);
+  Json apart = Json::array();
+  for (int rank = 0; rank < communicator.size(); ++rank) {
+    std::int64_t bytes = report.peak_resident[rank];
+    for (const Memory category :
+         {Memory::weights, Memory::gradients, Memory::momentum, Memory::packed_weights})
+      bytes -= report.ranks[rank].peak(category);
+    apart.push_back(bytes);
+  }
+  return {{"peak_memory_bytes", report.peak_resident},
+          {"peak_bytes_apart_from_parameters", apart},
+          {"peak_bytes_by_use", peaks_by_category(report)}};
+}
+
+Json settings_of(const Config& config, Network& network) {
+  const Architecture& architecture = network.architecture();
+  return {{"version", version_text()},
+          {"revision", source_revision()},
+          {"processor", processor_name()},
+          {"backend", network.backend().description()},
+          {"ranks", network.communicator().size()},
+          {"threads", network.num_threads()},
+          {"arch", config.arch},
+          {"depth", architecture.depth()},
+          {"blocks", architecture.blocks()},
+          {"widths", architecture.widths()},
+          {"parameters", architecture.num_parameters()},
+          {"batch_size", config.batch_size},
+          {"micro_batches", *config.micro_batches},
+          {"schedule", config.schedule},
+          {"activations", config.activations},
+          {"precision", config.precision},
+          {"grid_bits", config.grid_bits},
+          {"dataset", config.dataset},
+          {"warm_up_steps", num_warm_up_steps},
+          {"steps", *config.steps}};
+}
+
+/// Everything that was measured, the same on every rank. Collective.
+Json result_of(const Config& config, Network& network, const Measurements& seen) {
+  const Communicator& communicator = network.communicator();
+  const NetworkFlops flops = network_flops(config, network.architecture());
+  const double my_peak = spread_of(seen.peak_flops).median;
+  double peak = 0;
+  for (const double one : communicator.all_gather(std::span<const double>(&my_peak, 1)))
+    peak += one;
+  const Spread step = spread_of(seen.step_seconds), forward = spread_of(seen.forward_seconds);
+  const Json stages = gather_lists(communicator, stages_of(config, network, seen));
+  // Operations that the ranks could have done while they were in their stages.
+  double body_flops = 0, possible_flops = 0;
+  for (const Json& stage : stages) {
+    const double gflop = stage["gflop"], share = stage["share"];
+    body_flops += gflop;
+    possible_flops += gflop / share;
+  }
+
+  Json result{{"images_per_second", config.batch_size / step.median}};
+  add_spread(result, "step_seconds", step);
+  result.update({{"effective_gflops", flops.step / step.median / giga},
+                 {"peak_gflops", peak / giga},
+                 {"peak_share", flops.step / step.median / peak},
+                 {"body_gflops", body_flops / possible_flops * peak / giga},
+                 {"body_share", body_flops / possible_flops}});
+  add_spread(result, "forward_seconds", forward);
+  result.update({{"forward_images_per_second", config.batch_size / forward.median},
+                 {"forward_gflops", flops.forward / forward.median / giga},
+                 {"forward_share", flops.forward / forward.median / peak}});
+  result.update(memory_of(communicator));
+  result["stages"] = stages;
+  result["phases"] = gather_lists(communicator, phases_of(seen, communicator.rank()));
+  result.update(settings_of(config, network));
+  return result;
+}
+
+/// The training split, normalised by the model's statistics or, for initial weights, by its own.
+std::unique_ptr<DataFeed> make_feed(const Config& config, Network& network) {
+  const Communicator& communicator = network.communicator();
+  auto feed = std::make_unique<DataFeed>(config, Split::train, config.train_fraction, communicator);
+  communicator.agree([&] {
+    REVODE_REQUIRE(feed->size() >= config.batch_size,
+                   "--batch-size {}: the {} training samples of {} do not fill one mini-batch",
+                   config.batch_size, feed->size(), config.dataset);
+  });
+  if (!communicator.is_root()) return feed;
+  const ParameterMap& map = network.map();
+  const float* mean = network.values().data() + map.input_mean.offset;
+  const float* std = network.values().data() + map.input_std.offset;
+  feed->set_transform({.statistics = config.checkpoint.empty()
+                                         ? feed->statistics()
+                                         : ChannelStatistics{{mean, mean + map.input_mean.size()},
+                                                             {std, std + map.input_std.size()}},
+                       .augment = config.augment,
+                       .seed = config.seed});
+  return feed;
+}
+
+}  // namespace
+
+ExitStatus bench_command(Config config, const Communicator& communicator) {
+  // What a checkpoint says of its run's length is not how often to measure.
+  const std::optional<std::int64_t> steps =
+      config.given("steps") ? config.steps : std::optional<std::int64_t>(default_steps);
+  complete_config(config, communicator);
+  config.steps = steps;
+  communicator.agree([&] {
+    REVODE_REQUIRE(*steps >= 1 && *steps <= 1'000'000,
+                   "--steps {}: bench needs from 1 to 1000000 steps to time", *steps);
+  });
+  const std::unique_ptr<Network> network = load_network(config, communicator, config.batch_size);
+  const std::unique_ptr<DataFeed> feed = make_feed(config, *network);
+  const bool prints = communicator.is_root() && config.json != "-";
+
+  const std::string block = start_block(config, *network);
+  if (prints) {
+    fmt::print("{}timing {} steps of {} images after {} to warm up\n\n", block, *steps,
+               config.batch_size, num_warm_up_steps);
+    std::fflush(stdout);
+  }
+  const Measurements seen = measure(config, *network, *feed, static_cast<int>(*steps));
+  const Json result = result_of(config, *network, seen);
+  if (prints) fmt::print("{}", bench_tables(result));
+  if (communicator.is_root() && !config.json.empty()) write_json(config.json, result);
+  return ExitStatus::success;
+}
+
+}  // namespace revode

@@ -1,0 +1,99 @@
+#include "commands/benchmark.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "revode/io/dataset.hpp"
+#include "revode/train/training_step.hpp"
+
+namespace revode {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Seconds that `action` takes, from a common start to the end of the last rank.
+template <typename Action>
+double time_together(const Communicator& communicator, Action&& action) {
+  communicator.barrier();
+  const Clock::time_point start = Clock::now();
+  action();
+  const double mine = std::chrono::duration<double>(Clock::now() - start).count();
+  return std::ranges::max(communicator.all_gather(std::span<const double>(&mine, 1)));
+}
+
+/// The mini-batch of a step: the epoch's order, from its beginning again where it ends.
+std::vector<std::int64_t> indices_of_step(const std::vector<std::int64_t>& order, int step,
+                                          int batch_size) {
+  const std::int64_t steps = static_cast<std::int64_t>(order.size()) / batch_size;
+  const auto first = order.begin() + step % steps * batch_size;
+  return {first, first + batch_size};
+}
+
+}  // namespace
+
+Spread spread_of(std::vector<double> values) {
+  std::ranges::sort(values);
+  const auto quantile = [&](double share) {
+    const double place = share * static_cast<double>(values.size() - 1);
+    const auto below = static_cast<std::size_t>(place);
+    const std::size_t above = std::min(below + 1, values.size() - 1);
+    return std::lerp(values[below], values[above], place - static_cast<double>(below));
+  };
+  return {.median = quantile(0.5),
+          .lowest = values.front(),
+          .lower_quartile = quantile(0.25),
+          .upper_quartile = quantile(0.75),
+          .highest = values.back(),
+          .mean = std::accumulate(values.begin(), values.end(), 0.0) /
+                  static_cast<double>(values.size())};
+}
+
+ConvolutionCount convolutions_of_coupling(Force force, bool activations_stored) {
+  const int kernels = force == Force::symmetric ? 2 : 1;
+  return {.forward = kernels, .back = kernels * (activations_stored ? 2 : 3)};
+}
+
+double convolution_flops(const SegmentShape& shape) {
+  return 2.0 * static_cast<double>(shape.kernel_size()) * static_cast<double>(shape.plane_size());
+}
+
+Measurements measure(const Config& config, Network& network, const DataFeed& feed, int num_steps) {
+  const Communicator& communicator = network.communicator();
+  TrainingStep training(config, network);
+  training.velocity();
+  network.time_phases();
+  PhaseTimer& timer = *network.phase_timer();
+  const std::vector<std::int64_t> order = epoch_order(feed.indices(), config.seed, 0);
+
+  Measurements seen;
+  for (int step = 0; step < num_warm_up_steps + num_steps; ++step) {
+    const MiniBatchSource source =
+        feed.mini_batch(indices_of_step(order, step, config.batch_size), 0, *config.micro_batches);
+    communicator.barrier();
+    const double peak = network.backend().measure_peak_flops();
+
+    timer.reset();
+    const double step_seconds = time_together(communicator, [&] {
+      const StepReport report = training.compute_gradient(source);
+      if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm))
+        training.explain_non_finite(source, report, fmt::format("step {} of bench", step + 1));
+      training.update(config.learning_rate, report);
+    });
+    const PhaseTimer phases = timer;
+
+    const double forward_seconds =
+        time_together(communicator, [&] { network.executor().evaluate(source); });
+    if (step < num_warm_up_steps) continue;
+    seen.peak_flops.push_back(peak);
+    seen.step_seconds.push_back(step_seconds);
+    seen.phases.push_back(phases);
+    seen.forward_seconds.push_back(forward_seconds);
+  }
+  return seen;
+}
+
+}  // namespace revode
