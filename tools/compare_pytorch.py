@@ -1,0 +1,533 @@
+#!/usr/bin/env python3
+"""Times whole training steps of revode and of PyTorch, side by side, on the same network, weights and images.
+
+    tools/compare_pytorch.py --revode build/src/revode --arch hamiltonian --depth 74 --batch 100 --threads 2
+
+1. Both compute loss and gradient of the same samples, which must agree.
+2. In each round, revode (`revode bench`) and every PyTorch variant take some training steps, in turn: forward,
+   backward, weight decay, smoothness, SGD with momentum.
+3. Prints medians, ratios and the peak memory of each process.
+
+PyTorch comes in three variants, all in channels_last, with K^T as a convolution with flipped weights (which oneDNN does
+several times faster than conv_transpose2d) and, for midpoint, K - K^T merged into one kernel:
+
+    plain           autograd keeps every activation
+    checkpointing   torch.utils.checkpoint over runs of about sqrt(n) of the n blocks of a stage
+    reversible      an autograd function a stage that inverts and linearises each coupling in one evaluation
+
+Each runs in a process of its own. Works with any PyTorch from 1.13 on (Debian: python3-torch, python3-h5py).
+"""
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+try:
+    import h5py
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.checkpoint import checkpoint
+except ImportError:
+    # Debian's modules belong to Debian's python, which need not be the first on the PATH.
+    if os.path.realpath(sys.executable) != os.path.realpath("/usr/bin/python3") and os.path.exists("/usr/bin/python3"):
+        os.execv("/usr/bin/python3", ["/usr/bin/python3", *sys.argv])
+    print("SKIPPED: needs torch and h5py (Debian: python3-torch python3-h5py)", file=sys.stderr)
+    sys.exit(77)
+
+VARIANTS = ("plain", "checkpointing", "reversible")
+# What single precision moves the whole gradient by, relative to its norm, when ReLUs flip under rounding.
+TOLERANCE = 1e-3
+MOMENTUM, RATE, WEIGHT_DECAY, SMOOTHNESS = 0.9, 0.1, 2e-4, 2e-4
+
+
+class CompareError(Exception):
+    """One sentence for the user."""
+
+
+# ---------------------------------------------------------------------------------------------- the network in PyTorch
+
+
+def flipped(kernel):
+    """The kernel of K^T: its convolution is the transposed convolution with `kernel`."""
+    return kernel.transpose(0, 1).flip(2, 3)
+
+
+def symmetric(x, kernel, bias):
+    return F.conv2d(torch.relu(F.conv2d(x, kernel, bias, padding=1)), flipped(kernel), padding=1)
+
+
+def antisymmetric(x, kernel, bias):
+    return torch.relu(F.conv2d(x, kernel - flipped(kernel), bias, padding=1))
+
+
+class Rule:
+    """target <- gamma target + beta other + s F(other); targets are slots 0, 1, 0, ... of the state in turn."""
+
+    def __init__(self, arch, h):
+        self.force = antisymmetric if arch == "midpoint" else symmetric
+        self.gamma, self.beta = (-1, 2) if arch == "leapfrog" else (1, 0)
+        self.scale = {"hamiltonian": (h, -h), "leapfrog": (-h * h, -h * h), "midpoint": (2 * h, 2 * h)}[arch]
+        self.halves = arch == "hamiltonian"
+        self.couplings_per_block = 2 if self.halves else 1
+
+    def advance(self, state, first, weights):
+        """Couplings `first`, ... out of place, as autograd needs it."""
+        state = list(state)
+        for i, (kernel, bias) in enumerate(weights, start=first):
+            target, other = state[i % 2], state[1 - i % 2]
+            new = self.gamma * target if self.gamma != 1 else target
+            if self.beta:
+                new = new + self.beta * other
+            state[i % 2] = new + self.scale[i % 2] * self.force(other, kernel, bias)
+        return tuple(state)
+
+
+class Reversible(torch.autograd.Function):
+    """A stage that keeps its end state alone and rebuilds the others on the way back."""
+
+    @staticmethod
+    def forward(ctx, rule, first, slot0, slot1, *weights):
+        state = [slot0.clone(memory_format=torch.channels_last), slot1.clone(memory_format=torch.channels_last)]
+        for i in range(len(weights) // 2):
+            n = first + i
+            target, other = state[n % 2], state[1 - n % 2]
+            force = rule.force(other, weights[2 * i], weights[2 * i + 1])
+            if rule.gamma != 1:
+                target.mul_(rule.gamma)
+            if rule.beta:
+                target.add_(other, alpha=rule.beta)
+            target.add_(force, alpha=rule.scale[n % 2])
+        ctx.rule, ctx.first = rule, first
+        ctx.save_for_backward(*state, *weights)
+        return tuple(state)
+
+    @staticmethod
+    def backward(ctx, *adjoint):
+        rule, (slot0, slot1, *weights) = ctx.rule, ctx.saved_tensors
+        state = [slot0.clone(memory_format=torch.channels_last), slot1.clone(memory_format=torch.channels_last)]
+        adjoint = [a.clone(memory_format=torch.channels_last) for a in adjoint]
+        gradients = [None] * len(weights)
+        for i in reversed(range(len(weights) // 2)):
+            t, o = (ctx.first + i) % 2, 1 - (ctx.first + i) % 2
+            with torch.enable_grad():
+                inputs = [v.detach().requires_grad_() for v in (state[o], weights[2 * i], weights[2 * i + 1])]
+                force = rule.force(*inputs)
+            # The same evaluation serves the inversion ...
+            state[t].sub_(force.detach(), alpha=rule.scale[t])
+            if rule.beta:
+                state[t].sub_(state[o], alpha=rule.beta)
+            if rule.gamma != 1:
+                state[t].mul_(rule.gamma)
+            # ... and the linearisation.
+            grad_other, gradients[2 * i], gradients[2 * i + 1] = torch.autograd.grad(
+                force, inputs, adjoint[t] * rule.scale[t])
+            adjoint[o].add_(grad_other)
+            if rule.beta:
+                adjoint[o].add_(adjoint[t], alpha=rule.beta)
+            if rule.gamma != 1:
+                adjoint[t].mul_(rule.gamma)
+        return (None, None, *adjoint, *gradients)
+
+
+class Network:
+    def __init__(self, model, variant):
+        self.rule = Rule(model["arch"], model["h"])
+        self.h, self.variant = model["h"], variant
+        self.parameters = {}
+        self.running = {}
+        for name, array in model["weights"].items():
+            tensor = torch.tensor(array, dtype=torch.float32)
+            if name.startswith("stage_"):
+                # One tensor a coupling: autograd fills a whole stack with zeros for each row taken from it.
+                for j, row in enumerate(tensor):
+                    row = row.contiguous(memory_format=torch.channels_last) if row.dim() == 4 else row.clone()
+                    self.parameters[name, j] = row.requires_grad_()
+            elif name.endswith(("norm/mean", "norm/variance")):
+                self.running[name] = tensor
+            elif not name.startswith("input/"):
+                self.parameters[name, 0] = tensor.requires_grad_()
+        self.stages = [[(self.parameters[f"stage_{k}/kernel", j], self.parameters[f"stage_{k}/bias", j])
+                        for j in range(blocks * self.rule.couplings_per_block)]
+                       for k, blocks in enumerate(model["blocks"], start=1)]
+        self.mean = torch.tensor(model["weights"]["input/mean"], dtype=torch.float32)[:, None, None]
+        self.std = torch.tensor(model["weights"]["input/std"], dtype=torch.float32)[:, None, None]
+
+    def norm_relu(self, name, x):
+        return torch.relu(F.batch_norm(x, self.running[f"{name}/norm/mean"], self.running[f"{name}/norm/variance"],
+                                       self.parameters[f"{name}/norm/scale", 0],
+                                       self.parameters[f"{name}/norm/shift", 0], training=True))
+
+    def stage(self, state, first, weights):
+        if self.variant == "reversible":
+            return Reversible.apply(self.rule, first, *state, *(w for pair in weights for w in pair))
+        if self.variant == "plain":
+            return self.rule.advance(state, first, weights)
+        blocks = len(weights) // self.rule.couplings_per_block
+        run = max(1, round(math.sqrt(blocks))) * self.rule.couplings_per_block
+        for begin in range(0, len(weights), run):
+            part = weights[begin:begin + run]
+            state = checkpoint(lambda p, q, at=first + begin, ws=part: self.rule.advance((p, q), at, ws), *state,
+                               use_reentrant=False)
+        return state
+
+    def logits(self, pixels):
+        images = (pixels.float() / 255 - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
+        y = self.norm_relu("opening", F.conv2d(images, self.parameters["opening/kernel", 0], padding=1))
+        if self.rule.halves:
+            state = tuple(half.contiguous(memory_format=torch.channels_last) for half in y.chunk(2, dim=1))
+        else:
+            state = (torch.zeros_like(y), y)
+        couplings = 0
+        for k, weights in enumerate(self.stages):
+            if k > 0:
+                more = weights[0][0].shape[0] - state[0].shape[1]
+                state = tuple(F.pad(F.avg_pool2d(s, 2), (0, 0, 0, 0, more // 2, more - more // 2))
+                              .contiguous(memory_format=torch.channels_last) for s in state)
+            state = self.stage(state, couplings, weights)
+            couplings += len(weights)
+        y = torch.cat(state, dim=1) if self.rule.halves else state[1 - couplings % 2]
+        y = self.norm_relu("closing", y).mean(dim=(2, 3))
+        return F.linear(y, self.parameters["closing/weight", 0], self.parameters["closing/bias", 0])
+
+    def gradient(self, pixels, labels):
+        """Mean cross-entropy; the gradient of it and of the regularisation goes to the parameters."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        loss = F.cross_entropy(self.logits(pixels), labels)
+        loss.backward()
+        self.add_regularization()
+        return loss.item()
+
+    @torch.no_grad()
+    def add_regularization(self):
+        kernels = [p for (name, _), p in self.parameters.items() if name.endswith("/kernel") or name == "closing/weight"]
+        torch._foreach_add_([p.grad for p in kernels], kernels, alpha=WEIGHT_DECAY)
+        apart = self.rule.couplings_per_block
+        for weights in self.stages:
+            for field in (0, 1):
+                values = [pair[field] for pair in weights]
+                gradients = [value.grad for value in values]
+                if len(values) == apart:
+                    continue
+                steps = torch._foreach_sub(values[apart:], values[:-apart])
+                torch._foreach_add_(gradients[apart:], steps, alpha=SMOOTHNESS / self.h)
+                torch._foreach_add_(gradients[:-apart], steps, alpha=-SMOOTHNESS / self.h)
+
+
+def worker(folder, variant, threads):
+    """Reads commands from standard input, one JSON object a line, and answers each in one line."""
+    torch.set_num_threads(threads)
+    base_bytes = peak_bytes()
+    arrays = np.load(Path(folder, "model.npz"))
+    model = json.loads(Path(folder, "model.json").read_text())
+    model["weights"] = {name: arrays[name] for name in arrays.files if not name.startswith("data/")}
+    pixels, labels = torch.from_numpy(arrays["data/pixels"]), torch.from_numpy(arrays["data/labels"])
+    network = Network(model, variant)
+    optimizer = torch.optim.SGD(network.parameters.values(), lr=RATE, momentum=MOMENTUM)
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer = {}
+        if command["do"] == "gradient":
+            answer["loss"] = network.gradient(pixels, labels)
+            np.savez(Path(folder, f"{variant}.npz"), **{f"{name}:{j}": parameter.grad.numpy()
+                                                        for (name, j), parameter in network.parameters.items()})
+        if command["do"] == "steps":
+            answer["seconds"] = []
+            for _ in range(command["count"]):
+                start = time.perf_counter()
+                network.gradient(pixels, labels)
+                optimizer.step()
+                answer["seconds"].append(time.perf_counter() - start)
+        answer.update(peak_memory_bytes=peak_bytes(), base_memory_bytes=base_bytes)
+        print(json.dumps(answer), flush=True)
+
+
+def peak_bytes():
+    """Of this program alone: what getrusage counts includes the process that started it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    raise CompareError("/proc/self/status names no VmHWM: peak memory can't be measured here")
+
+
+# ------------------------------------------------------------------------------------------------ the two side by side
+
+
+class Worker:
+    """A variant in a process of its own."""
+
+    def __init__(self, variant, folder, threads):
+        self.variant = variant
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", variant, "--folder", str(folder), "--threads", str(threads)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
+
+    def ask(self, **command):
+        try:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        line = self.process.stdout.readline()
+        if not line:
+            raise CompareError(f"PyTorch ({self.variant}) ended with exit status {self.process.wait()}; "
+                               "what it said is above")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def run_revode(options, command, *arguments):
+    words = [options.revode, command, *map(str, arguments)]
+    try:
+        result = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    except OSError as error:
+        raise CompareError(f"{options.revode} can't be started: {error.strerror}; give the program with --revode") from None
+    if result.returncode:
+        raise CompareError(f"'{' '.join(words)}' ended with exit status {result.returncode}; what it said is above")
+    return result.stdout
+
+
+def write_images(folder, count):
+    """Random images in CIFAR-10's files, the first `count` of the training split among them."""
+    random = np.random.default_rng(1)
+    folder.mkdir()
+    for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+        records = random.integers(0, 256, (count if name == "data_batch_1.bin" else 1, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(len(records)) % 10
+        records.tofile(folder / name)
+    records = np.fromfile(folder / "data_batch_1.bin", np.uint8).reshape(-1, 3073)
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+
+
+def make_checkpoint(options, folder):
+    """The checkpoint of a run of no steps, unless one was given."""
+    if options.checkpoint:
+        return Path(options.checkpoint)
+    network = ["--arch", options.arch]
+    for name in ("depth", "blocks", "widths"):
+        if getattr(options, name):
+            network += [f"--{name}", getattr(options, name)]
+    run_revode(options, "train", *network, "--dataset", "cifar10", "--data-dir", folder / "data", "--steps", 0,
+               "--batch-size", options.batch, "--micro-batches", 1, "--output", folder / "run", "--progress", "off")
+    return folder / "run" / "latest.h5"
+
+
+def read_checkpoint(path):
+    if not path.is_file():
+        raise CompareError(f"no such checkpoint: {path}")
+    with h5py.File(path, "r") as file:
+        config = file.attrs["config"]
+        config = json.loads(config.decode() if isinstance(config, bytes) else config)
+        weights = {}
+        file["model"].visititems(lambda name, item: weights.__setitem__(name, item[()])
+                                 if isinstance(item, h5py.Dataset) else None)
+    if config["image"] != [3, 32, 32] or config["classes"] != 10:
+        raise CompareError(f"{path} is for images {config['image']} of {config['classes']} classes; expected a model "
+                           "for [3, 32, 32] and 10, which the images made here are")
+    return config, weights
+
+
+def write_model(path, config, weights):
+    """A checkpoint that holds a model alone."""
+    with h5py.File(path, "w") as file:
+        file.attrs["format"], file.attrs["version"], file.attrs["config"] = "revode", 1, json.dumps(config)
+        for name, array in weights.items():
+            file[f"model/{name}"] = array
+
+
+def prepare(options, folder):
+    """Images, weights and the files from which revode and the workers read them."""
+    pixels, labels = write_images(folder / "data", options.batch)
+    path = make_checkpoint(options, folder)
+    config, weights = read_checkpoint(path)
+    (folder / "model.json").write_text(json.dumps({"arch": config["arch"], "h": config["step-size"],
+                                                   "blocks": config["blocks"]}))
+    np.savez(folder / "model.npz", **weights, **{"data/pixels": pixels, "data/labels": labels})
+    # PyTorch knows no grid, and rounding to it flips ReLUs: gradients are compared without, steps are timed with it.
+    write_model(folder / "no-grid.h5", {**config, "grid-bits": 0}, weights)
+    write_model(folder / "model.h5", config, weights)
+    return config
+
+
+def relative_error(found, expected):
+    difference = sum(float(np.sum((np.float64(f) - e) ** 2)) for f, e in zip(found, expected))
+    return math.sqrt(difference / sum(float(np.sum(np.float64(e) ** 2)) for e in expected))
+
+
+def check_gradients(options, folder, workers):
+    """Loss and gradient of the same samples; relative errors by variant."""
+    output = folder / "gradient.h5"
+    run_revode(options, "gradient", "--checkpoint", folder / "no-grid.h5", "--dataset", "cifar10", "--data-dir",
+               folder / "data", "--split", "train", "--samples", f"0:{options.batch}", "--micro-batches", 1,
+               "--weight-decay", WEIGHT_DECAY, "--smoothness", SMOOTHNESS, "--threads", options.threads,
+               "--output", output)
+    expected = {}
+    with h5py.File(output, "r") as file:
+        loss = float(file.attrs["loss"])
+        file["model"].visititems(lambda name, item: expected.__setitem__(name, item[()])
+                                 if isinstance(item, h5py.Dataset) else None)
+    errors = {}
+    for each in workers:
+        answer = each.ask(do="gradient")
+        found = np.load(folder / f"{each.variant}.npz")
+        pairs = []
+        for key in found.files:
+            name, j = key.rsplit(":", 1)
+            pairs.append((found[key], expected[name][int(j)] if name.startswith("stage_") else expected[name]))
+        errors[each.variant] = {"loss": abs(answer["loss"] - loss) / abs(loss),
+                                "gradient": relative_error(*zip(*pairs))}
+        print(f"  {each.variant:<15} loss {answer['loss']:.7f} (revode {loss:.7f}), gradient differs by "
+              f"{errors[each.variant]['gradient']:.1e} of its norm", flush=True)
+        # Written so that NaN fails too.
+        if not max(errors[each.variant].values()) < TOLERANCE:
+            raise CompareError(f"revode and PyTorch ({each.variant}) disagree by more than {TOLERANCE:g}: "
+                               "timing them against each other would mean nothing")
+    return errors
+
+
+def bench_revode(options, folder):
+    text = run_revode(options, "bench", "--checkpoint", folder / "model.h5", "--dataset", "cifar10", "--data-dir",
+                      folder / "data", "--batch-size", options.batch, "--micro-batches", 1, "--augment", "off",
+                      "--threads", options.threads, "--activations", options.activations, "--steps", options.steps,
+                      "--learning-rate", RATE, "--momentum", MOMENTUM, "--weight-decay", WEIGHT_DECAY,
+                      "--smoothness", SMOOTHNESS, "--json", "-")
+    return json.loads(text)
+
+
+def time_rounds(options, folder, workers):
+    """Results by name: median seconds of each round, peak memory."""
+    results = {name: {"round_seconds": []} for name in ("revode", *(each.variant for each in workers))}
+    for each in workers:
+        each.ask(do="steps", count=2)  # warm up, as `revode bench` does by itself
+    for number in range(1, options.rounds + 1):
+        bench = bench_revode(options, folder)
+        results["revode"]["round_seconds"].append(bench["step_seconds"])
+        results["revode"]["peak_memory_bytes"] = max(bench["peak_memory_bytes"])
+        results["revode"].setdefault("bench", []).append(bench)
+        for each in workers:
+            answer = each.ask(do="steps", count=options.steps)
+            results[each.variant]["round_seconds"].append(statistics.median(answer["seconds"]))
+            results[each.variant].update(peak_memory_bytes=answer["peak_memory_bytes"],
+                                         base_memory_bytes=answer["base_memory_bytes"])
+        print(f"  round {number}: " + ", ".join(f"{name} {1e3 * result['round_seconds'][-1]:.0f} ms"
+                                                 for name, result in results.items()), flush=True)
+    for result in results.values():
+        result["step_seconds"] = statistics.median(result["round_seconds"])
+        result["images_per_second"] = options.batch / result["step_seconds"]
+        # Of one round each: what else the machine does then slows both.
+        ratios = [theirs / ours for theirs, ours in zip(result["round_seconds"], results["revode"]["round_seconds"])]
+        result["revode_is_faster_by"] = statistics.median(ratios)
+        result["ratio_lowest"], result["ratio_highest"] = min(ratios), max(ratios)
+        result["memory_of_revode"] = results["revode"]["peak_memory_bytes"] / result["peak_memory_bytes"]
+    return results
+
+
+def print_table(options, config, results):
+    bench = results["revode"]["bench"][-1]
+    print(f"\n{config['arch']}, blocks {config['blocks']}, widths {config['widths']}, batch {options.batch}, fp32, "
+          f"{options.threads} threads; medians of {options.rounds} rounds of {options.steps} steps")
+    print(f"{bench['processor']}; {bench['version']}, revision {bench['revision']}, {bench['backend']}; "
+          f"PyTorch {torch.__version__}")
+    print(f"{'':<15} {'step ms':>9} {'images/s':>9} {'revode is faster by':>27} {'peak memory':>12} {'revode takes':>13}")
+    for name, result in results.items():
+        ratio = f"{result['revode_is_faster_by']:.2f} ({result['ratio_lowest']:.2f} .. {result['ratio_highest']:.2f})"
+        print(f"{name:<15} {1e3 * result['step_seconds']:>9.1f} {result['images_per_second']:>9.1f} "
+              f"{ratio if name != 'revode' else '':>27} {result['peak_memory_bytes'] / 2**20:>8.0f} MiB "
+              f"{format(result['memory_of_revode'], '.0%') if name != 'revode' else '':>13}")
+    base = [result["base_memory_bytes"] for name, result in results.items() if name != "revode"]
+    if base:
+        print(f"PyTorch's processes take {max(base) / 2**20:.0f} MiB before they hold a network.")
+    print(f"revode: {bench['effective_gflops']:.0f} effective GFLOP/s, {bench['peak_share']:.0%} of the FMA peak of "
+          f"{bench['peak_gflops']:.0f}; stages alone {bench['body_share']:.0%}")
+
+
+def compare(options):
+    folder = Path(tempfile.mkdtemp(prefix="revode-compare-"))
+    workers = []
+    try:
+        config = prepare(options, folder)
+        workers = [Worker(variant, folder, options.threads) for variant in options.variants]
+        print(f"loss and gradient of {options.batch} samples", flush=True)
+        errors = check_gradients(options, folder, workers)
+        print("training steps", flush=True)
+        results = time_rounds(options, folder, workers)
+        print_table(options, config, results)
+        if options.json:
+            result = {"arch": config["arch"], "blocks": config["blocks"], "widths": config["widths"],
+                      "batch_size": options.batch, "threads": options.threads, "rounds": options.rounds,
+                      "steps_a_round": options.steps, "torch": torch.__version__, "python": platform.python_version(),
+                      "relative_errors": errors, "results": results}
+            Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    finally:
+        for each in workers:
+            each.close()
+        shutil.rmtree(folder)
+    return 0
+
+
+def variants(text):
+    names = text.split(",")
+    for name in names:
+        if name not in VARIANTS:
+            raise argparse.ArgumentTypeError(f"found '{name}', expected some of {','.join(VARIANTS)}")
+    return names
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {number}, expected at least 1")
+    return number
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--revode", default="revode", metavar="PATH", help="the program (default: on the PATH)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="take network and weights from it (default: initial weights)")
+    parser.add_argument("--arch", default="hamiltonian", choices=("hamiltonian", "leapfrog", "midpoint"))
+    parser.add_argument("--depth", metavar="D", help="as revode's (default 74)")
+    parser.add_argument("--blocks", metavar="A,B,C", help="as revode's")
+    parser.add_argument("--widths", metavar="A,B,C", help="as revode's")
+    parser.add_argument("--batch", type=positive, default=100, metavar="N", help="images a step (default 100)")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="default 5")
+    parser.add_argument("--steps", type=positive, default=3, metavar="N", help="training steps a round (default 3)")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
+                        help="of each program (default: the processors it may use)")
+    parser.add_argument("--activations", default="reverse", choices=("reverse", "store"), help="revode's")
+    parser.add_argument("--variants", type=variants, default=list(VARIANTS), metavar="A,B",
+                        help=f"of PyTorch (default {','.join(VARIANTS)})")
+    parser.add_argument("--json", metavar="FILE", help="write the result there as one JSON object")
+    parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main():
+    options = parse(sys.argv[1:])
+    if options.worker:
+        worker(options.folder, options.worker, options.threads)
+        return 0
+    try:
+        return compare(options)
+    except (CompareError, OSError) as error:
+        print(f"compare_pytorch: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
