@@ -1,0 +1,225 @@
+"""The networks of revode in PyTorch, and a process that takes training steps with one: compare_pytorch's other half.
+
+    pytorch_training.py VARIANT FOLDER THREADS
+
+reads model.json and model.npz in FOLDER, then commands from standard input, one JSON object a line, and answers each in
+one line. Knows nothing of revode's files.
+"""
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def flipped(kernel):
+    """The kernel of K^T: its convolution is the transposed convolution with `kernel`."""
+    return kernel.transpose(0, 1).flip(2, 3)
+
+
+def symmetric(x, kernel, bias):
+    return F.conv2d(torch.relu(F.conv2d(x, kernel, bias, padding=1)), flipped(kernel), padding=1)
+
+
+def antisymmetric(x, kernel, bias):
+    return torch.relu(F.conv2d(x, kernel - flipped(kernel), bias, padding=1))
+
+
+class Rule:
+    """target <- gamma target + beta other + s F(other); targets are slots 0, 1, 0, ... of the state in turn."""
+
+    def __init__(self, arch, h):
+        self.force = antisymmetric if arch == "midpoint" else symmetric
+        self.gamma, self.beta = (-1, 2) if arch == "leapfrog" else (1, 0)
+        self.scale = {"hamiltonian": (h, -h), "leapfrog": (-h * h, -h * h), "midpoint": (2 * h, 2 * h)}[arch]
+        self.halves = arch == "hamiltonian"
+        self.couplings_per_block = 2 if self.halves else 1
+
+    def advance(self, state, first, weights):
+        """Couplings `first`, ... out of place, as autograd needs it."""
+        state = list(state)
+        for i, (kernel, bias) in enumerate(weights, start=first):
+            target, other = state[i % 2], state[1 - i % 2]
+            new = self.gamma * target if self.gamma != 1 else target
+            if self.beta:
+                new = new + self.beta * other
+            state[i % 2] = new + self.scale[i % 2] * self.force(other, kernel, bias)
+        return tuple(state)
+
+
+class Reversible(torch.autograd.Function):
+    """A stage that keeps its end state alone and rebuilds the others on the way back."""
+
+    @staticmethod
+    def forward(ctx, rule, first, slot0, slot1, *weights):
+        state = [slot0.clone(memory_format=torch.channels_last), slot1.clone(memory_format=torch.channels_last)]
+        for i in range(len(weights) // 2):
+            n = first + i
+            target, other = state[n % 2], state[1 - n % 2]
+            force = rule.force(other, weights[2 * i], weights[2 * i + 1])
+            if rule.gamma != 1:
+                target.mul_(rule.gamma)
+            if rule.beta:
+                target.add_(other, alpha=rule.beta)
+            target.add_(force, alpha=rule.scale[n % 2])
+        ctx.rule, ctx.first = rule, first
+        ctx.save_for_backward(*state, *weights)
+        return tuple(state)
+
+    @staticmethod
+    def backward(ctx, *adjoint):
+        rule, (slot0, slot1, *weights) = ctx.rule, ctx.saved_tensors
+        state = [slot0.clone(memory_format=torch.channels_last), slot1.clone(memory_format=torch.channels_last)]
+        adjoint = [a.clone(memory_format=torch.channels_last) for a in adjoint]
+        gradients = [None] * len(weights)
+        for i in reversed(range(len(weights) // 2)):
+            t, o = (ctx.first + i) % 2, 1 - (ctx.first + i) % 2
+            with torch.enable_grad():
+                inputs = [v.detach().requires_grad_() for v in (state[o], weights[2 * i], weights[2 * i + 1])]
+                force = rule.force(*inputs)
+            # The same evaluation serves the inversion ...
+            state[t].sub_(force.detach(), alpha=rule.scale[t])
+            if rule.beta:
+                state[t].sub_(state[o], alpha=rule.beta)
+            if rule.gamma != 1:
+                state[t].mul_(rule.gamma)
+            # ... and the linearisation.
+            grad_other, gradients[2 * i], gradients[2 * i + 1] = torch.autograd.grad(
+                force, inputs, adjoint[t] * rule.scale[t])
+            adjoint[o].add_(grad_other)
+            if rule.beta:
+                adjoint[o].add_(adjoint[t], alpha=rule.beta)
+            if rule.gamma != 1:
+                adjoint[t].mul_(rule.gamma)
+        return (None, None, *adjoint, *gradients)
+
+
+class Network:
+    def __init__(self, model, variant):
+        self.rule = Rule(model["arch"], model["h"])
+        self.h, self.variant = model["h"], variant
+        self.weight_decay, self.smoothness = model["weight_decay"], model["smoothness"]
+        self.parameters = {}
+        self.running = {}
+        for name, array in model["weights"].items():
+            tensor = torch.tensor(array, dtype=torch.float32)
+            if name.startswith("stage_"):
+                # One tensor a coupling: autograd fills a whole stack with zeros for each row taken from it.
+                for j, row in enumerate(tensor):
+                    row = row.contiguous(memory_format=torch.channels_last) if row.dim() == 4 else row.clone()
+                    self.parameters[name, j] = row.requires_grad_()
+            elif name.endswith(("norm/mean", "norm/variance")):
+                self.running[name] = tensor
+            elif not name.startswith("input/"):
+                self.parameters[name, 0] = tensor.requires_grad_()
+        self.stages = [[(self.parameters[f"stage_{k}/kernel", j], self.parameters[f"stage_{k}/bias", j])
+                        for j in range(blocks * self.rule.couplings_per_block)]
+                       for k, blocks in enumerate(model["blocks"], start=1)]
+        self.mean = torch.tensor(model["weights"]["input/mean"], dtype=torch.float32)[:, None, None]
+        self.std = torch.tensor(model["weights"]["input/std"], dtype=torch.float32)[:, None, None]
+
+    def norm_relu(self, name, x):
+        return torch.relu(F.batch_norm(x, self.running[f"{name}/norm/mean"], self.running[f"{name}/norm/variance"],
+                                       self.parameters[f"{name}/norm/scale", 0],
+                                       self.parameters[f"{name}/norm/shift", 0], training=True))
+
+    def stage(self, state, first, weights):
+        if self.variant == "reversible":
+            return Reversible.apply(self.rule, first, *state, *(w for pair in weights for w in pair))
+        if self.variant == "plain":
+            return self.rule.advance(state, first, weights)
+        blocks = len(weights) // self.rule.couplings_per_block
+        run = max(1, round(math.sqrt(blocks))) * self.rule.couplings_per_block
+        for begin in range(0, len(weights), run):
+            part = weights[begin:begin + run]
+            state = checkpoint(lambda p, q, at=first + begin, ws=part: self.rule.advance((p, q), at, ws), *state,
+                               use_reentrant=False)
+        return state
+
+    def logits(self, pixels):
+        images = (pixels.float() / 255 - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
+        y = self.norm_relu("opening", F.conv2d(images, self.parameters["opening/kernel", 0], padding=1))
+        if self.rule.halves:
+            state = tuple(half.contiguous(memory_format=torch.channels_last) for half in y.chunk(2, dim=1))
+        else:
+            state = (torch.zeros_like(y), y)
+        couplings = 0
+        for k, weights in enumerate(self.stages):
+            if k > 0:
+                more = weights[0][0].shape[0] - state[0].shape[1]
+                state = tuple(F.pad(F.avg_pool2d(s, 2), (0, 0, 0, 0, more // 2, more - more // 2))
+                              .contiguous(memory_format=torch.channels_last) for s in state)
+            state = self.stage(state, couplings, weights)
+            couplings += len(weights)
+        y = torch.cat(state, dim=1) if self.rule.halves else state[1 - couplings % 2]
+        y = self.norm_relu("closing", y).mean(dim=(2, 3))
+        return F.linear(y, self.parameters["closing/weight", 0], self.parameters["closing/bias", 0])
+
+    def gradient(self, pixels, labels):
+        """Mean cross-entropy; the gradient of it and of the regularisation goes to the parameters."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        loss = F.cross_entropy(self.logits(pixels), labels)
+        loss.backward()
+        self.add_regularization()
+        return loss.item()
+
+    @torch.no_grad()
+    def add_regularization(self):
+        kernels = [p for (name, _), p in self.parameters.items() if name.endswith("/kernel") or name == "closing/weight"]
+        torch._foreach_add_([p.grad for p in kernels], kernels, alpha=self.weight_decay)
+        apart = self.rule.couplings_per_block
+        for weights in self.stages:
+            for field in (0, 1):
+                values = [pair[field] for pair in weights]
+                gradients = [value.grad for value in values]
+                if len(values) == apart:
+                    continue
+                steps = torch._foreach_sub(values[apart:], values[:-apart])
+                torch._foreach_add_(gradients[apart:], steps, alpha=self.smoothness / self.h)
+                torch._foreach_add_(gradients[:-apart], steps, alpha=-self.smoothness / self.h)
+
+
+def main(variant, folder, threads):
+    torch.set_num_threads(int(threads))
+    base_bytes = peak_bytes()
+    arrays = np.load(Path(folder, "model.npz"))
+    model = json.loads(Path(folder, "model.json").read_text())
+    model["weights"] = {name: arrays[name] for name in arrays.files if not name.startswith("data/")}
+    pixels, labels = torch.from_numpy(arrays["data/pixels"]), torch.from_numpy(arrays["data/labels"])
+    network = Network(model, variant)
+    optimizer = torch.optim.SGD(network.parameters.values(), lr=model["rate"], momentum=model["momentum"])
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer = {"torch": torch.__version__}
+        if command["do"] == "gradient":
+            answer["loss"] = network.gradient(pixels, labels)
+            np.savez(Path(folder, f"{variant}.npz"), **{f"{name}:{j}": parameter.grad.numpy()
+                                                        for (name, j), parameter in network.parameters.items()})
+        if command["do"] == "steps":
+            answer["seconds"] = []
+            for _ in range(command["count"]):
+                start = time.perf_counter()
+                network.gradient(pixels, labels)
+                optimizer.step()
+                answer["seconds"].append(time.perf_counter() - start)
+        answer.update(peak_memory_bytes=peak_bytes(), base_memory_bytes=base_bytes)
+        print(json.dumps(answer), flush=True)
+
+
+def peak_bytes():
+    """Of this program alone: what getrusage counts includes the process that started it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    sys.exit("pytorch_training: error: /proc/self/status names no VmHWM: peak memory can't be measured here")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
