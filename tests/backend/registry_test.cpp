@@ -19,6 +19,17 @@ TEST(Registry, NamesWhatThereIs) {
   EXPECT_EQ(make_backend("auto", 1)->name(), "cpu");
 }
 
+TEST(Registry, EveryBackendMeasuresAPeakAndNamesItsKernels) {
+  const SegmentShape shape{.num_couplings = 1, .channels = 2, .height = 4, .width = 4};
+  for (const std::string& name : backend_names()) {
+    const auto backend = make_backend(name, 1);
+
+    // No processor that runs this is slower than one multiply-add a millisecond.
+    EXPECT_GT(backend->measure_peak_flops(), 2000) << name;
+    EXPECT_FALSE(backend->make_segment(shape)->description().empty()) << name;
+  }
+}
+
 TEST(Registry, RefusesWhatThereIsNot) {
   const auto refusal = [](const char* name) {
     return error_text(ExitStatus::bad_input, [&] { make_backend(name, 1); });
