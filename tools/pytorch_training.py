@@ -137,8 +137,9 @@ class Network:
         run = max(1, round(math.sqrt(blocks))) * self.rule.couplings_per_block
         for begin in range(0, len(weights), run):
             part = weights[begin:begin + run]
+            # The re-entrant form frees what it recomputed earlier than the other one does in PyTorch 1.13.
             state = checkpoint(lambda p, q, at=first + begin, ws=part: self.rule.advance((p, q), at, ws), *state,
-                               use_reentrant=False)
+                               use_reentrant=True)
         return state
 
     def logits(self, pixels):
