@@ -55,7 +55,7 @@ class Options(program.ProgramTest):
         self.expect_error(["--precision", "bf16"], "--precision", "bf16")
         self.expect_error(["--data-ranks", "2"], "--data-ranks", "2", ranks=2)
         self.expect_error(["--backend", "cuda"], "--backend", "cuda")
-        self.expect_error(["bench"], "bench")
+        self.expect_error(["plan"], "plan")
 
     def test_depths_that_do_not_divide_name_their_neighbours(self):
         self.expect_error(["--depth", "75", "74", "78"], "--depth", "75")

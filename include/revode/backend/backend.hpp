@@ -99,8 +99,8 @@ class Segment {
  public:
   virtual ~Segment() = default;
   virtual const SegmentShape& shape() const = 0;
-  /// One phrase for reports: the kernels that were chosen for this shape.
-  virtual std::string description() const = 0;
+  /// One phrase: how its convolutions are computed.
+  virtual std::string description() const { return "direct"; }
 
   /// Copies weights in: kernel [num_couplings, c, c, 3, 3], bias [num_couplings, c]. To be called
   /// before the first sweep and after each change of the weights.

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "revode/core/error.hpp"
 
 namespace revode::cpu {
@@ -118,11 +116,6 @@ CpuSegment::CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine
 
   const auto pixels = static_cast<int>(std::min<std::size_t>(shape.plane_size(), pixels_a_group));
   images_a_group_ = std::min(pixels_a_group / pixels, 8);
-}
-
-std::string CpuSegment::description() const {
-  return fmt::format("direct, {} image{} at a time", images_a_group_,
-                     images_a_group_ == 1 ? "" : "s");
 }
 
 void CpuSegment::load_weights(const float* kernel, const float* bias) {

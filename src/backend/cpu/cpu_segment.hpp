@@ -66,7 +66,6 @@ class CpuSegment final : public Segment<float> {
   CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine);
 
   const SegmentShape& shape() const override { return shape_; }
-  std::string description() const override;
   void load_weights(const float* kernel, const float* bias) override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   void advance(CouplingRange range, StateView<float> state, RangeCounts& counts,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""bench_test.py REVODE [LAUNCHER...]: what `revode bench` reports is complete and adds up. Never how fast it is."""
+"""bench_test.py REVODE MPIEXEC NUMPROC_FLAG RANKS: what `revode bench` reports is complete and adds up. Never how fast it is."""
 import functools
 import json
 import math
@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 REVODE, *LAUNCHER = sys.argv[1:]
-RANKS = int(LAUNCHER[-1]) if LAUNCHER else 1
+RANKS = int(LAUNCHER[-1])
 NETWORK = ["--blocks", "2,1,2", "--widths", "4,8,14", "--batch-size", "6", "--micro-batches", "2", "--threads", "1",
            "--train-fraction", "0.02"]
 # Operations of one convolution of one image at the three stages: slots of half the width for hamiltonian.
