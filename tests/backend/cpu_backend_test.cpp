@@ -1,7 +1,5 @@
 // Segments of the cpu backend: against the reference, and what must hold bit for bit. Opening,
 // transition and closing are in cpu_end_layers_test.cpp.
-#include "backend/cpu_backend_test.hpp"
-
 #include <limits>
 #include <memory>
 #include <string>
@@ -10,6 +8,7 @@
 
 #include "revode/core/buffer.hpp"
 
+#include "backend/cpu_sweep.hpp"
 #include "support/error_text.hpp"
 
 namespace revode {
@@ -18,111 +17,6 @@ INSTANTIATE_TEST_SUITE_P(InstructionSet, CpuBackend,
                          testing::ValuesIn(hwy::SupportedAndGeneratedTargets()), target_name);
 
 namespace {
-
-struct Size {
-  int channels, height, width, batch;
-};
-
-// Blocks of 16 channels with and without spare ones; planes smaller than, equal to and no multiple
-// of a tile.
-const std::vector<Size> sizes = {{1, 1, 1, 1},  {3, 3, 5, 2},    {4, 2, 2, 19},   {5, 12, 12, 3},
-                                 {8, 4, 4, 17}, {16, 8, 8, 5},   {16, 32, 32, 1}, {20, 7, 9, 2},
-                                 {28, 6, 3, 3}, {32, 16, 16, 2}, {56, 8, 8, 2},   {100, 3, 5, 2}};
-
-struct Dynamics {
-  const char* name;
-  Force force;
-  double gamma, beta, scale0, scale1;
-};
-// The three architectures' lines, with steps that are powers of two; midpoint's and leapfrog's
-// coupling i changes the older slot.
-const std::vector<Dynamics> dynamics = {{"hamiltonian", Force::symmetric, 1, 0, 0.125, -0.125},
-                                        {"leapfrog", Force::symmetric, -1, 2, -0.03125, -0.03125},
-                                        {"midpoint", Force::antisymmetric, 1, 0, 0.25, 0.25},
-                                        {"mixed", Force::antisymmetric, -1, 0.5, -0.25, 0.5}};
-
-SegmentShape make_shape(const Size& size, const Dynamics& line, int couplings, int grid_bits,
-                        int first_target = 0) {
-  SegmentShape shape;
-  shape.force = line.force;
-  shape.num_couplings = couplings;
-  shape.channels = size.channels;
-  shape.height = size.height;
-  shape.width = size.width;
-  shape.first_target = first_target;
-  shape.gamma = line.gamma;
-  shape.beta = line.beta;
-  shape.scale = {line.scale0, line.scale1};
-  shape.grid_bits = grid_bits;
-  return shape;
-}
-
-std::string describe(const SegmentShape& shape, const Dynamics& line, int batch) {
-  return fmt::format("{}, {} x [{}, {}, {}], {} couplings from slot {}, grid {}", line.name, batch,
-                     shape.channels, shape.height, shape.width, shape.num_couplings,
-                     shape.first_target, shape.grid_bits);
-}
-
-/// Everything a sweep reads and writes.
-struct Sweep {
-  std::vector<float> kernel, bias;
-  std::vector<float> state[2], adjoint[2];
-  std::vector<float> grad_kernel, grad_bias;
-  RangeCounts counts;
-  int batch = 0;
-
-  StateView<float> state_view() { return {{state[0].data(), state[1].data()}, batch}; }
-  StateView<float> adjoint_view() { return {{adjoint[0].data(), adjoint[1].data()}, batch}; }
-};
-
-/// Weights of the size that keeps activations' scale; states on the grid 2^-16.
-Sweep make_sweep(const SegmentShape& shape, int batch) {
-  Sweep sweep;
-  const double weight = 1 / std::sqrt(3.0 * shape.channels), fine = std::ldexp(1.0, -16);
-  const std::size_t size = batch * shape.image_size();
-  sweep.kernel = random_multiples(shape.num_couplings * shape.kernel_size(), 1e-6, weight, 1);
-  sweep.bias = random_multiples(shape.num_couplings * shape.channels, 1e-6, 0.1, 2);
-  for (int slot = 0; slot < 2; ++slot) {
-    sweep.state[slot] = random_multiples(size, fine, 1, 3 + slot);
-    sweep.adjoint[slot] = random_multiples(size, 1e-6, 1, 5 + slot);
-  }
-  sweep.grad_kernel = random_multiples(sweep.kernel.size(), 0.25, 1, 7);  // += is to be seen
-  sweep.grad_bias = random_multiples(sweep.bias.size(), 0.25, 1, 8);
-  sweep.batch = batch;
-  return sweep;
-}
-
-/// Multiples of such units that every product and every sum of one coupling, forward and back, is
-/// exact in float: the order of summation leaves no trace.
-Sweep make_exact_sweep(const SegmentShape& shape, int batch) {
-  Sweep sweep = make_sweep(shape, batch);
-  const double weight = shape.channels > 16 ? 0.25 : 0.5;
-  sweep.kernel = random_multiples(sweep.kernel.size(), 0.25, weight, 1);
-  sweep.bias = random_multiples(sweep.bias.size(), 0.25, 0.5, 2);
-  for (int slot = 0; slot < 2; ++slot) {
-    sweep.state[slot] = random_multiples(sweep.state[slot].size(), 1.0 / 8, 2, 3 + slot);
-    sweep.adjoint[slot] = random_multiples(sweep.adjoint[slot].size(), 0.25, 1, 5 + slot);
-  }
-  return sweep;
-}
-
-std::unique_ptr<Segment<float>> load(Backend<float>& backend, const SegmentShape& shape,
-                                     const Sweep& sweep) {
-  auto segment = backend.make_segment(shape);
-  segment->load_weights(sweep.kernel.data(), sweep.bias.data());
-  return segment;
-}
-
-void advance(Segment<float>& segment, CouplingRange range, Sweep& sweep,
-             Recording* recording = nullptr) {
-  segment.advance(range, sweep.state_view(), sweep.counts, recording);
-}
-void retreat(Segment<float>& segment, CouplingRange range, Sweep& sweep,
-             const Recording* recording = nullptr) {
-  segment.retreat(range, sweep.state_view(), sweep.adjoint_view(), sweep.grad_kernel.data(),
-                  sweep.grad_bias.data(), recording);
-}
-CouplingRange all(const SegmentShape& shape) { return {0, shape.num_couplings}; }
 
 /// Equal values, -0 being 0, and equal counts.
 void expect_same_values(const Sweep& a, const Sweep& b) {
@@ -161,6 +55,7 @@ TEST_P(CpuBackend, EqualsReferenceWhereSumsAreExact) {
         Sweep expected = got;
         const auto got_segment = load(*cpu, shape, got);
         const auto expected_segment = load(*reference, shape, expected);
+        if (got_segment->description() != "direct") continue;  // has roundings of its own
 
         advance(*got_segment, {0, 1}, got);
         advance(*expected_segment, {0, 1}, expected);

@@ -58,6 +58,15 @@ struct Line {
   float* hidden;
 };
 
+/// What the way back through F reads and adds to, beside the line's operands.
+struct Linearisation {
+  float* g;              ///< s * adjoint of the target; is used up
+  float* grad_hidden;    ///< scratch: gz
+  float* adjoint_other;  ///< += F'(other)^T g
+  float* grad_kernel;    ///< packed, +=
+  float* grad_bias;      ///< +=
+};
+
 /// hidden <- sigma(sum + b)
 struct StoreHidden {
   HWY_INLINE void operator()(FloatVector sum, int channel, std::size_t offset) const {
@@ -168,9 +177,15 @@ struct SubtractFrom {
 
 /// The adjoint of the line but for F, over whole tensors:
 ///   g <- s * adjoint_target;  adjoint_other += beta * adjoint_target;  adjoint_target *= gamma
-inline void retreat_line(const Line& line, std::size_t size, float* HWY_RESTRICT adjoint_target,
-                         float* HWY_RESTRICT adjoint_other, float* HWY_RESTRICT g) {
+inline void retreat_line(const SegmentPlan& plan, const Line& line, std::size_t size,
+                         float* HWY_RESTRICT adjoint_target, float* HWY_RESTRICT adjoint_other,
+                         float* HWY_RESTRICT g) {
   const FloatTag d;
+  if (plan.beta == 0 && plan.gamma == 1) {  // only g is left to do
+    for (std::size_t k = 0; k < size; k += lanes)
+      hn::Store(hn::Mul(line.scale, hn::Load(d, adjoint_target + k)), d, g + k);
+    return;
+  }
   for (std::size_t k = 0; k < size; k += lanes) {
     const FloatVector adjoint = hn::Load(d, adjoint_target + k);
     hn::Store(hn::Mul(line.scale, adjoint), d, g + k);

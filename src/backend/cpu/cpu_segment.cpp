@@ -10,34 +10,48 @@ namespace revode::cpu {
 namespace {
 
 /// Small images are taken through the couplings together, so that the weights, which a group reads
-/// once a coupling, are worth their way into the cache.
+/// once a coupling, are worth their way into the cache. On the way back with Winograd, more are: a
+/// group's weight gradient is transformed back once, which costs as much as a convolution of some
+/// four tiles.
 constexpr int pixels_a_group = 256;
+constexpr int pixels_a_winograd_retreat = 1024;
+constexpr int most_images_a_group = 8;
+
+int images_a_group(const SegmentShape& shape, std::size_t pixels) {
+  return static_cast<int>(
+      std::clamp<std::size_t>(pixels / shape.plane_size(), 1, most_images_a_group));
+}
 
 /// Floats that a lane's gradients may take: the range is cut into chunks of couplings that fit, so
-/// that the sums do not grow with depth (and stay in the cache).
+/// that the sums do not grow with depth (and stay in the cache). States are packed anew for each
+/// chunk, which must not show: up to `worthwhile_chunk` couplings may take more.
 constexpr std::size_t lane_budget = 64 * 1024;
+constexpr std::size_t large_lane_budget = 192 * 1024;
+constexpr std::size_t worthwhile_chunk = 12;
 
-/// Calls body(packed offset, canonical offset) for each weight [o][i][ky][kx] of a c x c kernel.
+int couplings_a_chunk(const Planes& planes) {
+  const std::size_t lane_size = LaneSums{planes, 1, 1}.lane_size();
+  return static_cast<int>(std::max({std::size_t{1}, lane_budget / lane_size,
+                                    std::min(worthwhile_chunk, large_lane_budget / lane_size)}));
+}
+
+/// Calls body(packed, canonical, transposed) for each weight K[o][i][ky][kx] of a c x c kernel:
+/// its place in a packed one, its place, and that of K^T[o][i][ky][kx] = K[i][o][2 - ky][2 - kx].
 template <typename Body>
 void for_each_weight(const Planes& planes, Body&& body) {
-  const int c = planes.channels;
-  for (int o = 0; o < c; ++o) {
-    for (int i = 0; i < c; ++i) {
-      const int slice = (o / block_channels * planes.num_blocks() + i / block_channels) * 3;
-      for (int tap = 0; tap < 9; ++tap) {
-        const std::size_t row = std::size_t{3} * (i % block_channels) + tap % 3;
-        body((slice + tap / 3) * planes.kernel_slice_size() + row * block_channels +
-                 o % block_channels,
-             (static_cast<std::size_t>(o) * c + i) * 9 + tap);
+  const std::size_t c = planes.channels;
+  for (std::size_t o = 0; o < c; ++o) {
+    for (std::size_t i = 0; i < c; ++i) {
+      const std::size_t pair = o / block_channels * planes.num_blocks() + i / block_channels;
+      const std::size_t within = 3 * (i % block_channels) * block_channels + o % block_channels;
+      for (std::size_t ky = 0; ky < 3; ++ky) {
+        const std::size_t packed = (pair * 3 + ky) * planes.kernel_slice_size() + within;
+        for (std::size_t kx = 0; kx < 3; ++kx)
+          body(packed + kx * block_channels, (o * c + i) * 9 + ky * 3 + kx,
+               (i * c + o) * 9 + 8 - ky * 3 - kx);
       }
     }
   }
-}
-
-/// Where K^T[o][i][ky][kx] = K[i][o][2 - ky][2 - kx] lies, given the place of K[o][i][ky][kx].
-std::size_t transposed(const Planes& planes, std::size_t canonical) {
-  const std::size_t c = planes.channels, tap = canonical % 9, pair = canonical / 9;
-  return ((pair % c) * c + pair / c) * 9 + (8 - tap);
 }
 
 /// See GroupRecord; images [batch] within an entry.
@@ -99,6 +113,7 @@ CpuSegment::CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine
                  "a state has slots 0 and 1, no slot {} to begin with", shape.first_target);
   plan_.force = shape.force;
   plan_.planes = {shape.channels, shape.height, shape.width};
+  plan_.form = best_form(plan_.planes);
   plan_.first_target = shape.first_target;
   plan_.gamma = static_cast<float>(shape.gamma);
   plan_.beta = static_cast<float>(shape.beta);
@@ -106,7 +121,7 @@ CpuSegment::CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine
   plan_.grid_bits = shape.grid_bits;
 
   const std::size_t couplings = shape.num_couplings;
-  kernel_ = Buffer<float>(couplings * plan_.planes.packed_kernel_size(), Memory::packed_weights);
+  kernel_ = Buffer<float>(couplings * plan_.kernel_size(), Memory::packed_weights);
   if (shape.force == Force::symmetric)
     adjoint_kernel_ = Buffer<float>(kernel_.size(), Memory::packed_weights);
   bias_ = Buffer<float>(couplings * plan_.planes.packed_bias_size(), Memory::packed_weights);
@@ -114,26 +129,42 @@ CpuSegment::CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine
   plan_.adjoint_kernel = adjoint_kernel_.data();
   plan_.bias = bias_.data();
 
-  const auto pixels = static_cast<int>(std::min<std::size_t>(shape.plane_size(), pixels_a_group));
-  images_a_group_ = std::min(pixels_a_group / pixels, 8);
+  images_an_advance_ = images_a_group(shape, pixels_a_group);
+  images_a_retreat_ = images_a_group(
+      shape, plan_.form == Form::direct ? pixels_a_group : pixels_a_winograd_retreat);
+}
+
+std::string CpuSegment::description() const {
+  return plan_.form == Form::direct ? "direct" : "winograd F(4x4,3x3)";
 }
 
 void CpuSegment::load_weights(const float* kernel, const float* bias) {
   const Planes& planes = plan_.planes;
-  engine_->pool.parallel_for(shape_.num_couplings, [&](int j, int) {
+  const bool transform = plan_.form == Form::winograd;
+  if (transform) engine_->reserve_scratch(2 * planes.packed_kernel_size());
+  engine_->pool.parallel_for(shape_.num_couplings, [&](int j, int thread) {
     const float* k = kernel + j * shape_.kernel_size();
-    float* packed = kernel_.data() + j * planes.packed_kernel_size();
+    float* const final_kernel = kernel_.data() + j * plan_.kernel_size();
+    float* const final_adjoint = adjoint_kernel_.data() + j * plan_.kernel_size();
+    float* packed = final_kernel;
+    float* adjoint = final_adjoint;
+    if (transform) {
+      packed = engine_->scratch(thread);
+      adjoint = packed + planes.packed_kernel_size();
+      std::fill_n(packed, 2 * planes.packed_kernel_size(), 0.0f);  // spare channels
+    }
     if (shape_.force == Force::symmetric) {
-      float* adjoint = adjoint_kernel_.data() + j * planes.packed_kernel_size();
-      for_each_weight(planes, [&](std::size_t to, std::size_t from) {
+      for_each_weight(planes, [&](std::size_t to, std::size_t from, std::size_t transposed) {
         packed[to] = k[from];
-        adjoint[to] = k[transposed(planes, from)];
+        adjoint[to] = k[transposed];
       });
+      if (transform) transform_packed_kernel(planes, adjoint, final_adjoint);
     } else {
-      for_each_weight(planes, [&](std::size_t to, std::size_t from) {
-        packed[to] = k[from] - k[transposed(planes, from)];
+      for_each_weight(planes, [&](std::size_t to, std::size_t from, std::size_t transposed) {
+        packed[to] = k[from] - k[transposed];
       });
     }
+    if (transform) transform_packed_kernel(planes, packed, final_kernel);
     std::copy_n(bias + j * shape_.channels, shape_.channels,
                 bias_.data() + j * planes.packed_bias_size());
   });
@@ -152,14 +183,20 @@ ImageGroup CpuSegment::group_of(const StateView<float>& state, int first_image,
 void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCounts& counts,
                          Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
-  engine_->reserve_scratch(advance_scratch_size(plan_.planes, images_a_group_));
-  const int num_groups = (state.batch + images_a_group_ - 1) / images_a_group_;
+  engine_->reserve_scratch(advance_scratch_size(plan_, images_an_advance_));
+  // As many groups for each thread, of nearly the same size: no image's bits depend on its group.
+  const int num_threads = engine_->pool.num_threads();
+  const int num_full = (state.batch + images_an_advance_ - 1) / images_an_advance_;
+  const int num_groups =
+      std::min(state.batch, (num_full + num_threads - 1) / num_threads * num_threads);
+  const auto first_of = [&](int group) {
+    return static_cast<int>(static_cast<std::int64_t>(group) * state.batch / num_groups);
+  };
   std::vector<RangeCounts> group_counts(num_groups);
   engine_->pool.parallel_for(num_groups, [&](int group, int thread) {
-    const int first = group * images_a_group_;
-    const int num_images = std::min(images_a_group_, state.batch - first);
+    const int first = first_of(group);
     group_counts[group] =
-        advance_group(plan_, range, group_of(state, first, num_images),
+        advance_group(plan_, range, group_of(state, first, first_of(group + 1) - first),
                       record_of(recording, first, state.batch), engine_->scratch(thread));
   });
   for (const RangeCounts& more : group_counts) counts += more;
@@ -168,10 +205,9 @@ void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCount
 void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
                          float* grad_kernel, float* grad_bias, const Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
-  engine_->reserve_scratch(retreat_scratch_size(plan_.planes, images_a_group_));
+  engine_->reserve_scratch(retreat_scratch_size(plan_, images_a_retreat_));
   const Lanes lanes(state.batch);
-  const int chunk_size = static_cast<int>(std::clamp<std::size_t>(
-      lane_budget / LaneSums{plan_.planes, 1, 1}.lane_size(), 1, range.last - range.first));
+  const int chunk_size = std::min(couplings_a_chunk(plan_.planes), range.last - range.first);
   LaneSums sums{plan_.planes, lanes.count, chunk_size};
   sums.values = engine_->lane_sums(lanes.count * sums.lane_size());
 
@@ -179,8 +215,9 @@ void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<
     const CouplingRange chunk{std::max(range.first, last - chunk_size), last};
     engine_->pool.parallel_for(lanes.count, [&](int lane, int thread) {
       std::fill_n(sums.kernel(lane, 0), sums.lane_size(), 0.0f);
-      for (int first = lanes.first(lane); first < lanes.first(lane + 1); first += images_a_group_) {
-        const int num_images = std::min(images_a_group_, lanes.first(lane + 1) - first);
+      for (int first = lanes.first(lane); first < lanes.first(lane + 1);
+           first += images_a_retreat_) {
+        const int num_images = std::min(images_a_retreat_, lanes.first(lane + 1) - first);
         // retreat_group() only reads the record
         retreat_group(plan_, chunk, group_of(state, first, num_images),
                       group_of(adjoint, first, num_images),
@@ -213,9 +250,9 @@ void CpuSegment::add_lane_sums(CouplingRange chunk, const LaneSums& sums, float*
 /// dA[i][o][-k].
 void CpuSegment::add_kernel(const float* packed, float* grad) const {
   const bool symmetric = shape_.force == Force::symmetric;
-  for_each_weight(plan_.planes, [&](std::size_t from, std::size_t to) {
+  for_each_weight(plan_.planes, [&](std::size_t from, std::size_t to, std::size_t transposed) {
     grad[to] += packed[from];
-    if (!symmetric) grad[transposed(plan_.planes, to)] -= packed[from];
+    if (!symmetric) grad[transposed] -= packed[from];
   });
 }
 

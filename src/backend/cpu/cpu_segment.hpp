@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "revode/backend/backend.hpp"
@@ -66,6 +67,7 @@ class CpuSegment final : public Segment<float> {
   CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine);
 
   const SegmentShape& shape() const override { return shape_; }
+  std::string description() const override;
   void load_weights(const float* kernel, const float* bias) override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   void advance(CouplingRange range, StateView<float> state, RangeCounts& counts,
@@ -81,7 +83,7 @@ class CpuSegment final : public Segment<float> {
 
   SegmentShape shape_;
   SegmentPlan plan_;
-  int images_a_group_;
+  int images_an_advance_, images_a_retreat_;  ///< at most, in a group
   std::shared_ptr<Engine> engine_;
   Buffer<float> kernel_, adjoint_kernel_, bias_;  ///< packed, by coupling; plan_ points to them
 };

@@ -76,10 +76,11 @@ void for_each_channel_row(const Planes& planes, QuadFunction&& quad, SingleFunct
 inline void pack_images(const Planes& planes, int num_images, const float* images, float* tensor) {
   const QuadTag tag;
   const std::size_t plane = static_cast<std::size_t>(planes.height) * planes.width;
+  clear_border(planes, num_images, tensor);
   if (planes.channels % block_channels != 0) {
-    std::fill_n(tensor, planes.tensor_size(num_images), 0.0f);
-  } else {
-    clear_border(planes, num_images, tensor);
+    for (int image = 1; image <= num_images; ++image)
+      std::fill_n(tensor + image * planes.image_size() - planes.plane_size(), planes.plane_size(),
+                  0.0f);
   }
   for (int image = 0; image < num_images; ++image) {
     const float* from = images + image * planes.channels * plane;

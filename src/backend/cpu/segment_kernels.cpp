@@ -14,53 +14,65 @@
 #include "backend/cpu/coupling-inl.hpp"
 #include "backend/cpu/direct_convolution-inl.hpp"
 #include "backend/cpu/pack-inl.hpp"
+#include "backend/cpu/winograd_coupling-inl.hpp"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace revode::cpu::HWY_NAMESPACE {
 
-/// F(other) of coupling j into `epilogue`, sigma(...) into line.hidden: one code path for all
-/// callers, so that the way back meets the bits of the way forward.
-template <Force force, typename Epilogue>
-void evaluate_force(const SegmentPlan& plan, int j, int num_images, const Line& line,
-                    Epilogue& epilogue) {
-  if constexpr (force == Force::symmetric) {
-    // z = sigma(K x + b);  F = K^T z
-    StoreHidden store_hidden{line.bias, line.hidden};
-    convolve(plan.planes, num_images, line.other, plan.kernel_of(j), store_hidden);
-    convolve(plan.planes, num_images, line.hidden, plan.adjoint_kernel_of(j), epilogue);
-  } else {
-    // F = sigma((K - K^T) x + b)
-    convolve(plan.planes, num_images, line.other, plan.kernel_of(j), epilogue);
-  }
-}
+/// F and the way back through it by direct convolutions.
+class DirectForm {
+ public:
+  DirectForm(const SegmentPlan& plan, int num_images, float*)
+      : plan_(plan), num_images_(num_images) {}
 
-/// adjoint_other += F'(x)^T g and the gradients of K and b; g is used up.
-///   symmetric      gz = sigma' (K g);  K^T gz;  dK from (z, g) and (gz, x)
-///   antisymmetric  gu = sigma' g;  A^T gu = -A gu;  dA from (gu, x), where A = K - K^T
-template <Force force>
-void linearise(const SegmentPlan& plan, int j, int num_images, const Line& line, float* g,
-               float* grad_hidden, float* adjoint_other, float* grad_kernel, float* grad_bias) {
-  const Planes& planes = plan.planes;
-  if constexpr (force == Force::symmetric) {
-    StoreMasked store_masked{line.hidden, grad_hidden};
-    convolve(planes, num_images, g, plan.kernel_of(j), store_masked);
-    AddTo add{adjoint_other};
-    convolve(planes, num_images, grad_hidden, plan.adjoint_kernel_of(j), add);
-    const GradientPair pairs[] = {{line.hidden, g}, {grad_hidden, line.other}};
-    add_kernel_gradient(planes, num_images, pairs, 2, grad_kernel);
-    add_bias_gradient(planes, num_images, grad_hidden, grad_bias);
-  } else {
-    mask(num_images * planes.image_size(), line.hidden, g);
-    SubtractFrom subtract{adjoint_other};
-    convolve(planes, num_images, g, plan.kernel_of(j), subtract);
-    const GradientPair pair{g, line.other};
-    add_kernel_gradient(planes, num_images, &pair, 1, grad_kernel);
-    add_bias_gradient(planes, num_images, g, grad_bias);
+  /// F(other) of coupling j into `epilogue`, sigma(...) into line.hidden: one code path for all
+  /// callers, so that the way back meets the bits of the way forward.
+  template <Force force, typename Epilogue>
+  void evaluate_force(int j, const Line& line, Epilogue& epilogue) const {
+    if constexpr (force == Force::symmetric) {
+      // z = sigma(K x + b);  F = K^T z
+      StoreHidden store_hidden{line.bias, line.hidden};
+      convolve(plan_.planes, num_images_, line.other, plan_.kernel_of(j), store_hidden);
+      convolve(plan_.planes, num_images_, line.hidden, plan_.adjoint_kernel_of(j), epilogue);
+    } else {
+      // F = sigma((K - K^T) x + b)
+      convolve(plan_.planes, num_images_, line.other, plan_.kernel_of(j), epilogue);
+    }
   }
-}
 
-template <Force force, bool on_grid>
+  /// F(other) into `invert`, unless that is null: line.hidden is there already then. And
+  /// adjoint_other += F'(other)^T g and the gradients of K and b:
+  ///   symmetric      gz = sigma' (K g);  K^T gz;  dK from (z, g) and (gz, x)
+  ///   antisymmetric  gu = sigma' g;  A^T gu = -A gu;  dA from (gu, x), where A = K - K^T
+  template <Force force, typename Invert>
+  void retreat(int j, const Line& line, Invert* invert, const Linearisation& at) const {
+    const Planes& planes = plan_.planes;
+    if (invert != nullptr) evaluate_force<force>(j, line, *invert);
+    if constexpr (force == Force::symmetric) {
+      StoreMasked store_masked{line.hidden, at.grad_hidden};
+      convolve(planes, num_images_, at.g, plan_.kernel_of(j), store_masked);
+      AddTo add{at.adjoint_other};
+      convolve(planes, num_images_, at.grad_hidden, plan_.adjoint_kernel_of(j), add);
+      const GradientPair pairs[] = {{line.hidden, at.g}, {at.grad_hidden, line.other}};
+      add_kernel_gradient(planes, num_images_, pairs, 2, at.grad_kernel);
+      add_bias_gradient(planes, num_images_, at.grad_hidden, at.grad_bias);
+    } else {
+      mask(num_images_ * planes.image_size(), line.hidden, at.g);
+      SubtractFrom subtract{at.adjoint_other};
+      convolve(planes, num_images_, at.g, plan_.kernel_of(j), subtract);
+      const GradientPair pair{at.g, line.other};
+      add_kernel_gradient(planes, num_images_, &pair, 1, at.grad_kernel);
+      add_bias_gradient(planes, num_images_, at.g, at.grad_bias);
+    }
+  }
+
+ private:
+  const SegmentPlan& plan_;
+  int num_images_;
+};
+
+template <typename FormOfForce, Force force, bool on_grid>
 RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const ImageGroup& group,
                              GroupRecord record, float* scratch) {
   const Planes& planes = plan.planes;
@@ -71,6 +83,7 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
   for (int slot = 0; slot < 2; ++slot)
     pack_images(planes, num_images, group.slot[slot], state[slot]);
   clear_border(planes, num_images, hidden);
+  const FormOfForce form(plan, num_images, scratch + 3 * size);
 
   RangeCounts counts;
   if (record) {
@@ -80,7 +93,7 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
   for (int j = range.first; j < range.last; ++j) {
     const Line line(plan, j, state, hidden);
     Advance<force, on_grid> advance(plan, line);
-    evaluate_force<force>(plan, j, num_images, line, advance);
+    form.template evaluate_force<force>(j, line, advance);
     counts += {static_cast<std::int64_t>(advance.out_of_range),
                static_cast<std::int64_t>(advance.rounded_to_zero)};
     if (record) {
@@ -93,7 +106,7 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
   return counts;
 }
 
-template <Force force, bool on_grid>
+template <typename FormOfForce, Force force, bool on_grid>
 void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageGroup& group,
                       const ImageGroup& adjoint_group, PackedGradient gradient, GroupRecord record,
                       float* scratch) {
@@ -115,6 +128,7 @@ void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageG
   }
   clear_border(planes, num_images, hidden);
   clear_border(planes, num_images, grad_hidden);
+  const FormOfForce form(plan, num_images, scratch + 7 * size);
 
   for (int j = range.last - 1; j >= range.first; --j) {
     const int target = plan.target(j);
@@ -122,14 +136,15 @@ void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageG
     if (record) {
       load_bare(planes, num_images, record.state + (j + 1) * record.stride, state[1 - target]);
       load_bare(planes, num_images, record.hidden + j * record.stride, hidden);
-    } else {
-      Invert<force, on_grid> invert{line};
-      evaluate_force<force>(plan, j, num_images, line, invert);
     }
-    retreat_line(line, num_images * planes.image_size(), adjoint[target], adjoint[1 - target], g);
-    linearise<force>(plan, j, num_images, line, g, grad_hidden, adjoint[1 - target],
-                     gradient.kernel + (j - gradient.first) * planes.packed_kernel_size(),
-                     gradient.bias + (j - gradient.first) * planes.packed_bias_size());
+    retreat_line(plan, line, num_images * planes.image_size(), adjoint[target], adjoint[1 - target],
+                 g);
+    Invert<force, on_grid> invert{line};
+    form.template retreat<force>(
+        j, line, record ? nullptr : &invert,
+        {g, grad_hidden, adjoint[1 - target],
+         gradient.kernel + (j - gradient.first) * planes.packed_kernel_size(),
+         gradient.bias + (j - gradient.first) * planes.packed_bias_size()});
   }
   if (record) {
     load_bare(planes, num_images, record.state + range.first * record.stride,
@@ -141,27 +156,54 @@ void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageG
   }
 }
 
+/// Calls run<form, force, on_grid>() for what the plan says.
+template <typename Run>
+auto with_plan(const SegmentPlan& plan, Run&& run) {
+  const auto with_form = [&]<typename FormOfForce>() {
+    const auto with_force = [&]<Force force>() {
+      return plan.grid_bits > 0 ? run.template operator()<FormOfForce, force, true>()
+                                : run.template operator()<FormOfForce, force, false>();
+    };
+    return plan.force == Force::symmetric ? with_force.template operator()<Force::symmetric>()
+                                          : with_force.template operator()<Force::antisymmetric>();
+  };
+  return plan.form == Form::direct ? with_form.template operator()<DirectForm>()
+                                   : with_form.template operator()<WinogradForm>();
+}
+
 // Not templates, as the tables of instruction sets hold plain functions.
 RangeCounts advance_images(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
                            GroupRecord record, float* scratch) {
-  const auto run = [&]<Force force>() {
-    return plan.grid_bits > 0 ? advance_group_as<force, true>(plan, range, state, record, scratch)
-                              : advance_group_as<force, false>(plan, range, state, record, scratch);
-  };
-  return plan.force == Force::symmetric ? run.template operator()<Force::symmetric>()
-                                        : run.template operator()<Force::antisymmetric>();
+  return with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid>() {
+    return advance_group_as<FormOfForce, force, on_grid>(plan, range, state, record, scratch);
+  });
 }
 
 void retreat_images(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
                     const ImageGroup& adjoint, PackedGradient gradient, GroupRecord record,
                     float* scratch) {
-  const auto run = [&]<Force force>() {
-    plan.grid_bits > 0
-        ? retreat_group_as<force, true>(plan, range, state, adjoint, gradient, record, scratch)
-        : retreat_group_as<force, false>(plan, range, state, adjoint, gradient, record, scratch);
-  };
-  plan.force == Force::symmetric ? run.template operator()<Force::symmetric>()
-                                 : run.template operator()<Force::antisymmetric>();
+  with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid>() {
+    retreat_group_as<FormOfForce, force, on_grid>(plan, range, state, adjoint, gradient, record,
+                                                  scratch);
+  });
+}
+
+/// A tile costs Winograd 36 multiply-adds an input channel, and transforms that cost as much as
+/// some 5 channels more, where the direct form takes 9 an output pixel, at most 144. So Winograd
+/// pays with some channels, and where not too much of the tiles hangs over the edge: from a third
+/// on, as was measured. Without vectors the transforms cost too much.
+Form form_for(const Planes& planes) {
+  constexpr int fewest_channels = 8;
+  const Winograd winograd(planes);
+  const int pixels = planes.height * planes.width;
+  const int tile_pixels = Winograd::outputs * Winograd::outputs * winograd.tiles_an_image();
+  const bool pays =
+      HWY_TARGET != HWY_SCALAR && planes.channels >= fewest_channels && 3 * pixels >= tile_pixels;
+  return pays ? Form::winograd : Form::direct;
+}
+
+void transform_packed(const Planes& planes, const float* packed, float* transformed) {
+  transform_kernel(Winograd(planes), packed, transformed);
 }
 
 InstructionSet instruction_set() { return {hwy::TargetName(HWY_TARGET), lanes}; }
@@ -182,16 +224,28 @@ namespace revode::cpu {
 
 HWY_EXPORT(advance_images);
 HWY_EXPORT(retreat_images);
+HWY_EXPORT(form_for);
+HWY_EXPORT(transform_packed);
 HWY_EXPORT(instruction_set);
 HWY_EXPORT(add_arrays);
 
-std::size_t advance_scratch_size(const Planes& planes, int num_images) {
-  return 3 * planes.tensor_size(num_images);  // two slots, hidden
+std::size_t advance_scratch_size(const SegmentPlan& plan, int num_images) {
+  const std::size_t workspace =
+      plan.form == Form::direct ? 0 : Winograd(plan.planes).advance_workspace_size();
+  return 3 * plan.planes.tensor_size(num_images) + workspace;  // two slots, hidden
 }
 
-std::size_t retreat_scratch_size(const Planes& planes, int num_images) {
+std::size_t retreat_scratch_size(const SegmentPlan& plan, int num_images) {
+  const std::size_t workspace =
+      plan.form == Form::direct ? 0 : Winograd(plan.planes).retreat_workspace_size();
   // two slots of the state and of the adjoint; hidden, gradient of F, gradient of hidden
-  return 7 * planes.tensor_size(num_images);
+  return 7 * plan.planes.tensor_size(num_images) + workspace;
+}
+
+Form best_form(const Planes& planes) { return HWY_DYNAMIC_DISPATCH(form_for)(planes); }
+
+void transform_packed_kernel(const Planes& planes, const float* packed, float* transformed) {
+  HWY_DYNAMIC_DISPATCH(transform_packed)(planes, packed, transformed);
 }
 
 RangeCounts advance_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,

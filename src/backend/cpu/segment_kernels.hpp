@@ -9,12 +9,21 @@
 #include "revode/backend/backend.hpp"
 
 #include "backend/cpu/planes.hpp"
+#include "backend/cpu/winograd.hpp"
 
 namespace revode::cpu {
+
+/// How the convolutions of a segment are computed.
+enum class Form { direct, winograd };
+
+/// The form for a segment: a function of its shape and the instruction set in use alone, as the
+/// bits depend on it.
+Form best_form(const Planes& planes);
 
 /// What the kernels need to know of a segment; pointers are borrowed.
 struct SegmentPlan {
   Force force = Force::symmetric;
+  Form form = Form::direct;
   Planes planes;
   int first_target = 0;
   float gamma = 1;
@@ -22,17 +31,19 @@ struct SegmentPlan {
   std::array<float, 2> scale{};  ///< by target slot
   int grid_bits = 0;
 
-  // Packed, by coupling (planes.hpp): the kernel that is applied to the input of F (K, or K - K^T),
-  // the one of its adjoint (K^T, for the symmetric force only) and the bias.
+  // By coupling: the kernel that is applied to the input of F (K, or K - K^T), the one of its
+  // adjoint (K^T, for the symmetric force only) and the bias. Kernels are packed (planes.hpp) or
+  // transformed (winograd.hpp).
   const float* kernel = nullptr;
   const float* adjoint_kernel = nullptr;
   const float* bias = nullptr;
 
   int target(int coupling) const { return (first_target + coupling) % 2; }
-  const float* kernel_of(int j) const { return kernel + j * planes.packed_kernel_size(); }
-  const float* adjoint_kernel_of(int j) const {
-    return adjoint_kernel + j * planes.packed_kernel_size();
+  std::size_t kernel_size() const {
+    return form == Form::direct ? planes.packed_kernel_size() : Winograd(planes).kernel_size();
   }
+  const float* kernel_of(int j) const { return kernel + j * kernel_size(); }
+  const float* adjoint_kernel_of(int j) const { return adjoint_kernel + j * kernel_size(); }
   const float* bias_of(int j) const { return bias + j * planes.packed_bias_size(); }
 };
 
@@ -60,8 +71,8 @@ struct PackedGradient {
 };
 
 /// Scratch of advance_group() and retreat_group() for `num_images`, in floats, aligned to 64 bytes.
-std::size_t advance_scratch_size(const Planes& planes, int num_images);
-std::size_t retreat_scratch_size(const Planes& planes, int num_images);
+std::size_t advance_scratch_size(const SegmentPlan& plan, int num_images);
+std::size_t retreat_scratch_size(const SegmentPlan& plan, int num_images);
 
 /// Segment::advance() for a group; returns its counts.
 RangeCounts advance_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
@@ -78,6 +89,9 @@ struct InstructionSet {
   int num_lanes = 0;
 };
 InstructionSet instruction_set();
+
+/// transformed <- the Winograd transform of a packed kernel.
+void transform_packed_kernel(const Planes& planes, const float* packed, float* transformed);
 
 /// total[i] += more[i]
 void add_arrays(float* total, const float* more, std::size_t size);
