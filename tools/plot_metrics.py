@@ -49,8 +49,8 @@ class Run:
         self.epochs = [r for r in records if r.get("kind") == "epoch"]
         if not self.steps and not self.epochs:
             raise PlotError(f"{file} holds no step or epoch records yet")
-        # Steps an epoch, from the first whole one; without any, the axis counts steps.
-        self.steps_per_epoch = next((e["step"] / e["epoch"] for e in self.epochs if e.get("epoch")), None)
+        # Steps an epoch, from any record of a whole one (epochs count from 0); without any, the axis counts steps.
+        self.steps_per_epoch = next((e["step"] / (e["epoch"] + 1) for e in self.epochs if "epoch" in e), None)
 
     @staticmethod
     def read(file):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """tools/plot_metrics.py draws runs into PNG and SVG, and says in one sentence what it cannot draw. 77: no matplotlib."""
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ class PlotMetrics(unittest.TestCase):
                 lines.append({"kind": "step", "epoch": epoch, "step": step, "loss": 2 - 0.01 * step,
                               "accuracy": 0.01 * step, "learning_rate": 0.1 if epoch < 2 else 0.01})
             if epochs:
-                lines.append({"kind": "epoch", "epoch": epoch + 1, "step": 10 * (epoch + 1), "train_loss": 1.5,
+                lines.append({"kind": "epoch", "epoch": epoch, "step": 10 * (epoch + 1), "train_loss": 1.5,
                               "train_accuracy": 0.3, "test_loss": 1.6 - 0.1 * epoch, "test_accuracy": 0.25 + 0.1 * epoch})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
         return folder
@@ -52,6 +53,13 @@ class PlotMetrics(unittest.TestCase):
         for words in ("first", "second", "45.0 %", "learning rate", "epoch"):
             self.assertIn(words, svg.read_text())
         self.assertEqual(png.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
+
+    def test_axis_ends_at_the_number_of_epochs(self):
+        svg = self.folder / "axis.svg"
+        plot(self.make_run("three", epochs=3), "-o", svg)
+        ticks = re.findall(r">\s*(\d+)(?:\.0)?\s*</text>", svg.read_text())
+        self.assertIn("3", ticks)
+        self.assertNotIn("4", ticks)
 
     def test_run_within_its_first_epoch_is_drawn_over_steps(self):
         svg = self.folder / "a.svg"
