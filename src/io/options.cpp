@@ -156,8 +156,8 @@ std::vector<Option> make_table() {
        gradient, Stored::no, &Config::samples, sample_range()},
 
       // Training.
-      {"batch-size", "N", "images a step, over all replicas", "", training, networks, Stored::run,
-       &Config::batch_size, whole(1)},
+      {"batch-size", "N", "images a step, over all replicas; verify takes 16 unless told", "",
+       training, networks, Stored::run, &Config::batch_size, whole(1)},
       {"micro-batches", "N", "parts of a mini-batch that follow each other through the ranks",
        "4, fewer where the batch is smaller", training, networks, Stored::run,
        &Config::micro_batches, whole(1)},
