@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 namespace revode {
@@ -22,7 +23,13 @@ std::array<Counter, num_memory_categories>& counters() {
   return instance;
 }
 
-constexpr std::align_val_t alignment{64};
+/// Arrays of at least one large page ask for such: kernels walk over many places of an array at
+/// once, more than there are entries for small pages in a TLB.
+constexpr std::size_t large_page = std::size_t{2} << 20;
+
+std::align_val_t alignment_of(std::size_t bytes) {
+  return std::align_val_t{bytes < large_page ? 64 : large_page};
+}
 
 }  // namespace
 
@@ -55,7 +62,9 @@ std::int64_t peak_resident_bytes() {
 namespace detail {
 
 void* allocate(std::size_t bytes, Memory category) {
-  void* pointer = ::operator new(bytes, alignment);
+  void* pointer = ::operator new(bytes, alignment_of(bytes));
+  // Advice alone: what the system makes of it changes no result.
+  if (bytes >= large_page) madvise(pointer, bytes / large_page * large_page, MADV_HUGEPAGE);
   std::memset(pointer, 0, bytes);
   Counter& counter = counters()[static_cast<int>(category)];
   const std::int64_t now = counter.current += static_cast<std::int64_t>(bytes);
@@ -67,7 +76,7 @@ void* allocate(std::size_t bytes, Memory category) {
 
 void release(void* pointer, std::size_t bytes, Memory category) noexcept {
   counters()[static_cast<int>(category)].current -= static_cast<std::int64_t>(bytes);
-  ::operator delete(pointer, alignment);
+  ::operator delete(pointer, alignment_of(bytes));
 }
 
 }  // namespace detail
