@@ -14,6 +14,7 @@
 #include <array>
 
 #include "backend/cpu/winograd_transforms-inl.hpp"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace revode::cpu::HWY_NAMESPACE {
@@ -151,10 +152,13 @@ void finish_chunk(const Winograd& winograd, const TileChunk& chunk, int slot,
 /// Steps of the products at one place, in floats.
 struct Steps {
   explicit Steps(const Winograd& winograd)
-      : num_channels(winograd.planes.channels), kernel_block(winograd.kernel_block_size()) {}
+      : num_channels(winograd.planes.channels),
+        kernel_block(winograd.kernel_block_size()),
+        kernel_place(winograd.kernel_place_size()) {}
 
   int num_channels;
   std::size_t kernel_block;  ///< from out block to out block of a transformed kernel
+  std::size_t kernel_place;  ///< from place to place of it
 };
 
 /// products[block b][t][o] = sum over i of kernel[b][i][o] * inputs[t][i] at one place, for
@@ -183,6 +187,10 @@ HWY_INLINE void multiply_tiles(const Steps& steps, const float* inputs,
 #pragma GCC unroll 16
         for (int v = 0; v < pieces; ++v)
           weight[b][v] = hn::Load(d, kernel + b * steps.kernel_block + v * lanes);
+          // A place's weights are read once a chunk, in one go: too short for hardware to foresee.
+#pragma GCC unroll 16
+      for (int b = 0; b < num_blocks; ++b)
+        hwy::Prefetch(kernel + steps.kernel_place + b * steps.kernel_block);
 #pragma GCC unroll 16
       for (int t = 0; t < num_tiles; ++t) {
         const FloatVector value = hn::Set(d, in[t * block_channels]);

@@ -28,7 +28,7 @@ struct Winograd {
   /// weights of a place, and enough that these are worth their way into L1. The sums of weight
   /// gradients are cut there: the bits depend on it.
   int chunk_tiles() const {
-    return std::clamp(max_chunk_tiles / planes.num_blocks() / 8 * 8, 16, max_chunk_tiles);
+    return std::clamp(max_chunk_tiles / planes.num_blocks() / 8 * 8, 32, max_chunk_tiles);
   }
 
   // All sizes in floats. Steps from place to place are an odd number of cache lines, so that the
