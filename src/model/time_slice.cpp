@@ -25,10 +25,9 @@ template <typename Real>
 struct TimeSlice<Real>::InFlight {
   Buffer<Real> images;                                 // first slice
   NormStatistics opening, closing;                     // of this micro-batch
-  std::vector<Buffer<Real>> transition_inputs;         // by piece
+  std::vector<Buffer<Real>> states;                    // by piece: its home, where it has one
   std::vector<std::unique_ptr<Recording>> recordings;  // by piece, with Activations::store
   int recorded_batch = 0;
-  Buffer<Real> end_state;         // last slice
   std::vector<Real> front_state;  // where the reversal is measured
   std::vector<std::uint8_t> labels;
   std::vector<Real> logits;
@@ -44,6 +43,14 @@ void ensure_room(Buffer<Real>& buffer, std::size_t size, Memory category) {
     buffer = Buffer<Real>();  // release before taking more
     buffer = Buffer<Real>(size, category);
   }
+}
+
+/// What a transition gives, both slots one behind the other.
+template <typename Real>
+StateView<Real> pooled_view(const TransitionShape& shape, Real* state) {
+  const std::size_t slot_size =
+      std::size_t{1} * shape.batch * shape.out_channels * (shape.height / 2) * (shape.width / 2);
+  return {{state, state + slot_size}, shape.batch};
 }
 
 /// The part of `batch` images in a statistic; running averages use the unbiased variance.
@@ -118,7 +125,12 @@ std::size_t TimeSlice<Real>::output_size(int batch) const {
 }
 
 template <typename Real>
-std::size_t TimeSlice<Real>::state_capacity(int batch) const {
+std::size_t TimeSlice<Real>::message_capacity(int batch) const {
+  return std::max(is_first() ? 0 : input_size(batch), is_last() ? 0 : output_size(batch));
+}
+
+template <typename Real>
+std::size_t TimeSlice<Real>::adjoint_capacity(int batch) const {
   std::size_t most = output_size(batch);
   for (const Piece& piece : pieces_) most = std::max(most, piece_size(piece, batch));
   return most;
@@ -131,8 +143,7 @@ std::size_t TimeSlice<Real>::stash_bytes(int batch) const {
     elements += std::size_t{1} * batch * architecture_.image_channels() *
                 architecture_.stages().front().plane_size();
   for (const Piece& piece : pieces_)
-    if (piece.transition_behind) elements += piece_size(piece, batch);
-  if (is_last()) elements += piece_size(pieces_.back(), batch);
+    if (has_home(piece)) elements += piece_size(piece, batch);
   return elements * sizeof(Real);
 }
 
@@ -148,7 +159,7 @@ typename TimeSlice<Real>::InFlight& TimeSlice<Real>::in_flight(int micro_batch) 
   if (!kept) {
     if (spare_.empty()) {
       kept = std::make_unique<InFlight>();
-      kept->transition_inputs.resize(pieces_.size());
+      kept->states.resize(pieces_.size());
       kept->recordings.resize(pieces_.size());
     } else {
       kept = std::move(spare_.back());
@@ -156,6 +167,30 @@ typename TimeSlice<Real>::InFlight& TimeSlice<Real>::in_flight(int micro_batch) 
     }
   }
   return *kept;
+}
+
+// What a transition or the closing takes in can't be rebuilt from what it gives: it must be kept.
+// So the segment before it works in the place where it is kept, forward and back, and nothing is
+// copied.
+template <typename Real>
+bool TimeSlice<Real>::has_home(const Piece& piece) const {
+  return piece.transition_behind || (is_last() && &piece == &pieces_.back());
+}
+
+template <typename Real>
+Real* TimeSlice<Real>::home(InFlight& kept, std::size_t i, int batch, Real* message) const {
+  if (!has_home(pieces_[i])) return message;
+  ensure_room(kept.states[i], piece_size(pieces_[i], batch), Memory::stash);
+  return kept.states[i].data();
+}
+
+// Adjoints need not be kept: a transition takes them from one array to the other, and to the
+// caller's in the end.
+template <typename Real>
+Real* TimeSlice<Real>::adjoint_behind(std::size_t transitions, int batch, Real* adjoint) {
+  if (transitions % 2 == 0) return adjoint;
+  ensure_room(scratch_, adjoint_capacity(batch), Memory::state);
+  return scratch_.data();
 }
 
 template <typename Real>
@@ -214,26 +249,28 @@ template <typename Real>
 void TimeSlice<Real>::open(InFlight& kept, int batch, Mode mode, Real* state) {
   const PhaseScope timed(timer_, Phase::opening);
   const OpeningShape shape = architecture_.opening(batch);
-  const Real* images = kept.images.data();
-  if (mode == Mode::evaluate) {
-    kept.opening = running(map_.opening_norm);
-  } else {
-    kept.opening = backend_.opening_statistics(shape, images, opening_weights());
-    if (mode == Mode::train)
-      follow(map_.opening_norm, kept.opening, double{1} * batch * shape.height * shape.width);
-  }
-  backend_.opening_forward(shape, images, opening_weights(), kept.opening,
-                           view(state, pieces_.front(), batch));
+  const StateView<Real> front = view(state, pieces_.front(), batch);
+  backend_.opening_convolve(shape, kept.images.data(), opening_weights(), front,
+                            mode == Mode::evaluate ? nullptr : &kept.opening);
+  if (mode == Mode::evaluate) kept.opening = running(map_.opening_norm);
+  if (mode == Mode::train)
+    follow(map_.opening_norm, kept.opening, double{1} * batch * shape.height * shape.width);
+  backend_.opening_normalise(shape, opening_weights(), kept.opening, front);
   if (mode == Mode::inspect)
     note_non_finite(state, piece_size(pieces_.front(), batch), 0,
                     [] { return std::string("the opening"); });
 }
 
 template <typename Real>
-void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* state) {
+void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* message) {
   InFlight& kept = in_flight(micro_batch);
   if (mode == Mode::inspect) non_finite_.reset();
-  if (is_first()) open(kept, batch, mode, state);
+  Real* state = home(kept, 0, batch, message);
+  if (is_first()) {
+    open(kept, batch, mode, state);
+  } else if (state != message) {
+    std::copy_n(message, input_size(batch), state);
+  }
   if (measures_reversal_ && mode == Mode::train)
     kept.front_state.assign(state, state + input_size(batch));
   for (std::size_t i = 0; i < pieces_.size(); ++i) {
@@ -254,16 +291,10 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* state
     }
     if (!piece.transition_behind) continue;
     const PhaseScope timed(timer_, Phase::transition);
-    // The input of a transition can't be rebuilt from its output: keep it.
-    Buffer<Real>& input = mode == Mode::train ? kept.transition_inputs[i] : scratch_;
-    ensure_room(input, piece_size(piece, batch),
-                mode == Mode::train ? Memory::stash : Memory::state);
-    std::copy_n(state, piece_size(piece, batch), input.data());
+    Real* next = i + 1 < pieces_.size() ? home(kept, i + 1, batch, message) : message;
     const TransitionShape shape = architecture_.transition(piece.stage, batch);
-    const std::size_t out_slot =
-        std::size_t{1} * batch * shape.out_channels * (shape.height / 2) * (shape.width / 2);
-    backend_.transition_forward(shape, view(input.data(), piece, batch),
-                                {{state, state + out_slot}, batch});
+    backend_.transition_forward(shape, view(state, piece, batch), pooled_view(shape, next));
+    state = next;
   }
   if (mode == Mode::train) kept.recorded_batch = std::max(kept.recorded_batch, batch);
   if (is_last()) close(kept, batch, mode, state);
@@ -282,11 +313,6 @@ void TimeSlice<Real>::close(InFlight& kept, int batch, Mode mode, Real* state) {
     if (mode == Mode::train)
       follow(map_.closing_norm, kept.closing, double{1} * batch * shape.height * shape.width);
   }
-  if (mode == Mode::train) {
-    ensure_room(kept.end_state, piece_size(pieces_.back(), batch), Memory::stash);
-    std::copy_n(state, piece_size(pieces_.back(), batch), kept.end_state.data());
-  }
-
   kept.logits.resize(std::size_t{1} * batch * shape.num_classes);
   kept.probabilities.resize(kept.logits.size());
   backend_.closing_forward(shape, end, closing_weights(), kept.closing, kept.logits.data());
@@ -308,39 +334,44 @@ std::span<const Real> TimeSlice<Real>::logits(int micro_batch) const {
 }
 
 template <typename Real>
-void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, Real* state,
-                                     Real* adjoint, Real* gradient) {
+void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, Real* adjoint,
+                                     Real* gradient) {
   const PhaseScope timed(timer_, Phase::closing);
-  const ClosingShape shape = architecture_.closing(batch);
-  std::copy_n(kept.end_state.data(), piece_size(pieces_.back(), batch), state);
   std::vector<Real> grad_logits(kept.probabilities.size());
   softmax_cross_entropy_gradient(std::span<const double>(kept.probabilities), kept.labels,
                                  mini_batch, std::span<Real>(grad_logits));
   backend_.closing_backward(
-      shape, view(state, pieces_.back(), batch), closing_weights(), kept.closing,
-      grad_logits.data(), view(adjoint, pieces_.back(), batch),
+      architecture_.closing(batch), view(kept.states.back().data(), pieces_.back(), batch),
+      closing_weights(), kept.closing, grad_logits.data(), view(adjoint, pieces_.back(), batch),
       {gradient + map_.closing_norm.scale.offset, gradient + map_.closing_norm.shift.offset,
        gradient + map_.closing_weight.offset, gradient + map_.closing_bias.offset});
 }
 
 template <typename Real>
-void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real* state,
-                               Real* adjoint, Real* gradient) {
+void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real* message,
+                               Real* message_adjoint, Real* gradient) {
   InFlight& kept = in_flight(micro_batch);
-  if (is_last()) begin_backward(kept, batch, mini_batch, state, adjoint, gradient);
+  std::size_t transitions =
+      is_last()
+          ? pieces_.size() - 1
+          : static_cast<std::size_t>(std::ranges::count_if(pieces_, &Piece::transition_behind));
+  Real* adjoint = adjoint_behind(transitions, batch, message_adjoint);
+  if (is_last()) {
+    begin_backward(kept, batch, mini_batch, adjoint, gradient);
+  } else if (adjoint != message_adjoint) {
+    std::copy_n(message_adjoint, output_size(batch), adjoint);
+  }
+  Real* state = nullptr;
   for (std::size_t i = pieces_.size(); i-- > 0;) {
     const Piece& piece = pieces_[i];
     if (piece.transition_behind) {
       const PhaseScope timed(timer_, Phase::transition);
       const TransitionShape shape = architecture_.transition(piece.stage, batch);
-      const std::size_t out_slot =
-          std::size_t{1} * batch * shape.out_channels * (shape.height / 2) * (shape.width / 2);
-      ensure_room(scratch_, state_capacity(batch), Memory::state);
-      std::copy_n(adjoint, 2 * out_slot, scratch_.data());
-      backend_.transition_backward(shape, {{scratch_.data(), scratch_.data() + out_slot}, batch},
-                                   view(adjoint, piece, batch));
-      std::copy_n(kept.transition_inputs[i].data(), piece_size(piece, batch), state);
+      Real* before = adjoint_behind(--transitions, batch, message_adjoint);
+      backend_.transition_backward(shape, pooled_view(shape, adjoint), view(before, piece, batch));
+      adjoint = before;
     }
+    state = home(kept, i, batch, message);
     const PhaseScope timed(timer_, Phase::stage_back, piece.stage);
     const Recording* recording =
         activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
@@ -351,11 +382,14 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
   if (measures_reversal_) compare(kept.front_state, state);
   if (is_first()) {
     const PhaseScope timed(timer_, Phase::opening);
+    const Piece& front = pieces_.front();
     backend_.opening_backward(
         architecture_.opening(batch), kept.images.data(), opening_weights(), kept.opening,
-        view(adjoint, pieces_.front(), batch),
+        view(state, front, batch), view(adjoint, front, batch),
         {gradient + map_.opening_kernel.offset, gradient + map_.opening_norm.scale.offset,
          gradient + map_.opening_norm.shift.offset});
+  } else if (state != message) {
+    std::copy_n(state, input_size(batch), message);
   }
   release(micro_batch);
 }

@@ -15,13 +15,14 @@ int MiniBatchSource::size() const {
 Executor::Executor(const Communicator& communicator, TimeSlice<float>& slice,
                    Backend<float>& backend, int largest_micro_batch)
     : communicator_(communicator), slice_(slice), backend_(backend) {
-  const std::size_t capacity = slice.state_capacity(largest_micro_batch);
+  const std::size_t message = slice.message_capacity(largest_micro_batch);
+  const std::size_t adjoint = slice.adjoint_capacity(largest_micro_batch);
   const int num_slots = communicator.size() > 1 ? num_message_buffers : 1;
   for (Direction* direction : {&forward_, &backward_}) {
     direction->slots.resize(num_slots);
     for (Slot& slot : direction->slots) {
-      slot.state = Buffer<float>(capacity, Memory::state);
-      if (direction == &backward_) slot.adjoint = Buffer<float>(capacity, Memory::state);
+      slot.state = Buffer<float>(message, Memory::state);
+      if (direction == &backward_) slot.adjoint = Buffer<float>(adjoint, Memory::state);
     }
   }
   // The MPI library moves large messages only inside its calls: look in while the kernels work.

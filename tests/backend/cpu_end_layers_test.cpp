@@ -67,16 +67,16 @@ TEST_P(CpuBackend, OpeningEqualsReference) {
                              shape.height, shape.width, shape.features.joined));
     const Opening opening(shape);
     const float* images = opening.images.data();
-    const NormStatistics statistics =
-        reference->opening_statistics(shape, images, opening.weights());
-
-    expect_close(cpu->opening_statistics(shape, images, opening.weights()), statistics);
-
-    // The same statistics: outputs differ by the order of the sums, at most one step of the grid.
     State got(shape.batch, opening.state_size, poison);
     State expected(shape.batch, opening.state_size, poison);
-    cpu->opening_forward(shape, images, opening.weights(), statistics, got.view());
-    reference->opening_forward(shape, images, opening.weights(), statistics, expected.view());
+    NormStatistics got_statistics, statistics;
+    cpu->opening_convolve(shape, images, opening.weights(), got.view(), &got_statistics);
+    reference->opening_convolve(shape, images, opening.weights(), expected.view(), &statistics);
+    expect_close(got_statistics, statistics);
+
+    // The same statistics: outputs differ by the order of the sums, at most one step of the grid.
+    cpu->opening_normalise(shape, opening.weights(), statistics, got.view());
+    reference->opening_normalise(shape, opening.weights(), statistics, expected.view());
     const float step = shape.grid_bits > 0 ? std::ldexp(1.0f, -shape.grid_bits) : 0;
     for (int slot = 0; slot < 2; ++slot)
       for (std::size_t k = 0; k < opening.state_size; ++k)
@@ -88,7 +88,9 @@ TEST_P(CpuBackend, OpeningEqualsReference) {
           std::vector<float>(opening.kernel.size(), 0.5f),  // += is to be seen
           std::vector<float>(opening.num_features, 0.5f),
           std::vector<float>(opening.num_features, 0.5f)};
-      backend.opening_backward(shape, images, opening.weights(), statistics, adjoint.view(),
+      State state(shape.batch, opening.state_size, poison);
+      backend.opening_backward(shape, images, opening.weights(), statistics, state.view(),
+                               adjoint.view(),
                                {gradient[0].data(), gradient[1].data(), gradient[2].data()});
       return gradient;
     };
@@ -105,8 +107,9 @@ TEST_P(CpuBackend, OpeningIsOnTheGridWithoutNegativeZeros) {
   const float* images = opening.images.data();
   State state(shape.batch, opening.state_size, poison);
 
-  cpu->opening_forward(shape, images, opening.weights(),
-                       cpu->opening_statistics(shape, images, opening.weights()), state.view());
+  NormStatistics statistics;
+  cpu->opening_convolve(shape, images, opening.weights(), state.view(), &statistics);
+  cpu->opening_normalise(shape, opening.weights(), statistics, state.view());
 
   for (const std::vector<float>& slot : state.slot) {
     for (const float value : slot) {
@@ -223,15 +226,17 @@ TEST_P(CpuBackend, EndLayersDoNotDependOnTheNumberOfThreads) {
   for (const int num_threads : {1, 2, 3}) {
     const auto cpu = make_cpu_backend(num_threads);
     State adjoint(opening_shape.batch, opening.state_size, std::uint64_t{5});
-    const NormStatistics opened =
-        cpu->opening_statistics(opening_shape, opening.images.data(), opening.weights());
+    State state(opening_shape.batch, opening.state_size, poison);
+    NormStatistics opened;
+    cpu->opening_convolve(opening_shape, opening.images.data(), opening.weights(), state.view(),
+                          &opened);
     const NormStatistics closed = cpu->closing_statistics(closing_shape, closing.state.view());
     statistics.insert(statistics.end(), {opened, closed});
 
     std::vector<float> all(opening.kernel.size() + 2 * opening.scale.size(), 0.5f);
     float* grad_scale = all.data() + opening.kernel.size();
     cpu->opening_backward(opening_shape, opening.images.data(), opening.weights(), opened,
-                          adjoint.view(),
+                          state.view(), adjoint.view(),
                           {all.data(), grad_scale, grad_scale + opening.scale.size()});
     for (const auto& part : closing_backward(*cpu, closing_shape, closing, closed))
       all.insert(all.end(), part.begin(), part.end());

@@ -162,9 +162,12 @@ TEST(RunningAverages, FollowEveryMicroBatchInOrderAndUnbiased) {
   std::vector<double> mean(4, 0.0), variance(4, 1.0);
   for (int m = 0; m < 2; ++m) {
     const int size = batch.micro_batches[m];
-    const NormStatistics statistics = backend->opening_statistics(
+    std::vector<double> convolved(std::size_t{4} * size * 64);
+    NormStatistics statistics;
+    backend->opening_convolve(
         network.opening(size), batch.images_of(m),
-        {part.values.data() + map.opening_kernel.offset, nullptr, nullptr});
+        {part.values.data() + map.opening_kernel.offset, nullptr, nullptr},
+        {{convolved.data(), convolved.data() + std::size_t{2} * size * 64}, size}, &statistics);
     const double count = size * 64;
     for (int f = 0; f < 4; ++f) {
       mean[f] = 0.9 * mean[f] + 0.1 * statistics.mean[f];
@@ -324,7 +327,8 @@ TEST(TimeSliceMemory, NoSliceKeepsMoreForMoreBlocks) {
 
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(many.part(i).slice.stash_bytes(4), few.part(i).slice.stash_bytes(4)) << i;
-    EXPECT_EQ(many.part(i).slice.state_capacity(4), few.part(i).slice.state_capacity(4)) << i;
+    EXPECT_EQ(many.part(i).slice.message_capacity(4), few.part(i).slice.message_capacity(4)) << i;
+    EXPECT_EQ(many.part(i).slice.adjoint_capacity(4), few.part(i).slice.adjoint_capacity(4)) << i;
   }
 }
 

@@ -145,7 +145,9 @@ class SliceChain {
  private:
   Real* room(std::vector<Real>& buffer, int batch) {
     std::size_t most = 0;
-    for (auto& part : parts_) most = std::max(most, part->slice.state_capacity(batch));
+    for (auto& part : parts_)
+      most = std::max(
+          {most, part->slice.message_capacity(batch), part->slice.adjoint_capacity(batch)});
     if (buffer.size() < most) buffer.resize(most);
     return buffer.data();
   }

@@ -243,21 +243,22 @@ class Backend {
 
   virtual std::unique_ptr<Segment<Real>> make_segment(const SegmentShape& shape) = 0;
 
-  /// Statistics of K images over batch, height and width.
-  virtual NormStatistics opening_statistics(const OpeningShape& shape, const Real* images,
-                                            const OpeningWeights<Real>& weights) = 0;
-  /// state (overwritten) <- opening(images); the slot that is no feature map becomes zero.
-  /// images [batch, in_channels, height, width].
-  virtual void opening_forward(const OpeningShape& shape, const Real* images,
-                               const OpeningWeights<Real>& weights,
-                               const NormStatistics& statistics, StateView<Real> state) = 0;
+  /// Feature planes of `state` (overwritten) <- K images; images [batch, in_channels, height,
+  /// width]. With `statistics`, they receive those of K images over batch, height and width.
+  virtual void opening_convolve(const OpeningShape& shape, const Real* images,
+                                const OpeningWeights<Real>& weights, StateView<Real> state,
+                                NormStatistics* statistics) = 0;
+  /// state <- the opening's output from K images in its feature planes, in place; the slot that is
+  /// no feature map becomes zero.
+  virtual void opening_normalise(const OpeningShape& shape, const OpeningWeights<Real>& weights,
+                                 const NormStatistics& statistics, StateView<Real> state) = 0;
   /// gradient += of the adjoint of the opening's output, through the dependence of the statistics
-  /// on the batch too
-  /// (`statistics` are those of this batch).
+  /// on the batch too (`statistics` are those of this batch). `state` is of no more use to the
+  /// caller: its feature planes may be overwritten.
   virtual void opening_backward(const OpeningShape& shape, const Real* images,
                                 const OpeningWeights<Real>& weights,
-                                const NormStatistics& statistics, StateView<Real> adjoint,
-                                const OpeningGradient<Real>& gradient) = 0;
+                                const NormStatistics& statistics, StateView<Real> state,
+                                StateView<Real> adjoint, const OpeningGradient<Real>& gradient) = 0;
 
   virtual void transition_forward(const TransitionShape& shape, StateView<Real> in,
                                   StateView<Real> out) = 0;

@@ -44,7 +44,7 @@ struct Reversal {
 };
 
 /// State arrays are [2][batch, channels, height, width], slot 0 first, contiguous: what a message
-/// carries. Their room must be state_capacity(batch), which is the largest over the slice.
+/// carries.
 template <typename Real>
 class TimeSlice {
  public:
@@ -58,11 +58,13 @@ class TimeSlice {
   bool is_last() const { return range_.last == architecture_.num_blocks(); }
   BlockRange range() const { return range_; }
 
-  /// Elements of the state that enters (unused on the first slice), leaves (unused on the last),
-  /// and the most in between.
+  /// Elements of the state that enters (unused on the first slice) and leaves (unused on the last).
   std::size_t input_size(int batch) const;
   std::size_t output_size(int batch) const;
-  std::size_t state_capacity(int batch) const;
+  /// Elements that the arrays handed to forward() and backward() must have room for: a state (none
+  /// where the slice is the whole network), and an adjoint, which is worked in.
+  std::size_t message_capacity(int batch) const;
+  std::size_t adjoint_capacity(int batch) const;
   /// Bytes that one micro-batch of this size keeps from the forward to the backward sweep.
   std::size_t stash_bytes(int batch) const;
 
@@ -76,17 +78,18 @@ class TimeSlice {
   /// Last slice: the labels of a micro-batch, to be given before forward().
   void set_labels(int micro_batch, std::span<const std::uint8_t> labels);
 
-  /// Takes a micro-batch through the slice: `state` holds its input and receives its output.
-  void forward(int micro_batch, int batch, Mode mode, Real* state);
+  /// Takes a micro-batch through the slice: `message` holds the state that enters (but on the first
+  /// slice) and receives the one that leaves (but on the last).
+  void forward(int micro_batch, int batch, Mode mode, Real* message);
 
   /// Last slice, after forward(): loss, hits and logits [batch, classes] of a micro-batch.
   MicroBatchResult result(int micro_batch) const;
   std::span<const Real> logits(int micro_batch) const;
 
-  /// Takes a micro-batch back: `state` and `adjoint` hold those of the output (on the last slice
-  /// they are made here, the loss counting 1/mini_batch for each sample) and receive those of the
-  /// input. gradient (flat, as `map`) +=.
-  void backward(int micro_batch, int batch, int mini_batch, Real* state, Real* adjoint,
+  /// Takes a micro-batch back: `message` and `adjoint` hold state and adjoint of what left (on the
+  /// last slice they are made here, the loss counting 1/mini_batch for each sample) and receive
+  /// those of what entered (but on the first slice). gradient (flat, as `map`) +=.
+  void backward(int micro_batch, int batch, int mini_batch, Real* message, Real* message_adjoint,
                 Real* gradient);
 
   /// Forgets a micro-batch that will not go back.
@@ -124,8 +127,10 @@ class TimeSlice {
   ClosingWeights<Real> closing_weights() const;
   void open(InFlight& kept, int batch, Mode mode, Real* state);
   void close(InFlight& kept, int batch, Mode mode, Real* state);
-  void begin_backward(InFlight& kept, int batch, int mini_batch, Real* state, Real* adjoint,
-                      Real* gradient);
+  void begin_backward(InFlight& kept, int batch, int mini_batch, Real* adjoint, Real* gradient);
+  bool has_home(const Piece& piece) const;
+  Real* home(InFlight& kept, std::size_t i, int batch, Real* message) const;
+  Real* adjoint_behind(std::size_t transitions, int batch, Real* adjoint);
   void compare(const std::vector<Real>& kept, const Real* rebuilt);
   void inspect(const Piece& piece, int batch, Real* state);
   void note_non_finite(const Real* values, std::size_t size, int order,
@@ -142,7 +147,7 @@ class TimeSlice {
   std::vector<Piece> pieces_;
   std::map<int, std::unique_ptr<InFlight>> in_flight_;  // by micro-batch
   std::vector<std::unique_ptr<InFlight>> spare_;        // rooms to use again
-  Buffer<Real> scratch_;                                // a second state, for transitions
+  Buffer<Real> scratch_;                                // a second adjoint, for transitions
   RangeCounts counts_;
   PhaseTimer* timer_ = nullptr;
   bool measures_reversal_ = false;

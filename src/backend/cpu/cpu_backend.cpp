@@ -91,14 +91,15 @@ class CpuBackend final : public Backend<float> {
     return std::make_unique<CpuSegment>(shape, engine_);
   }
 
-  NormStatistics opening_statistics(const OpeningShape& shape, const float* images,
-                                    const OpeningWeights<float>& weights) override;
-  void opening_forward(const OpeningShape& shape, const float* images,
-                       const OpeningWeights<float>& weights, const NormStatistics& statistics,
-                       StateView<float> state) override;
+  void opening_convolve(const OpeningShape& shape, const float* images,
+                        const OpeningWeights<float>& weights, StateView<float> state,
+                        NormStatistics* statistics) override;
+  void opening_normalise(const OpeningShape& shape, const OpeningWeights<float>& weights,
+                         const NormStatistics& statistics, StateView<float> state) override;
   void opening_backward(const OpeningShape& shape, const float* images,
                         const OpeningWeights<float>& weights, const NormStatistics& statistics,
-                        StateView<float> adjoint, const OpeningGradient<float>& gradient) override;
+                        StateView<float> state, StateView<float> adjoint,
+                        const OpeningGradient<float>& gradient) override;
 
   void transition_forward(const TransitionShape& shape, StateView<float> in,
                           StateView<float> out) override;
@@ -118,17 +119,16 @@ class CpuBackend final : public Backend<float> {
   /// Scratch of one thread for one image of the opening.
   struct OpeningScratch {
     float* bordered;  ///< the image with its border
-    float* sums;      ///< K image, one feature
-    float* grad;      ///< its gradient, in the same layout
+    float* sums;      ///< K image, or its gradient, of some features: rows of stride()
   };
   void reserve_opening_scratch(const BorderedImage& image);
   OpeningScratch opening_scratch(const BorderedImage& image, int thread);
 
-  /// Calls body(f, K image of feature f) for all features of image n. Recomputed wherever it is
-  /// needed: nothing of the batch's size is kept.
+  /// Feature planes of image n <- K image; calls body(f, that plane) after each, while it is in the
+  /// cache.
   template <typename Body>
-  void for_each_convolved(const OpeningShape& shape, const float* images, const float* kernel,
-                          int n, int thread, Body&& body);
+  void convolve_image(const OpeningShape& shape, const float* images, const float* kernel, int n,
+                      int thread, const StateView<float>& state, Body&& body);
 
   std::shared_ptr<Engine> engine_;
 };
@@ -144,97 +144,116 @@ BorderedImage bordered_image(const OpeningShape& shape) {
   return {shape.in_channels, shape.height, shape.width};
 }
 
+/// Features of the opening that are in the works at once: their sums stay in L1.
+constexpr int features_at_once = 4;
+
 /// Multiples of 16 floats keep what follows aligned.
 std::size_t aligned_size(const BorderedImage& image) {
   return (image.scratch_size() + 15) / 16 * 16;
 }
 
 void CpuBackend::reserve_opening_scratch(const BorderedImage& image) {
-  engine_->reserve_scratch(aligned_size(image) + 2 * image.sums_size());
+  engine_->reserve_scratch(aligned_size(image) + features_at_once * image.sums_size());
 }
 
 CpuBackend::OpeningScratch CpuBackend::opening_scratch(const BorderedImage& image, int thread) {
   float* bordered = engine_->scratch(thread);
-  float* sums = bordered + aligned_size(image);
-  return {bordered, sums, sums + image.sums_size()};
+  return {bordered, bordered + aligned_size(image)};
 }
 
 template <typename Body>
-void CpuBackend::for_each_convolved(const OpeningShape& shape, const float* images,
-                                    const float* kernel, int n, int thread, Body&& body) {
+void CpuBackend::convolve_image(const OpeningShape& shape, const float* images, const float* kernel,
+                                int n, int thread, const StateView<float>& state, Body&& body) {
   const BorderedImage image = bordered_image(shape);
   const OpeningScratch scratch = opening_scratch(image, thread);
+  const int features = num_features(shape);
   add_border(image, images + n * shape.in_channels * plane_size(shape), scratch.bordered);
-  for (int f = 0; f < num_features(shape); ++f) {
-    convolve_bordered(image, scratch.bordered, kernel + f * shape.in_channels * 9, scratch.sums);
-    body(f, Plane{scratch.sums, shape.height, shape.width, image.stride()});
+  for (int first = 0; first < features; first += features_at_once) {
+    const int count = std::min(features_at_once, features - first);
+    convolve_bordered(image, scratch.bordered, kernel + std::size_t{9} * first * shape.in_channels,
+                      count, scratch.sums);
+    for (int k = 0; k < count; ++k) {
+      float* to = feature(shape, state, n, first + k);
+      const float* from = scratch.sums + k * image.sums_size();
+      for (int y = 0; y < shape.height; ++y)
+        std::copy_n(from + y * image.stride(), shape.width, to + y * shape.width);
+      body(first + k, long_row(shape, to));
+    }
   }
 }
 
-NormStatistics CpuBackend::opening_statistics(const OpeningShape& shape, const float* images,
-                                              const OpeningWeights<float>& weights) {
+void CpuBackend::opening_convolve(const OpeningShape& shape, const float* images,
+                                  const OpeningWeights<float>& weights, StateView<float> state,
+                                  NormStatistics* statistics) {
   const int features = num_features(shape);
   reserve_opening_scratch(bordered_image(shape));
   std::vector<SumPair> moments(static_cast<std::size_t>(shape.batch) * features);
   engine_->pool.parallel_for(shape.batch, [&](int n, int thread) {
-    for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
-      moments[n * features + f] = plane_moments(x);
+    convolve_image(shape, images, weights.kernel, n, thread, state, [&](int f, const Plane& x) {
+      if (statistics != nullptr) moments[n * features + f] = plane_moments(x);
     });
   });
-  return to_statistics(add_images(moments, features), num_values(shape));
+  if (statistics != nullptr)
+    *statistics = to_statistics(add_images(moments, features), num_values(shape));
 }
 
-void CpuBackend::opening_forward(const OpeningShape& shape, const float* images,
-                                 const OpeningWeights<float>& weights,
-                                 const NormStatistics& statistics, StateView<float> state) {
-  reserve_opening_scratch(bordered_image(shape));
-  engine_->pool.parallel_for(shape.batch, [&](int n, int thread) {
+void CpuBackend::opening_normalise(const OpeningShape& shape, const OpeningWeights<float>& weights,
+                                   const NormStatistics& statistics, StateView<float> state) {
+  engine_->pool.parallel_for(shape.batch, [&](int n, int) {
     clear_other_slot(shape, state, n);
-    for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
-      apply_norm_relu(x, Norm(statistics, f, weights.scale[f], weights.shift[f]), shape.grid_bits,
-                      {feature(shape, state, n, f), static_cast<std::size_t>(shape.width)});
-    });
+    for (int f = 0; f < num_features(shape); ++f) {
+      float* x = feature(shape, state, n, f);
+      apply_norm_relu(long_row(shape, x), Norm(statistics, f, weights.scale[f], weights.shift[f]),
+                      shape.grid_bits, {x, 0});
+    }
   });
 }
 
 void CpuBackend::opening_backward(const OpeningShape& shape, const float* images,
                                   const OpeningWeights<float>& weights,
-                                  const NormStatistics& statistics, StateView<float> adjoint,
+                                  const NormStatistics& statistics, StateView<float> state,
+                                  StateView<float> adjoint,
                                   const OpeningGradient<float>& gradient) {
   const int features = num_features(shape);
   const BorderedImage image = bordered_image(shape);
   reserve_opening_scratch(image);
   const auto norm = [&](int f) { return Norm(statistics, f, weights.scale[f], weights.shift[f]); };
-  const auto grad_plane = [&](int n, int f) {
-    return Plane{feature(shape, adjoint, n, f), shape.height, shape.width,
-                 static_cast<std::size_t>(shape.width)};
-  };
 
-  // 1. dshift = sum g, dscale = sum g xhat, g = adjoint where the ReLU is open
+  // 1. dshift = sum g, dscale = sum g xhat, g = adjoint where the ReLU is open, x = K image
   std::vector<SumPair> parts(static_cast<std::size_t>(shape.batch) * features);
   engine_->pool.parallel_for(shape.batch, [&](int n, int thread) {
-    for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
-      parts[n * features + f] = norm_relu_gradient_sums(x, norm(f), grad_plane(n, f));
+    convolve_image(shape, images, weights.kernel, n, thread, state, [&](int f, const Plane& x) {
+      parts[n * features + f] =
+          norm_relu_gradient_sums(x, norm(f), long_row(shape, feature(shape, adjoint, n, f)));
     });
   });
   const std::vector<SumPair> means =
       norm_gradients(add_images(parts, features), num_values(shape), gradient);
 
-  // 2. through the statistics to K images, and on to K; lane by lane
+  // 2. through the statistics to K image, and on to K; lane by lane
   const Lanes lanes(shape.batch);
   const std::size_t kernel_size = std::size_t{9} * features * shape.in_channels;
   float* sums = engine_->lane_sums(lanes.count * kernel_size);
+  const auto rows = [&](int n, int f, const StateView<float>& view) {
+    return Plane{feature(shape, view, n, f), shape.height, shape.width,
+                 static_cast<std::size_t>(shape.width)};
+  };
   engine_->pool.parallel_for(lanes.count, [&](int lane, int thread) {
     float* lane_sums = sums + lane * kernel_size;
     std::fill_n(lane_sums, kernel_size, 0.0f);
-    const OpeningScratch scratch = opening_scratch(image, thread);
-    std::fill_n(scratch.grad, image.sums_size(), 0.0f);  // and so it stays between the rows
+    const auto [bordered, grad] = opening_scratch(image, thread);
+    std::fill_n(grad, features_at_once * image.sums_size(), 0.0f);  // as it stays between the rows
     for (int n = lanes.first(lane); n < lanes.first(lane + 1); ++n) {
-      for_each_convolved(shape, images, weights.kernel, n, thread, [&](int f, const Plane& x) {
-        norm_relu_backward(x, norm(f), grad_plane(n, f), means[f], {scratch.grad, image.stride()});
-        add_bordered_kernel_gradient(image, scratch.bordered, scratch.grad,
-                                     lane_sums + f * shape.in_channels * 9);
-      });
+      add_border(image, images + n * shape.in_channels * plane_size(shape), bordered);
+      for (int first = 0; first < features; first += features_at_once) {
+        const int count = std::min(features_at_once, features - first);
+        for (int k = 0; k < count; ++k)
+          norm_relu_backward(rows(n, first + k, state), norm(first + k),
+                             rows(n, first + k, adjoint), means[first + k],
+                             {grad + k * image.sums_size(), image.stride()});
+        add_bordered_kernel_gradient(image, bordered, grad, count,
+                                     lane_sums + std::size_t{9} * first * shape.in_channels);
+      }
     }
   });
   for (std::size_t k = 0; k < kernel_size; ++k) {

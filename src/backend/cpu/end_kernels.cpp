@@ -182,55 +182,118 @@ void backward(const Plane& x, const Norm& norm_in, const Plane& grad, const SumP
   }
 }
 
-/// sums[t] = sum over i, ky, kx of K[i][ky][kx] * bordered_i[t + ky * stride + kx]
-void convolve_long_row(const BorderedImage& shape, const float* HWY_RESTRICT bordered,
-                       const float* HWY_RESTRICT kernel, float* HWY_RESTRICT sums) {
+// Features that share the loads of an image's pixels, by the registers there are.
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+inline constexpr int convolved_together = 4, gradients_together = 2;
+#else
+inline constexpr int convolved_together = 2, gradients_together = 1;
+#endif
+
+/// sums[f][t] = sum over i, ky, kx of K[f][i][ky][kx] * bordered_i[t + ky * stride + kx]
+template <int num_features>
+HWY_INLINE void convolve_features(const BorderedImage& shape, const float* HWY_RESTRICT bordered,
+                                  const float* HWY_RESTRICT kernel, float* HWY_RESTRICT sums) {
   const RowTag d;
-  constexpr int unroll = row_lanes == 16 ? 4 : row_lanes == 8 ? 4 : 2;
+  constexpr int unroll = row_lanes >= 8 ? 4 : 2;
+  const int taps = 9 * shape.channels;
   for (std::size_t t = 0; t < shape.sums_size(); t += unroll * row_lanes) {
-    RowVector sum[unroll];
+    RowVector sum[num_features][unroll];
 #pragma GCC unroll 16
-    for (int v = 0; v < unroll; ++v) sum[v] = hn::Zero(d);
+    for (int f = 0; f < num_features; ++f)
+#pragma GCC unroll 16
+      for (int v = 0; v < unroll; ++v) sum[f][v] = hn::Zero(d);
     const float* weight = kernel;
     for (int i = 0; i < shape.channels; ++i) {
       for (int ky = 0; ky < 3; ++ky) {
         const float* in = bordered + i * shape.plane_size() + ky * shape.stride() + t;
+#pragma GCC unroll 1
         for (int kx = 0; kx < 3; ++kx, ++in, ++weight) {
-          const RowVector w = hn::Set(d, *weight);
+          RowVector value[unroll];
 #pragma GCC unroll 16
-          for (int v = 0; v < unroll; ++v)
-            sum[v] = hn::MulAdd(w, hn::LoadU(d, in + v * row_lanes), sum[v]);
+          for (int v = 0; v < unroll; ++v) value[v] = hn::LoadU(d, in + v * row_lanes);
+#pragma GCC unroll 16
+          for (int f = 0; f < num_features; ++f) {
+            const RowVector w = hn::Set(d, weight[f * taps]);
+#pragma GCC unroll 16
+            for (int v = 0; v < unroll; ++v) sum[f][v] = hn::MulAdd(w, value[v], sum[f][v]);
+          }
         }
       }
     }
 #pragma GCC unroll 16
-    for (int v = 0; v < unroll; ++v) hn::Store(sum[v], d, sums + t + v * row_lanes);
+    for (int f = 0; f < num_features; ++f)
+#pragma GCC unroll 16
+      for (int v = 0; v < unroll; ++v)
+        hn::Store(sum[f][v], d, sums + f * shape.sums_size() + t + v * row_lanes);
   }
 }
 
-void kernel_gradient_long_row(const BorderedImage& shape, const float* HWY_RESTRICT bordered,
-                              const float* HWY_RESTRICT g, float* HWY_RESTRICT grad_kernel) {
+void convolve_long_rows(const BorderedImage& shape, const float* HWY_RESTRICT bordered,
+                        const float* HWY_RESTRICT kernel, int num_features,
+                        float* HWY_RESTRICT sums) {
+  for (int f = 0; f < num_features;) {
+    const float* k = kernel + std::size_t{9} * f * shape.channels;
+    float* to = sums + f * shape.sums_size();
+    if (num_features - f >= convolved_together) {
+      convolve_features<convolved_together>(shape, bordered, k, to);
+      f += convolved_together;
+    } else {
+      convolve_features<1>(shape, bordered, k, to);
+      ++f;
+    }
+  }
+}
+
+template <int num_features>
+HWY_INLINE void add_feature_gradients(const BorderedImage& shape,
+                                      const float* HWY_RESTRICT bordered,
+                                      const float* HWY_RESTRICT g,
+                                      float* HWY_RESTRICT grad_kernel) {
   const RowTag d;
   for (int i = 0; i < shape.channels; ++i) {
     const float* plane = bordered + i * shape.plane_size();
-    RowVector sum[9];
+    RowVector sum[num_features][9];
 #pragma GCC unroll 16
-    for (int tap = 0; tap < 9; ++tap) sum[tap] = hn::Zero(d);
+    for (int f = 0; f < num_features; ++f)
+#pragma GCC unroll 16
+      for (int tap = 0; tap < 9; ++tap) sum[f][tap] = hn::Zero(d);
     for (std::size_t t = 0; t < shape.sums_size(); t += row_lanes) {
-      const RowVector value = hn::Load(d, g + t);
+      RowVector value[num_features];
+#pragma GCC unroll 16
+      for (int f = 0; f < num_features; ++f) value[f] = hn::Load(d, g + f * shape.sums_size() + t);
 #pragma GCC unroll 16
       for (int tap = 0; tap < 9; ++tap) {
-        const float* in = plane + tap / 3 * shape.stride() + tap % 3 + t;
-        sum[tap] = hn::MulAdd(value, hn::LoadU(d, in), sum[tap]);
+        const RowVector in = hn::LoadU(d, plane + tap / 3 * shape.stride() + tap % 3 + t);
+#pragma GCC unroll 16
+        for (int f = 0; f < num_features; ++f) sum[f][tap] = hn::MulAdd(value[f], in, sum[f][tap]);
       }
     }
 #pragma GCC unroll 16
-    for (int tap = 0; tap < 9; ++tap) {
-      HWY_ALIGN float lane[row_lanes];
-      hn::Store(sum[tap], d, lane);
-      float total = 0;
-      for (const float part : lane) total += part;
-      grad_kernel[i * 9 + tap] += total;
+    for (int f = 0; f < num_features; ++f) {
+#pragma GCC unroll 16
+      for (int tap = 0; tap < 9; ++tap) {
+        HWY_ALIGN float lane[row_lanes];
+        hn::Store(sum[f][tap], d, lane);
+        float total = 0;
+        for (const float part : lane) total += part;
+        grad_kernel[(f * shape.channels + i) * 9 + tap] += total;
+      }
+    }
+  }
+}
+
+void kernel_gradients_long_rows(const BorderedImage& shape, const float* HWY_RESTRICT bordered,
+                                const float* HWY_RESTRICT g, int num_features,
+                                float* HWY_RESTRICT grad_kernel) {
+  for (int f = 0; f < num_features;) {
+    const float* from = g + f * shape.sums_size();
+    float* grad = grad_kernel + std::size_t{9} * f * shape.channels;
+    if (num_features - f >= gradients_together) {
+      add_feature_gradients<gradients_together>(shape, bordered, from, grad);
+      f += gradients_together;
+    } else {
+      add_feature_gradients<1>(shape, bordered, from, grad);
+      ++f;
     }
   }
 }
@@ -252,6 +315,24 @@ HWY_INLINE void load_pairs(const float* from, int count, RowVector& even, RowVec
 #endif
 }
 
+/// The first `count` floats, each twice.
+HWY_INLINE void store_pairs(RowVector value, int count, float* to) {
+  const RowTag d;
+#if HWY_TARGET == HWY_SCALAR
+  static_cast<void>(count);
+  hn::Store(value, d, to);
+  hn::Store(value, d, to + 1);
+#else
+  if (count == row_lanes) {
+    hn::StoreInterleaved2(value, value, d, to);
+    return;
+  }
+  HWY_ALIGN float lane[row_lanes];
+  hn::Store(value, d, lane);
+  for (int k = 0; k < count; ++k) to[2 * k] = to[2 * k + 1] = lane[k];
+#endif
+}
+
 /// ((a + b) + c) + d over each square, a quarter of it rounded.
 void pool(const float* in, int height, int width, int grid_bits, float* out) {
   const RowTag d;
@@ -270,9 +351,16 @@ void pool(const float* in, int height, int width, int grid_bits, float* out) {
 }
 
 void unpool(const float* in, int height, int width, float* out) {
-  for (int y = 0; y < height / 2; ++y, in += width / 2, out += 2 * width)
-    for (int k = 0; k < width / 2; ++k)
-      out[2 * k] = out[2 * k + 1] = out[width + 2 * k] = out[width + 2 * k + 1] = in[k] * 0.25f;
+  const RowTag d;
+  const RowVector quarter = hn::Set(d, 0.25f);
+  for (int y = 0; y < height / 2; ++y, in += width / 2, out += 2 * width) {
+    for (int k = 0; k < width / 2; k += row_lanes) {
+      const int count = std::min(row_lanes, width / 2 - k);
+      const RowVector value = hn::Mul(load_some(d, in + k, count), quarter);
+      store_pairs(value, count, out + 2 * k);
+      store_pairs(value, count, out + width + 2 * k);
+    }
+  }
 }
 
 }  // namespace revode::cpu::HWY_NAMESPACE
@@ -286,8 +374,8 @@ HWY_EXPORT(norm_relu_sum);
 HWY_EXPORT(norm_relu_apply);
 HWY_EXPORT(gradient_sums);
 HWY_EXPORT(backward);
-HWY_EXPORT(convolve_long_row);
-HWY_EXPORT(kernel_gradient_long_row);
+HWY_EXPORT(convolve_long_rows);
+HWY_EXPORT(kernel_gradients_long_rows);
 HWY_EXPORT(pool);
 HWY_EXPORT(unpool);
 
@@ -319,13 +407,13 @@ void add_border(const BorderedImage& shape, const float* image, float* bordered)
 }
 
 void convolve_bordered(const BorderedImage& shape, const float* bordered, const float* kernel,
-                       float* sums) {
-  HWY_DYNAMIC_DISPATCH(convolve_long_row)(shape, bordered, kernel, sums);
+                       int num_features, float* sums) {
+  HWY_DYNAMIC_DISPATCH(convolve_long_rows)(shape, bordered, kernel, num_features, sums);
 }
 
 void add_bordered_kernel_gradient(const BorderedImage& shape, const float* bordered, const float* g,
-                                  float* grad_kernel) {
-  HWY_DYNAMIC_DISPATCH(kernel_gradient_long_row)(shape, bordered, g, grad_kernel);
+                                  int num_features, float* grad_kernel) {
+  HWY_DYNAMIC_DISPATCH(kernel_gradients_long_rows)(shape, bordered, g, num_features, grad_kernel);
 }
 
 void pool_plane(const float* in, int height, int width, int grid_bits, float* out) {

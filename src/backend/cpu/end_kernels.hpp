@@ -50,7 +50,7 @@ SumPair plane_moments(const Plane& x);
 /// sum relu(norm(x))
 double sum_norm_relu(const Plane& x, const Norm& norm);
 
-/// y <- round(relu(norm(x)))
+/// y <- round(relu(norm(x))); y may be x.
 void apply_norm_relu(const Plane& x, const Norm& norm, int grid_bits, const MutablePlane& y);
 
 /// With g = grad where norm(x) > 0, else 0:  sum g, sum g xhat
@@ -78,14 +78,14 @@ struct BorderedImage {
 /// bordered <- image [channels, height, width], zeros around it and behind it.
 void add_border(const BorderedImage& shape, const float* image, float* bordered);
 
-/// sums (sums_size() floats, aligned) <- K image for one feature; kernel [channels, 3, 3].
+/// sums [features, sums_size()] (aligned) <- K image; kernel [features, channels, 3, 3].
 void convolve_bordered(const BorderedImage& shape, const float* bordered, const float* kernel,
-                       float* sums);
+                       int num_features, float* sums);
 
-/// grad_kernel[i][ky][kx] += sum over pixels of g * image_i[p + k - 1] for one feature.
-/// g  sums_size() floats, aligned, zero where there is no pixel
+/// grad_kernel[f][i][ky][kx] += sum over pixels of g_f * image_i[p + k - 1].
+/// g  [features, sums_size()], aligned, zero where there is no pixel
 void add_bordered_kernel_gradient(const BorderedImage& shape, const float* bordered, const float* g,
-                                  float* grad_kernel);
+                                  int num_features, float* grad_kernel);
 
 /// out [height/2, width/2] <- round(mean of each 2x2 square of in)
 void pool_plane(const float* in, int height, int width, int grid_bits, float* out);

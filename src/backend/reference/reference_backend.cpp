@@ -93,49 +93,60 @@ class ReferenceBackend final : public Backend<Real> {
     return std::make_unique<reference::ReferenceSegment<Real>>(shape);
   }
 
-  NormStatistics opening_statistics(const OpeningShape& shape, const Real* images,
-                                    const OpeningWeights<Real>& weights) override {
-    const std::vector<Real> convolved = convolve_images(shape, images, weights.kernel);
-    return statistics_of(features(shape), shape.batch, plane_size(shape),
-                         [&](int n, int f) { return plane(shape, convolved, n, f); });
+  void opening_convolve(const OpeningShape& shape, const Real* images,
+                        const OpeningWeights<Real>& weights, StateView<Real> state,
+                        NormStatistics* statistics) override {
+    for (int n = 0; n < shape.batch; ++n) {
+      for (int f = 0; f < features(shape); ++f) {
+        Real* out = plane(shape, state, n, f);
+        std::fill_n(out, plane_size(shape), Real{0});
+        reference::convolve(weights.kernel + std::size_t{9} * f * shape.in_channels, 1,
+                            shape.in_channels, shape.height, shape.width,
+                            images + n * shape.in_channels * plane_size(shape), out);
+      }
+    }
+    if (statistics != nullptr)
+      *statistics = statistics_of(features(shape), shape.batch, plane_size(shape),
+                                  [&](int n, int f) { return plane(shape, state, n, f); });
   }
 
-  void opening_forward(const OpeningShape& shape, const Real* images,
-                       const OpeningWeights<Real>& weights, const NormStatistics& statistics,
-                       StateView<Real> state) override {
-    const std::vector<Real> convolved = convolve_images(shape, images, weights.kernel);
-    for (Real* slot : state.slot)
-      std::fill_n(slot, std::size_t{1} * shape.batch * shape.channels * plane_size(shape), Real{0});
+  void opening_normalise(const OpeningShape& shape, const OpeningWeights<Real>& weights,
+                         const NormStatistics& statistics, StateView<Real> state) override {
     for (int n = 0; n < shape.batch; ++n) {
       for (int f = 0; f < features(shape); ++f) {
         const Norm<Real> norm(statistics, f, weights.scale[f], weights.shift[f]);
-        const Real* x = plane(shape, convolved, n, f);
-        Real* y = feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
+        Real* y = plane(shape, state, n, f);
         for (std::size_t p = 0; p < plane_size(shape); ++p)
-          y[p] = reference::round_to_grid(std::max(norm(x[p]), Real{0}), shape.grid_bits);
+          y[p] = reference::round_to_grid(std::max(norm(y[p]), Real{0}), shape.grid_bits);
       }
     }
+    if (!shape.features.joined)
+      std::fill_n(state.slot[1 - shape.features.slot],
+                  std::size_t{1} * shape.batch * shape.channels * plane_size(shape), Real{0});
   }
 
   void opening_backward(const OpeningShape& shape, const Real* images,
                         const OpeningWeights<Real>& weights, const NormStatistics& statistics,
-                        StateView<Real> adjoint, const OpeningGradient<Real>& gradient) override {
-    const std::vector<Real> convolved = convolve_images(shape, images, weights.kernel);
-    std::vector<Real> grad(convolved.size());
+                        StateView<Real> state, StateView<Real> adjoint,
+                        const OpeningGradient<Real>& gradient) override {
+    opening_convolve(shape, images, weights, state, nullptr);
+    std::vector<Real> grad(std::size_t{1} * shape.batch * features(shape) * plane_size(shape));
+    const auto grad_plane = [&](int n, int f) {
+      return grad.data() + (std::size_t{1} * n * features(shape) + f) * plane_size(shape);
+    };
     for (int f = 0; f < features(shape); ++f) {
       for (int n = 0; n < shape.batch; ++n)
-        std::copy_n(feature_plane(adjoint, shape.features, shape.channels, plane_size(shape), n, f),
-                    plane_size(shape), plane(shape, grad, n, f));
+        std::copy_n(plane(shape, adjoint, n, f), plane_size(shape), grad_plane(n, f));
       norm_relu_backward(
           Norm<Real>(statistics, f, weights.scale[f], weights.shift[f]), shape.batch,
-          plane_size(shape), [&](int n) { return plane(shape, convolved, n, f); },
-          [&](int n) { return plane(shape, grad, n, f); }, gradient.scale[f], gradient.shift[f]);
+          plane_size(shape), [&](int n) { return plane(shape, state, n, f); },
+          [&](int n) { return grad_plane(n, f); }, gradient.scale[f], gradient.shift[f]);
     }
     for (int n = 0; n < shape.batch; ++n)
       reference::convolve_kernel_gradient(
           features(shape), shape.in_channels, shape.height, shape.width,
           images + n * shape.in_channels * plane_size(shape),
-          static_cast<const Real*>(plane(shape, grad, n, 0)), gradient.kernel);
+          static_cast<const Real*>(grad_plane(n, 0)), gradient.kernel);
   }
 
   void transition_forward(const TransitionShape& shape, StateView<Real> in,
@@ -164,9 +175,8 @@ class ReferenceBackend final : public Backend<Real> {
   }
 
   NormStatistics closing_statistics(const ClosingShape& shape, StateView<Real> state) override {
-    return statistics_of(features(shape), shape.batch, plane_size(shape), [&](int n, int f) {
-      return feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
-    });
+    return statistics_of(features(shape), shape.batch, plane_size(shape),
+                         [&](int n, int f) { return plane(shape, state, n, f); });
   }
 
   void closing_forward(const ClosingShape& shape, StateView<Real> state,
@@ -202,15 +212,13 @@ class ReferenceBackend final : public Backend<Real> {
         Real sum = 0;
         for (int k = 0; k < shape.num_classes; ++k)
           sum += g[k] * weights.weight[k * features(shape) + f];
-        std::fill_n(feature_plane(adjoint, shape.features, shape.channels, plane_size(shape), n, f),
-                    plane_size(shape), sum / static_cast<Real>(plane_size(shape)));
+        std::fill_n(plane(shape, adjoint, n, f), plane_size(shape),
+                    sum / static_cast<Real>(plane_size(shape)));
       }
     }
     for (int f = 0; f < features(shape); ++f) {
       const auto plane_of = [&](const StateView<Real>& view) {
-        return [&, f](int n) {
-          return feature_plane(view, shape.features, shape.channels, plane_size(shape), n, f);
-        };
+        return [&, f](int n) { return plane(shape, view, n, f); };
       };
       norm_relu_backward(Norm<Real>(statistics, f, weights.scale[f], weights.shift[f]), shape.batch,
                          plane_size(shape), plane_of(state), plane_of(adjoint), gradient.scale[f],
@@ -227,20 +235,9 @@ class ReferenceBackend final : public Backend<Real> {
   static int features(const Shape& shape) {
     return shape.features.num_features(shape.channels);
   }
-  template <typename Vector>  // const or not
-  static auto* plane(const OpeningShape& shape, Vector& values, int n, int f) {
-    return values.data() + (static_cast<std::size_t>(n) * features(shape) + f) * plane_size(shape);
-  }
-
-  /// K images: [batch, features, height, width].
-  static std::vector<Real> convolve_images(const OpeningShape& shape, const Real* images,
-                                           const Real* kernel) {
-    std::vector<Real> result(std::size_t{1} * shape.batch * features(shape) * plane_size(shape));
-    for (int n = 0; n < shape.batch; ++n)
-      reference::convolve(kernel, features(shape), shape.in_channels, shape.height, shape.width,
-                          images + n * shape.in_channels * plane_size(shape),
-                          plane(shape, result, n, 0));
-    return result;
+  template <typename Shape>
+  static Real* plane(const Shape& shape, const StateView<Real>& state, int n, int f) {
+    return feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
   }
 
   /// f(offset of the top left of a 2x2 square in one slot of the input, offset of its mean in the
@@ -268,7 +265,7 @@ class ReferenceBackend final : public Backend<Real> {
     std::vector<Real> pooled(features(shape));
     for (int f = 0; f < features(shape); ++f) {
       const Norm<Real> norm(statistics, f, weights.scale[f], weights.shift[f]);
-      const Real* x = feature_plane(state, shape.features, shape.channels, plane_size(shape), n, f);
+      const Real* x = plane(shape, state, n, f);
       double sum = 0;
       for (std::size_t p = 0; p < plane_size(shape); ++p) sum += std::max(norm(x[p]), Real{0});
       pooled[f] = static_cast<Real>(sum / static_cast<double>(plane_size(shape)));
