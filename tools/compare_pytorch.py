@@ -3,7 +3,7 @@
 
     tools/compare_pytorch.py --revode build/src/revode --arch hamiltonian --depth 74 --batch 100 --threads 2
 
-1. Both compute loss and gradient of the same samples, which must agree.
+1. All compute loss and gradient of the same samples, which must agree with those of PyTorch in double precision.
 2. In each round, revode (`revode bench`) and every PyTorch variant take some training steps, in turn: forward,
    backward, weight decay, smoothness, SGD with momentum.
 3. Prints medians, ratios and the peak memory of each process.
@@ -44,8 +44,9 @@ except ImportError:
     sys.exit(77)
 
 VARIANTS = ("plain", "checkpointing", "reversible")
-# What single precision moves the whole gradient by, relative to its norm, when ReLUs flip under rounding.
-TOLERANCE = 1e-3
+# What single precision may move the whole gradient by, relative to its norm: ReLUs flip under rounding. A wrong formula
+# moves it by its norm.
+TOLERANCE = 1e-2
 MOMENTUM, RATE, WEIGHT_DECAY, SMOOTHNESS = 0.9, 0.1, 2e-4, 2e-4
 
 
@@ -56,10 +57,10 @@ class CompareError(Exception):
 class Worker:
     """A variant in a process of its own."""
 
-    def __init__(self, variant, folder, threads):
+    def __init__(self, variant, folder, threads, precision="single"):
         self.variant = variant
         self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("pytorch_training.py"), variant, folder, str(threads)],
+            [sys.executable, Path(__file__).with_name("pytorch_training.py"), variant, folder, str(threads), precision],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
 
@@ -164,34 +165,51 @@ def relative_error(found, expected):
     return math.sqrt(difference / sum(float(np.sum(np.float64(e) ** 2)) for e in expected))
 
 
-def check_gradients(options, folder, workers):
-    """Loss and gradient of the same samples; relative errors by variant."""
+def gradient_of_pytorch(worker, folder):
+    """Loss, and gradients by (array, row)."""
+    loss = worker.ask(do="gradient")["loss"]
+    with np.load(folder / f"{worker.variant}.npz") as file:
+        return loss, {key: file[key] for key in file.files}
+
+
+def gradient_of_revode(options, folder):
     output = folder / "gradient.h5"
     run_revode(options, "gradient", "--checkpoint", folder / "no-grid.h5", "--dataset", "cifar10", "--data-dir",
                folder / "data", "--split", "train", "--samples", f"0:{options.batch}", "--micro-batches", 1,
                "--weight-decay", WEIGHT_DECAY, "--smoothness", SMOOTHNESS, "--threads", options.threads,
                "--output", output)
-    expected = {}
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            rows = item[()] if name.startswith("stage_") else [item[()]]
+            arrays.update({f"{name}:{j}": row for j, row in enumerate(rows)})
+
     with h5py.File(output, "r") as file:
-        loss = float(file.attrs["loss"])
-        file["model"].visititems(lambda name, item: expected.__setitem__(name, item[()])
-                                 if isinstance(item, h5py.Dataset) else None)
+        file["model"].visititems(keep)
+        return float(file.attrs["loss"]), arrays
+
+
+def check_gradients(options, folder, workers):
+    """Loss and gradient of the same samples against PyTorch's in double precision; relative errors by name."""
+    oracle = Worker("plain", folder, options.threads, "double")
+    try:
+        expected_loss, expected = gradient_of_pytorch(oracle, folder)
+    finally:
+        oracle.close()
+    print(f"  {'double':<15} loss {expected_loss:.7f}", flush=True)
     errors = {}
-    for each in workers:
-        answer = each.ask(do="gradient")
-        found = np.load(folder / f"{each.variant}.npz")
-        pairs = []
-        for key in found.files:
-            name, j = key.rsplit(":", 1)
-            pairs.append((found[key], expected[name][int(j)] if name.startswith("stage_") else expected[name]))
-        errors[each.variant] = {"loss": abs(answer["loss"] - loss) / abs(loss),
-                                "gradient": relative_error(*zip(*pairs))}
-        print(f"  {each.variant:<15} loss {answer['loss']:.7f} (revode {loss:.7f}), gradient differs by "
-              f"{errors[each.variant]['gradient']:.1e} of its norm", flush=True)
+    for name in ("revode", *workers):
+        loss, found = (gradient_of_revode(options, folder) if name == "revode" else
+                       gradient_of_pytorch(name, folder))
+        name = getattr(name, "variant", name)
+        errors[name] = {"loss": abs(loss - expected_loss) / abs(expected_loss),
+                        "gradient": relative_error([found[key] for key in expected], expected.values())}
+        print(f"  {name:<15} loss {loss:.7f}, gradient differs by {errors[name]['gradient']:.1e} of its norm", flush=True)
         # Written so that NaN fails too.
-        if not max(errors[each.variant].values()) < TOLERANCE:
-            raise CompareError(f"revode and PyTorch ({each.variant}) disagree by more than {TOLERANCE:g}: "
-                               "timing them against each other would mean nothing")
+        if not max(errors[name].values()) < TOLERANCE:
+            raise CompareError(f"{name} differs from double precision by more than {TOLERANCE:g}: timing a network that "
+                               "computes something else would mean nothing")
     return errors
 
 

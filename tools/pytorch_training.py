@@ -1,6 +1,6 @@
 """The networks of revode in PyTorch, and a process that takes training steps with one: compare_pytorch's other half.
 
-    pytorch_training.py VARIANT FOLDER THREADS
+    pytorch_training.py VARIANT FOLDER THREADS single|double
 
 reads model.json and model.npz in FOLDER, then commands from standard input, one JSON object a line, and answers each in
 one line. Knows nothing of revode's files.
@@ -100,14 +100,14 @@ class Reversible(torch.autograd.Function):
 
 
 class Network:
-    def __init__(self, model, variant):
+    def __init__(self, model, variant, dtype):
         self.rule = Rule(model["arch"], model["h"])
         self.h, self.variant = model["h"], variant
         self.weight_decay, self.smoothness = model["weight_decay"], model["smoothness"]
         self.parameters = {}
         self.running = {}
         for name, array in model["weights"].items():
-            tensor = torch.tensor(array, dtype=torch.float32)
+            tensor = torch.tensor(array, dtype=dtype)
             if name.startswith("stage_"):
                 # One tensor a coupling: autograd fills a whole stack with zeros for each row taken from it.
                 for j, row in enumerate(tensor):
@@ -120,8 +120,8 @@ class Network:
         self.stages = [[(self.parameters[f"stage_{k}/kernel", j], self.parameters[f"stage_{k}/bias", j])
                         for j in range(blocks * self.rule.couplings_per_block)]
                        for k, blocks in enumerate(model["blocks"], start=1)]
-        self.mean = torch.tensor(model["weights"]["input/mean"], dtype=torch.float32)[:, None, None]
-        self.std = torch.tensor(model["weights"]["input/std"], dtype=torch.float32)[:, None, None]
+        self.mean = torch.tensor(model["weights"]["input/mean"], dtype=dtype)[:, None, None]
+        self.std = torch.tensor(model["weights"]["input/std"], dtype=dtype)[:, None, None]
 
     def norm_relu(self, name, x):
         return torch.relu(F.batch_norm(x, self.running[f"{name}/norm/mean"], self.running[f"{name}/norm/variance"],
@@ -143,7 +143,7 @@ class Network:
         return state
 
     def logits(self, pixels):
-        images = (pixels.float() / 255 - self.mean) / self.std
+        images = (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std
         images = images.contiguous(memory_format=torch.channels_last)
         y = self.norm_relu("opening", F.conv2d(images, self.parameters["opening/kernel", 0], padding=1))
         if self.rule.halves:
@@ -187,14 +187,14 @@ class Network:
                 torch._foreach_add_(gradients[:-apart], steps, alpha=-self.smoothness / self.h)
 
 
-def main(variant, folder, threads):
+def main(variant, folder, threads, precision):
     torch.set_num_threads(int(threads))
     base_bytes = peak_bytes()
     arrays = np.load(Path(folder, "model.npz"))
     model = json.loads(Path(folder, "model.json").read_text())
     model["weights"] = {name: arrays[name] for name in arrays.files if not name.startswith("data/")}
     pixels, labels = torch.from_numpy(arrays["data/pixels"]), torch.from_numpy(arrays["data/labels"])
-    network = Network(model, variant)
+    network = Network(model, variant, {"single": torch.float32, "double": torch.float64}[precision])
     optimizer = torch.optim.SGD(network.parameters.values(), lr=model["rate"], momentum=model["momentum"])
     for line in sys.stdin:
         command = json.loads(line)
