@@ -26,32 +26,35 @@ HWY_INLINE FloatVector relu(FloatVector u) {
   return hn::IfThenZeroElse(hn::Lt(u, hn::Zero(FloatTag())), u);
 }
 
-/// To the nearest multiple of 2^-grid_bits, ties to even; -0 + 0 = +0.
-struct Grid {
-  explicit Grid(int grid_bits)
-      : unit(hn::Set(FloatTag(), std::ldexp(1.0f, grid_bits))),
-        inverse_unit(hn::Set(FloatTag(), std::ldexp(1.0f, -grid_bits))) {}
-  HWY_INLINE FloatVector round(FloatVector value) const {
-    return hn::Add(hn::Mul(hn::Round(hn::Mul(value, unit)), inverse_unit), hn::Zero(FloatTag()));
-  }
-
-  FloatVector unit, inverse_unit;
+/// What a coupling leaves of its target, as far as the compiler can make use of it.
+enum class Keep {
+  target,      ///< gamma = 1, beta = 0: all of it
+  combination  ///< gamma * target + beta * other
 };
+inline Keep keep_of(const SegmentPlan& plan) {
+  return plan.gamma == 1 && plan.beta == 0 ? Keep::target : Keep::combination;
+}
 
 /// Constants and operands of one coupling's line.
+///
+/// On the grid the increment is formed in units of it: s * 2^grid_bits * F, rounded to an integer,
+/// ties to even. Powers of two scale exactly, and an integer times 2^-grid_bits is exact inside a
+/// multiply-add: the bits are those of the line as it is written.
 struct Line {
   Line(const SegmentPlan& plan, int coupling, float* const* state, float* hidden_in)
       : gamma(hn::Set(FloatTag(), plan.gamma)),
         beta(hn::Set(FloatTag(), plan.beta)),
         scale(hn::Set(FloatTag(), plan.scale[plan.target(coupling)])),
-        grid(plan.grid_bits),
+        scale_in_units(hn::Mul(scale, hn::Set(FloatTag(), std::ldexp(1.0f, plan.grid_bits)))),
+        unit(hn::Set(FloatTag(), std::ldexp(1.0f, -plan.grid_bits))),
         bias(plan.bias_of(coupling)),
         target(state[plan.target(coupling)]),
         other(state[1 - plan.target(coupling)]),
         hidden(hidden_in) {}
 
   FloatVector gamma, beta, scale;
-  Grid grid;
+  FloatVector scale_in_units;  ///< s * 2^grid_bits
+  FloatVector unit;            ///< 2^-grid_bits
   const float* bias;
   float* target;
   const float* other;
@@ -90,36 +93,38 @@ HWY_INLINE FloatVector finish_force(const Line& line, FloatVector sum, int chann
 }
 
 /// target <- (gamma * target + beta * other) + round(s * F), counting what leaves the exact range.
-template <Force force, bool on_grid>
+template <Force force, bool on_grid, Keep keep>
 struct Advance {
   Advance(const SegmentPlan& plan, const Line& line_in)
-      : line(line_in),
-        limit(hn::Set(FloatTag(), std::ldexp(1.0f, 24 - plan.grid_bits))),
-        counts_base(plan.beta != 0) {}
+      : line(line_in), limit(hn::Set(FloatTag(), std::ldexp(1.0f, 24 - plan.grid_bits))) {}
 
   HWY_INLINE void operator()(FloatVector sum, int channel, std::size_t offset) {
     const FloatTag d;
-    const FloatVector increment =
-        hn::Mul(line.scale, finish_force<force>(line, sum, channel, offset));
-    const FloatVector base = hn::Add(hn::Mul(line.gamma, hn::Load(d, line.target + offset)),
-                                     hn::Mul(line.beta, hn::Load(d, line.other + offset)));
+    const auto zero = hn::Zero(d);
+    const FloatVector value = finish_force<force>(line, sum, channel, offset);
+    FloatVector base = hn::Load(d, line.target + offset);
+    if constexpr (keep == Keep::combination) {
+      base =
+          hn::Add(hn::Mul(line.gamma, base), hn::Mul(line.beta, hn::Load(d, line.other + offset)));
+    }
     if constexpr (!on_grid) {
-      hn::Store(hn::Add(base, increment), d, line.target + offset);
+      hn::Store(hn::Add(base, hn::Mul(line.scale, value)), d, line.target + offset);
       return;
     }
-    const FloatVector rounded = line.grid.round(increment);
-    const FloatVector value = hn::Add(base, rounded);
-    hn::Store(value, d, line.target + offset);
+    const FloatVector increment = hn::Mul(line.scale_in_units, value);
+    const FloatVector rounded = hn::Round(increment);
+    FloatVector result = hn::MulAdd(rounded, line.unit, base);
+    if constexpr (keep == Keep::combination) result = hn::Add(result, zero);  // -0 + 0 = +0
+    hn::Store(result, d, line.target + offset);
 
-    out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(value), limit));
-    if (counts_base) out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(base), limit));
-    const auto zero = hn::Zero(d);
+    out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(result), limit));
+    if constexpr (keep == Keep::combination)
+      out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(base), limit));
     rounded_to_zero += hn::CountTrue(d, hn::And(hn::Ne(increment, zero), hn::Eq(rounded, zero)));
   }
 
   Line line;
   FloatVector limit;
-  bool counts_base;
   std::size_t out_of_range = 0;
   std::size_t rounded_to_zero = 0;
 };
@@ -127,17 +132,24 @@ struct Advance {
 /// Solves the line for the old target, gamma being its own inverse:
 ///   target <- gamma * ((target - round(s * F)) - beta * other)
 /// No state on the grid is -0 (its last summand, the increment, never is): nor is one restored.
-template <Force force, bool on_grid>
+template <Force force, bool on_grid, Keep keep>
 struct Invert {
   HWY_INLINE void operator()(FloatVector sum, int channel, std::size_t offset) const {
     const FloatTag d;
-    FloatVector increment = hn::Mul(line.scale, finish_force<force>(line, sum, channel, offset));
-    if constexpr (on_grid) increment = line.grid.round(increment);
-    const FloatVector rest = hn::Sub(hn::Load(d, line.target + offset), increment);
-    const FloatVector share = hn::Mul(line.beta, hn::Load(d, line.other + offset));
-    FloatVector old_target = hn::Mul(line.gamma, hn::Sub(rest, share));
-    if constexpr (on_grid) old_target = hn::Add(old_target, hn::Zero(d));  // -0 + 0 = +0
-    hn::Store(old_target, d, line.target + offset);
+    const FloatVector value = finish_force<force>(line, sum, channel, offset);
+    FloatVector result = hn::Load(d, line.target + offset);
+    if constexpr (on_grid) {
+      const FloatVector rounded = hn::Round(hn::Mul(line.scale_in_units, value));
+      result = hn::NegMulAdd(rounded, line.unit, result);
+    } else {
+      result = hn::Sub(result, hn::Mul(line.scale, value));
+    }
+    if constexpr (keep == Keep::combination) {
+      const FloatVector share = hn::Mul(line.beta, hn::Load(d, line.other + offset));
+      result = hn::Mul(line.gamma, hn::Sub(result, share));
+    }
+    if constexpr (on_grid) result = hn::Add(result, hn::Zero(d));  // -0 + 0 = +0
+    hn::Store(result, d, line.target + offset);
   }
 
   Line line;
@@ -181,7 +193,7 @@ inline void retreat_line(const SegmentPlan& plan, const Line& line, std::size_t 
                          float* HWY_RESTRICT adjoint_target, float* HWY_RESTRICT adjoint_other,
                          float* HWY_RESTRICT g) {
   const FloatTag d;
-  if (plan.beta == 0 && plan.gamma == 1) {  // only g is left to do
+  if (keep_of(plan) == Keep::target) {  // only g is left to do
     for (std::size_t k = 0; k < size; k += lanes)
       hn::Store(hn::Mul(line.scale, hn::Load(d, adjoint_target + k)), d, g + k);
     return;

@@ -72,7 +72,7 @@ class DirectForm {
   int num_images_;
 };
 
-template <typename FormOfForce, Force force, bool on_grid>
+template <typename FormOfForce, Force force, bool on_grid, Keep keep>
 RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const ImageGroup& group,
                              GroupRecord record, float* scratch) {
   const Planes& planes = plan.planes;
@@ -92,7 +92,7 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
   }
   for (int j = range.first; j < range.last; ++j) {
     const Line line(plan, j, state, hidden);
-    Advance<force, on_grid> advance(plan, line);
+    Advance<force, on_grid, keep> advance(plan, line);
     form.template evaluate_force<force>(j, line, advance);
     counts += {static_cast<std::int64_t>(advance.out_of_range),
                static_cast<std::int64_t>(advance.rounded_to_zero)};
@@ -106,7 +106,7 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
   return counts;
 }
 
-template <typename FormOfForce, Force force, bool on_grid>
+template <typename FormOfForce, Force force, bool on_grid, Keep keep>
 void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageGroup& group,
                       const ImageGroup& adjoint_group, PackedGradient gradient, GroupRecord record,
                       float* scratch) {
@@ -139,7 +139,7 @@ void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageG
     }
     retreat_line(plan, line, num_images * planes.image_size(), adjoint[target], adjoint[1 - target],
                  g);
-    Invert<force, on_grid> invert{line};
+    Invert<force, on_grid, keep> invert{line};
     form.template retreat<force>(
         j, line, record ? nullptr : &invert,
         {g, grad_hidden, adjoint[1 - target],
@@ -156,13 +156,18 @@ void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageG
   }
 }
 
-/// Calls run<form, force, on_grid>() for what the plan says.
+/// Calls run<form, force, on_grid, keep>() for what the plan says.
 template <typename Run>
 auto with_plan(const SegmentPlan& plan, Run&& run) {
   const auto with_form = [&]<typename FormOfForce>() {
     const auto with_force = [&]<Force force>() {
-      return plan.grid_bits > 0 ? run.template operator()<FormOfForce, force, true>()
-                                : run.template operator()<FormOfForce, force, false>();
+      const auto with_grid = [&]<bool on_grid>() {
+        return keep_of(plan) == Keep::target
+                   ? run.template operator()<FormOfForce, force, on_grid, Keep::target>()
+                   : run.template operator()<FormOfForce, force, on_grid, Keep::combination>();
+      };
+      return plan.grid_bits > 0 ? with_grid.template operator()<true>()
+                                : with_grid.template operator()<false>();
     };
     return plan.force == Force::symmetric ? with_force.template operator()<Force::symmetric>()
                                           : with_force.template operator()<Force::antisymmetric>();
@@ -174,17 +179,17 @@ auto with_plan(const SegmentPlan& plan, Run&& run) {
 // Not templates, as the tables of instruction sets hold plain functions.
 RangeCounts advance_images(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
                            GroupRecord record, float* scratch) {
-  return with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid>() {
-    return advance_group_as<FormOfForce, force, on_grid>(plan, range, state, record, scratch);
+  return with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid, Keep keep>() {
+    return advance_group_as<FormOfForce, force, on_grid, keep>(plan, range, state, record, scratch);
   });
 }
 
 void retreat_images(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
                     const ImageGroup& adjoint, PackedGradient gradient, GroupRecord record,
                     float* scratch) {
-  with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid>() {
-    retreat_group_as<FormOfForce, force, on_grid>(plan, range, state, adjoint, gradient, record,
-                                                  scratch);
+  with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid, Keep keep>() {
+    retreat_group_as<FormOfForce, force, on_grid, keep>(plan, range, state, adjoint, gradient,
+                                                        record, scratch);
   });
 }
 
