@@ -7,34 +7,55 @@
 namespace revode {
 namespace {
 
-/// Sums over squares run in this many partial sums, of every num_partial-th term each, added up in
+/// Sums of squares run in this many partial sums, of every num_partial-th term each, added up in
 /// order at the end: additions that do not wait for each other, in an order that never changes.
-constexpr std::size_t num_partial = 16;
+constexpr std::size_t num_partial = 8;
 
-/// sum over i < size of term(i)^2
-template <typename Term>
-double sum_of_squares(std::size_t size, Term&& term) {
+struct SumOfSquares {
+  void add(std::size_t place, double term) { partial[place] += term * term; }
+  double total() const { return std::accumulate(partial.begin(), partial.end(), 0.0); }
+
   std::array<double, num_partial> partial{};
-  std::size_t i = 0;
-  for (; i + num_partial <= size; i += num_partial) {
-    for (std::size_t k = 0; k < num_partial; ++k) {
-      const double value = term(i + k);
-      partial[k] += value * value;
+};
+
+/// Sums over a row or an array; see RowSums.
+struct Sums {
+  double decay = 0;
+  double smoothness = 0;
+  double gradient = 0;
+};
+
+/// gradient += decay * theta + factor * ((theta - older) + (theta - newer)), where there is such,
+/// in one pass; the sums are of what is there.
+template <bool has_older, bool has_newer>
+Sums add_terms(std::size_t size, const float* theta, const float* older, const float* newer,
+               float decay, float factor, float* gradient) {
+  SumOfSquares decay_sum, smoothness_sum, gradient_sum;
+  const auto add = [&](std::size_t i, std::size_t place) {
+    float g = gradient[i] + decay * theta[i];
+    if constexpr (has_older) {
+      g += factor * (theta[i] - older[i]);
+      smoothness_sum.add(place, double{theta[i]} - older[i]);
     }
-  }
-  for (std::size_t k = 0; i + k < size; ++k) {
-    const double value = term(i + k);
-    partial[k] += value * value;
-  }
-  return std::accumulate(partial.begin(), partial.end(), 0.0);
+    if constexpr (has_newer) g += factor * (theta[i] - newer[i]);
+    gradient[i] = g;
+    decay_sum.add(place, theta[i]);
+    gradient_sum.add(place, g);
+  };
+  std::size_t i = 0;
+  for (; i + num_partial <= size; i += num_partial)
+    for (std::size_t k = 0; k < num_partial; ++k) add(i + k, k);
+  for (std::size_t k = 0; i + k < size; ++k) add(i + k, k);
+  return {decay_sum.total(), smoothness_sum.total(), gradient_sum.total()};
 }
 
-double sum_of_squares(const float* values, std::size_t size) {
-  return sum_of_squares(size, [&](std::size_t i) { return double{values[i]}; });
-}
-
-double sum_of_squared_differences(const float* a, const float* b, std::size_t size) {
-  return sum_of_squares(size, [&](std::size_t i) { return double{a[i]} - b[i]; });
+Sums add_terms(std::size_t size, const float* theta, const float* older, const float* newer,
+               float decay, float factor, float* gradient) {
+  const auto run = older != nullptr
+                       ? newer != nullptr ? add_terms<true, true> : add_terms<true, false>
+                   : newer != nullptr ? add_terms<false, true>
+                                      : add_terms<false, false>;
+  return run(size, theta, older, newer, decay, factor, gradient);
 }
 
 }  // namespace
@@ -94,73 +115,56 @@ void Regularizer::exchange_edges(const float* values) {
   for (Request& request : requests) request.wait();
 }
 
-// d/dtheta_j = smoothness/h * ((theta_j - theta_{j-1}) + (theta_j - theta_{j+1})), each where that
-// block exists
-void Regularizer::add_smoothness(int stage, const float* values, float* gradient, RowSums& sums) {
+// d/dtheta_j = weight_decay theta_j (kernels) + smoothness/h * ((theta_j - theta_{j-1}) +
+// (theta_j - theta_{j+1})), each where that block exists
+void Regularizer::add_stage(int stage, const float* values, float* gradient, RowSums& sums) const {
+  const auto decay = static_cast<float>(weight_decay_);
   const auto factor = static_cast<float>(smoothness_over_h_);
   const auto& entries = map_.stages[stage];
   const std::int64_t rows = entries.kernel.num_rows;
   const std::size_t kernels = couplings_per_block_ * entries.kernel.row_size();
   for (std::int64_t row = 0; row < rows; ++row) {
-    double sum = 0;
-    for (const ParameterEntry* entry : {&entries.kernel, &entries.bias}) {
-      const std::size_t size = entry->row_size();
-      const float* theta = values + entry->offset + row * size;
-      float* grad = gradient + entry->offset + row * size;
+    const auto add = [&](const ParameterEntry& entry) {
+      const std::size_t size = entry.row_size();
       // Where a neighbour of this row lives: here, or in the edge block of the rank beside.
-      const auto neighbour = [&](std::int64_t other, const Buffer<float>& edge,
+      const auto neighbour = [&](std::int64_t other, bool edge_is_near, const Buffer<float>& edge,
                                  std::int64_t row_in_edge) {
-        if (other >= 0 && other < rows) return values + entry->offset + other * size;
-        if (edge.size() == 0) return static_cast<const float*>(nullptr);
-        return edge.data() + (entry == &entries.bias ? kernels : 0) + row_in_edge * size;
+        if (other >= 0 && other < rows) return values + entry.offset + other * size;
+        if (!edge_is_near || edge.size() == 0) return static_cast<const float*>(nullptr);
+        return edge.data() + (&entry == &entries.bias ? kernels : 0) + row_in_edge * size;
       };
-      const bool at_front = stage == first_stage_, at_back = stage == last_stage_;
-      static const Buffer<float> none;
-      const float* older = neighbour(row - couplings_per_block_, at_front ? before_ : none, row);
-      const float* newer = neighbour(row + couplings_per_block_, at_back ? behind_ : none,
-                                     row + couplings_per_block_ - rows);
-      if (older != nullptr) {
-        sum += sum_of_squared_differences(theta, older, size);
-        for (std::size_t i = 0; i < size; ++i) grad[i] += factor * (theta[i] - older[i]);
-      }
-      if (newer != nullptr)
-        for (std::size_t i = 0; i < size; ++i) grad[i] += factor * (theta[i] - newer[i]);
-    }
-    sums.smoothness.push_back(sum);
+      const std::size_t at = entry.offset + row * size;
+      return add_terms(size, values + at,
+                       neighbour(row - couplings_per_block_, stage == first_stage_, before_, row),
+                       neighbour(row + couplings_per_block_, stage == last_stage_, behind_,
+                                 row + couplings_per_block_ - rows),
+                       entry.decayed ? decay : 0, factor, gradient + at);
+    };
+    const Sums of_kernel = add(entries.kernel), of_bias = add(entries.bias);
+    sums.decay.push_back(of_kernel.decay);
+    sums.smoothness.push_back(of_kernel.smoothness + of_bias.smoothness);
+    sums.gradient.push_back(of_kernel.gradient + of_bias.gradient);
   }
 }
 
+// One double a coupling, and one an array of the ends, in the order of the layers: so the sums do
+// not depend on the cut.
 RowSums Regularizer::add(const float* values, float* gradient) {
   exchange_edges(values);
   RowSums sums;
-  const auto decay = static_cast<float>(weight_decay_);
-  for (const ParameterEntry* entry : map_.entries()) {
-    if (!entry->decayed) continue;
-    for (std::size_t i = entry->offset; i < entry->offset + entry->size(); ++i)
-      gradient[i] += decay * values[i];
-  }
-  for (int stage = first_stage_; stage <= last_stage_; ++stage)
-    add_smoothness(stage, values, gradient, sums);
-
-  // One double a coupling, and one an array of the ends, in the order of the layers: so the sums do
-  // not depend on the cut.
   const auto add_whole = [&](const ParameterEntry& entry) {
     if (entry.num_rows == 0) return;
-    if (entry.decayed) sums.decay.push_back(sum_of_squares(values + entry.offset, entry.size()));
-    sums.gradient.push_back(sum_of_squares(gradient + entry.offset, entry.size()));
+    const Sums of_array = add_terms(entry.size(), values + entry.offset, nullptr, nullptr,
+                                    entry.decayed ? static_cast<float>(weight_decay_) : 0, 0,
+                                    gradient + entry.offset);
+    if (entry.decayed) sums.decay.push_back(of_array.decay);
+    sums.gradient.push_back(of_array.gradient);
   };
   add_whole(map_.opening_kernel);
   add_whole(map_.opening_norm.scale);
   add_whole(map_.opening_norm.shift);
-  for (const auto& [kernel, bias] : map_.stages) {
-    for (std::int64_t row = 0; row < kernel.num_rows; ++row) {
-      const std::size_t k = kernel.offset + row * kernel.row_size(),
-                        b = bias.offset + row * bias.row_size();
-      sums.decay.push_back(sum_of_squares(values + k, kernel.row_size()));
-      sums.gradient.push_back(sum_of_squares(gradient + k, kernel.row_size()) +
-                              sum_of_squares(gradient + b, bias.row_size()));
-    }
-  }
+  for (int stage = first_stage_; stage <= last_stage_; ++stage)
+    add_stage(stage, values, gradient, sums);
   add_whole(map_.closing_norm.scale);
   add_whole(map_.closing_norm.shift);
   add_whole(map_.closing_weight);

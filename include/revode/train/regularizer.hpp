@@ -37,7 +37,7 @@ class Regularizer {
 
  private:
   void exchange_edges(const float* values);
-  void add_smoothness(int stage, const float* values, float* gradient, RowSums& sums);
+  void add_stage(int stage, const float* values, float* gradient, RowSums& sums) const;
 
   const ParameterMap& map_;
   const Communicator& communicator_;

@@ -174,9 +174,8 @@ void CpuBackend::convolve_image(const OpeningShape& shape, const float* images, 
                       count, scratch.sums);
     for (int k = 0; k < count; ++k) {
       float* to = feature(shape, state, n, first + k);
-      const float* from = scratch.sums + k * image.sums_size();
-      for (int y = 0; y < shape.height; ++y)
-        std::copy_n(from + y * image.stride(), shape.width, to + y * shape.width);
+      copy_plane({scratch.sums + k * image.sums_size(), shape.height, shape.width, image.stride()},
+                 to);
       body(first + k, long_row(shape, to));
     }
   }

@@ -151,7 +151,8 @@ void CpuSegment::load_weights(const float* kernel, const float* bias) {
     if (transform) {
       packed = engine_->scratch(thread);
       adjoint = packed + planes.packed_kernel_size();
-      std::fill_n(packed, 2 * planes.packed_kernel_size(), 0.0f);  // spare channels
+      if (planes.channels % block_channels != 0)  // spare channels: nothing else clears them
+        std::fill_n(packed, 2 * planes.packed_kernel_size(), 0.0f);
     }
     if (shape_.force == Force::symmetric) {
       for_each_weight(planes, [&](std::size_t to, std::size_t from, std::size_t transposed) {

@@ -99,6 +99,16 @@ struct RowGrid {
   RowVector unit, inverse_unit;
 };
 
+void copy_rows(const Plane& x, float* out) {
+  const RowTag d;
+  for (int y = 0; y < x.height; ++y, out += x.width) {
+    for (int k = 0; k < x.width; k += row_lanes) {
+      const int count = std::min(row_lanes, x.width - k);
+      store_some(load_some(d, x.data + y * x.stride + k, count), d, out + k, count);
+    }
+  }
+}
+
 SumPair moments(const Plane& x) {
   const SumTag d;
   const HalfTag half;
@@ -369,6 +379,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace revode::cpu {
 
+HWY_EXPORT(copy_rows);
 HWY_EXPORT(moments);
 HWY_EXPORT(norm_relu_sum);
 HWY_EXPORT(norm_relu_apply);
@@ -378,6 +389,8 @@ HWY_EXPORT(convolve_long_rows);
 HWY_EXPORT(kernel_gradients_long_rows);
 HWY_EXPORT(pool);
 HWY_EXPORT(unpool);
+
+void copy_plane(const Plane& x, float* out) { HWY_DYNAMIC_DISPATCH(copy_rows)(x, out); }
 
 SumPair plane_moments(const Plane& x) { return HWY_DYNAMIC_DISPATCH(moments)(x); }
 

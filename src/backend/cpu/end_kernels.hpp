@@ -44,6 +44,9 @@ struct SumPair {
   }
 };
 
+/// out [height, width] <- x, row behind row
+void copy_plane(const Plane& x, float* out);
+
 /// sum x, sum x^2
 SumPair plane_moments(const Plane& x);
 
