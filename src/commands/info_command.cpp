@@ -12,7 +12,9 @@
 namespace revode {
 
 ExitStatus info_command(const Config& config) {
-  const CheckpointReader reader(config.checkpoint);
+  const CheckpointReader reader(config.checkpoint, config.check
+                                                       ? CheckpointReader::Checksums::verify
+                                                       : CheckpointReader::Checksums::ignore);
   std::int64_t parameters = 0, bytes = 0;
   nlohmann::ordered_json arrays = nlohmann::ordered_json::array();
   for (const CheckpointReader::ArrayInfo& array : reader.arrays()) {
@@ -29,6 +31,9 @@ ExitStatus info_command(const Config& config) {
   if (config.json != "-") {
     fmt::print("{}: {} parameters, {} of arrays\n", config.checkpoint, format_count(parameters),
                format_bytes(static_cast<double>(bytes)));
+    fmt::print("checksums: {}\n", !reader.has_checksums() ? "none, so damage would not be seen"
+                                  : config.check          ? "every byte is as it was written"
+                                                 : "there; --check holds the file against them");
     fmt::print("\nconfig\n");
     for (const auto& [key, value] : reader.config().items())
       fmt::print("  {:<18}{}\n", key, value.dump());
@@ -43,6 +48,8 @@ ExitStatus info_command(const Config& config) {
     write_json(config.json, {{"file", config.checkpoint},
                              {"parameters", parameters},
                              {"array_bytes", bytes},
+                             {"has_checksums", reader.has_checksums()},
+                             {"checked", config.check && reader.has_checksums()},
                              {"config", reader.config()},
                              {"progress", reader.progress()},
                              {"arrays", arrays}});

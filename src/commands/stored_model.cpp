@@ -15,7 +15,10 @@ void complete_config(Config& config, const Communicator& communicator) {
   if (!config.checkpoint.empty()) {
     std::string stored;
     communicator.agree([&] {
-      if (communicator.is_root()) stored = CheckpointReader(config.checkpoint).config().dump();
+      if (!communicator.is_root()) return;
+      const CheckpointReader reader(config.checkpoint);
+      note_missing_checksums(reader, config.checkpoint);
+      stored = reader.config().dump();
     });
     stored = communicator.broadcast(stored, 0);
     communicator.agree([&] {
@@ -36,7 +39,8 @@ std::unique_ptr<Network> load_network(const Config& config, const Communicator& 
                                         cut_mini_batch(mini_batch, *config.micro_batches).front());
   });
   if (!config.checkpoint.empty()) {
-    const CheckpointReader reader(config.checkpoint, communicator.handle());
+    const CheckpointReader reader(config.checkpoint, communicator.handle(),
+                                  CheckpointReader::Checksums::ignore);  // verified before
     load_model(reader, config.checkpoint, *network);
   }
   return network;

@@ -10,6 +10,7 @@
 #include "revode/core/error.hpp"
 
 #include "io/checkpoint_format.hpp"
+#include "io/checksums.hpp"
 
 namespace revode {
 
@@ -188,6 +189,17 @@ herr_t collect_dataset(hid_t, const char* name, const H5O_info_t* info, void* pa
   return 0;
 }
 
+std::string shape_in_words(const std::vector<std::int64_t>& shape) {
+  return nlohmann::json(shape).dump();
+}
+
+}  // namespace
+
+Hdf5Handle open_alone(const fs::path& file) {
+  const Hdf5Handle access = access_alone();
+  return {REVODE_HDF5(H5Fopen(file.c_str(), H5F_ACC_RDONLY, access.get())), H5Fclose};
+}
+
 std::vector<FoundDataset> find_datasets(hid_t file) {
   std::vector<std::string> paths;
   REVODE_HDF5(H5Ovisit(file, H5_INDEX_NAME, H5_ITER_INC, collect_dataset, &paths));
@@ -207,26 +219,17 @@ std::vector<FoundDataset> find_datasets(hid_t file) {
   return datasets;
 }
 
-std::string shape_in_words(const std::vector<std::int64_t>& shape) {
-  return nlohmann::json(shape).dump();
-}
-
-}  // namespace
-
-Hdf5Handle open_alone(const fs::path& file) {
-  const Hdf5Handle access = access_alone();
-  return {REVODE_HDF5(H5Fopen(file.c_str(), H5F_ACC_RDONLY, access.get())), H5Fclose};
-}
-
-Inspection inspect_checkpoint(const fs::path& file) {
+Inspection inspect_checkpoint(const fs::path& file, bool verify_checksums) {
   check_file(file);
   const Hdf5Handle opened = open_checked(file);
   try {
+    if (verify_checksums) check_checksums(file);
     check_format(file, opened.get());
     Inspection found;
     found.config = read_config(file, opened.get());
     found.progress = read_progress(opened.get());
     found.datasets = find_datasets(opened.get());
+    found.has_checksums = has_checksums(file);
     return found;
   } catch (const Hdf5Failure& failure) {
     throw input_error("'{}' is damaged: {}", file.string(), failure.what());

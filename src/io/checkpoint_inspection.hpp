@@ -23,16 +23,21 @@ struct Inspection {
   nlohmann::json config;
   nlohmann::json progress;             ///< {} where there is none
   std::vector<FoundDataset> datasets;  ///< in the order of their paths
+  bool has_checksums = false;
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FoundDataset, path, shape, is_floating_point, type)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Inspection, config, progress, datasets)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Inspection, config, progress, datasets, has_checksums)
 
 /// Opens for one process. Throws Hdf5Failure.
 Hdf5Handle open_alone(const std::filesystem::path& file);
 
-/// Throws an input error of one sentence where the file is no checkpoint that this program reads.
-Inspection inspect_checkpoint(const std::filesystem::path& file);
+/// Every dataset of an open file, in the order of their paths. Throws Hdf5Failure.
+std::vector<FoundDataset> find_datasets(hid_t file);
+
+/// Throws an input error of one sentence where the file is no checkpoint that this program reads,
+/// or (with verify_checksums) is not what was written.
+Inspection inspect_checkpoint(const std::filesystem::path& file, bool verify_checksums);
 
 /// Throws an input error where there is no such array, or one of another shape or type.
 void check_array(const std::filesystem::path& file, const std::vector<FoundDataset>& datasets,

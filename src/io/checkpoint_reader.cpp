@@ -39,7 +39,7 @@ struct CheckpointReader::Impl {
   Hdf5Handle file;
 };
 
-CheckpointReader::CheckpointReader(const fs::path& file, MPI_Comm communicator)
+CheckpointReader::CheckpointReader(const fs::path& file, MPI_Comm communicator, Checksums checksums)
     : impl_(std::make_unique<Impl>()) {
   Impl& impl = *impl_;
   impl.path = file;
@@ -48,7 +48,7 @@ CheckpointReader::CheckpointReader(const fs::path& file, MPI_Comm communicator)
   nlohmann::json found;
   on_first_rank(communicator, impl.context, [&] {
     silence_hdf5();
-    found = inspect_checkpoint(file);
+    found = inspect_checkpoint(file, checksums == Checksums::verify);
   });
   if (communicator != MPI_COMM_NULL) found = broadcast(found, communicator);
   impl.found = found.get<Inspection>();
@@ -60,6 +60,9 @@ CheckpointReader::CheckpointReader(const fs::path& file, MPI_Comm communicator)
     impl.file = open_alone(file);
   });
 }
+
+CheckpointReader::CheckpointReader(const fs::path& file, Checksums checksums)
+    : CheckpointReader(file, MPI_COMM_NULL, checksums) {}
 
 CheckpointReader::~CheckpointReader() = default;
 CheckpointReader::CheckpointReader(CheckpointReader&&) noexcept = default;
@@ -76,6 +79,8 @@ bool CheckpointReader::has(const std::string& path) const {
   return std::any_of(impl_->arrays.begin(), impl_->arrays.end(),
                      [&](const ArrayInfo& array) { return array.path == path; });
 }
+
+bool CheckpointReader::has_checksums() const { return impl_->found.has_checksums; }
 
 void CheckpointReader::read(const ArraySlice& slice) const {
   const Impl& impl = *impl_;

@@ -1,5 +1,6 @@
 // Writes a checkpoint from all ranks, in two steps. Rank 0 alone lays the file out: groups,
-// attributes, arrays without numbers. Then all ranks fill the arrays together. So the bytes are the
+// attributes, arrays without numbers. Then all ranks fill the arrays together, and rank 0 adds the
+// checksums of what the file holds. So the bytes are the
 // same for any number of ranks, and a disk that is full is met before the ranks depend on each
 // other, where the library could not close the file in good order.
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 #include "io/agreement.hpp"
 #include "io/checkpoint_format.hpp"
+#include "io/checksums.hpp"
 #include "io/durable_files.hpp"
 #include "io/hdf5_handles.hpp"
 
@@ -99,8 +101,11 @@ Hdf5Handle without_times(hid_t property_class) {
   return properties;
 }
 
-Hdf5Handle create_alone(const fs::path& file) {
+Hdf5Handle create_alone(const fs::path& file, const CheckpointContents& contents) {
   const Hdf5Handle creation = without_times(H5P_FILE_CREATE);
+  std::vector<std::string> paths;
+  for (const ArraySlice& slice : contents.arrays) paths.push_back(slice.path);
+  REVODE_HDF5(H5Pset_userblock(creation.get(), checksum_block_size(paths)));
   const Hdf5Handle access = access_alone();
   return {REVODE_HDF5(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.get(), access.get())),
           H5Fclose};
@@ -189,13 +194,13 @@ void create_tree(hid_t file, const CheckpointContents& contents) {
 
 /// Rank 0 alone. Afterwards the file has its final size, on the disk as well.
 void lay_out(const fs::path& file, const CheckpointContents& contents) {
-  // Headers of groups, attributes and arrays: some hundred bytes each, and the configuration twice
-  // over.
+  // Checksums, headers of groups, attributes and arrays: some hundred bytes each, and the
+  // configuration twice over.
   std::uintmax_t bytes = 65536 + 1024 * contents.arrays.size() + 2 * contents.config.dump().size();
   for (const ArraySlice& slice : contents.arrays) bytes += 4 * num_elements(slice.shape);
   check_can_write(file, bytes);
   reserve_space(file, bytes);
-  Hdf5Handle handle = create_alone(file);
+  Hdf5Handle handle = create_alone(file, contents);
   create_tree(handle.get(), contents);
   handle.close();
   reserve_space(file, fs::file_size(file));
@@ -252,11 +257,12 @@ void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
   on_all_ranks(communicator, context, [&] { check_agreement(contents, communicator); });
   on_first_rank(communicator, context, [&] { check_can_write(file, 0); });
 
-  // 2. Laid out, filled together, synced, renamed by one rank.
+  // 2. Laid out, filled together; given its checksums, synced, renamed by one rank.
   try {
     on_first_rank(communicator, context, [&] { lay_out(temporary, contents); });
     fill_arrays(temporary, context, contents, communicator);
     on_first_rank(communicator, context, [&] {
+      write_checksums(temporary);
       sync_to_disk(temporary);
       fs::rename(temporary, file);
       sync_to_disk(file.has_parent_path() ? file.parent_path() : fs::path("."));

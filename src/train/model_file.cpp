@@ -47,6 +47,14 @@ void load_model(const CheckpointReader& reader, const std::string& file, Network
   network.slice().load_weights();
 }
 
+void note_missing_checksums(const CheckpointReader& reader, const std::string& file) {
+  if (reader.has_checksums()) return;
+  fmt::print(stderr,
+             "revode: note: '{}' has no checksums (it was not written by this version of revode): "
+             "damage to it would not be seen\n",
+             file);
+}
+
 Attributes to_attributes(const RunProgress& progress, std::uint64_t seed) {
   return {{"epoch", progress.epoch},
           {"step", progress.step},

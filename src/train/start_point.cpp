@@ -83,7 +83,12 @@ StartPoint choose_start(Config& config, const Communicator& communicator) {
     kind = static_cast<int>(start.kind);
     file = start.file;
     output = folder.string();
-    if (!file.empty()) stored = CheckpointReader(file).config().dump();
+    if (file.empty()) return;
+    const bool verified = config.resume == "auto";
+    const CheckpointReader reader(
+        file, verified ? CheckpointReader::Checksums::ignore : CheckpointReader::Checksums::verify);
+    note_missing_checksums(reader, file);
+    stored = reader.config().dump();
   });
   StartPoint start{
       static_cast<StartPoint::Kind>(std::stoi(communicator.broadcast(std::to_string(kind), 0))),

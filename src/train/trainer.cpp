@@ -87,7 +87,8 @@ void Trainer::load(const StartPoint& start) {
       std::copy(statistics.std.begin(), statistics.std.end(), values + map.input_std.offset);
     }
   } else {
-    const CheckpointReader reader(start.file, communicator_.handle());
+    const CheckpointReader reader(start.file, communicator_.handle(),
+                                  CheckpointReader::Checksums::ignore);  // verified when chosen
     load_model(reader, start.file, network_);
     if (start.kind == StartPoint::Kind::resume) {
       communicator_.agree([&] { progress_ = from_attributes(reader.progress(), start.file); });

@@ -78,6 +78,22 @@ class Results(program.ProgramTest):
         self.run_program("info", "--checkpoint", model, "--json", "info.json")
         self.assertEqual(json.loads((self.folder / "info.json").read_text()), result)
 
+    def test_info_checks_every_byte(self):
+        file = self.folder / self.train_model()
+        self.assertIn("every byte is as it was written", self.run_program("info", "--check", file).stdout)
+        self.assertTrue(self.json_of("info", "--check", file)["checked"])
+        self.assertFalse(self.json_of("info", file)["checked"])
+        contents = bytearray(file.read_bytes())
+        # The block of checksums says where an array begins.
+        line = next(line for line in bytes(contents).split(b"\0")[0].decode().splitlines()
+                    if line.endswith(" /model/stage_2/kernel"))
+        contents[int(line.split()[1]) + 5] ^= 0x10
+        damaged = self.folder / "damaged.h5"
+        damaged.write_bytes(contents)
+        self.expect_error(["damaged.h5", "is damaged", "/model/stage_2/kernel is not"], "info", "--check", damaged)
+        self.expect_error(["damaged.h5", "/model/stage_2/kernel is not"], "eval", "--checkpoint", damaged)
+        self.run_program("info", damaged)
+
 
 if __name__ == "__main__":
     program.main()

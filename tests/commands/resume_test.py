@@ -58,7 +58,8 @@ class Resume(program.ProgramTest):
         self.copy_until("damaged", 8)
         whole = (self.folder / "damaged/checkpoint-8.h5").read_bytes()
         for name, content in [("cut short", whole[:len(whole) // 2]), ("last byte missing", whole[:-1]), ("empty", b""),
-                              ("overwritten", bytes(2000) + whole[2000:])]:
+                              ("overwritten", bytes(2000) + whole[2000:]),
+                              ("one bit flipped", whole[:-200] + bytes([whole[-200] ^ 4]) + whole[-199:])]:
             with self.subTest(name):
                 (self.folder / "damaged/checkpoint-8.h5").write_bytes(content)
                 done = self.train("damaged", *STEPS, "--resume", "auto", ranks=2)

@@ -47,8 +47,13 @@ void write_checkpoint(const std::filesystem::path& file, const CheckpointContent
 /// attribute, what was found and what was expected.
 class CheckpointReader {
  public:
+  /// Whether the whole file is held against its checksums before anything of it is believed: once
+  /// for each file is enough.
+  enum class Checksums { verify, ignore };
   explicit CheckpointReader(const std::filesystem::path& file,
-                            MPI_Comm communicator = MPI_COMM_NULL);
+                            MPI_Comm communicator = MPI_COMM_NULL,
+                            Checksums checksums = Checksums::verify);
+  CheckpointReader(const std::filesystem::path& file, Checksums checksums);  ///< by one process
   ~CheckpointReader();
   CheckpointReader(CheckpointReader&&) noexcept;
 
@@ -62,6 +67,8 @@ class CheckpointReader {
   /// Every float array of the file, in the order of their paths.
   const std::vector<ArrayInfo>& arrays() const;
   bool has(const std::string& path) const;
+  /// False for files from elsewhere, whose damage nobody can see.
+  bool has_checksums() const;
 
   /// Fills slice.data. The array must have exactly slice.shape and a floating-point type.
   void read(const ArraySlice& slice) const;

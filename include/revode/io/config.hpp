@@ -72,6 +72,7 @@ struct Config {
 
   // Asked for beside or instead of running; not keys of an INI file.
   std::string config_file;
+  bool check = false;
   bool print_config = false;
   bool help = false;
   bool version = false;

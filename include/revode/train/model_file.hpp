@@ -28,6 +28,9 @@ nlohmann::json stored_config(const Config& config, const Architecture& architect
 /// Collective.
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network);
 
+/// One line on standard error where damage to the file could not be seen.
+void note_missing_checksums(const CheckpointReader& reader, const std::string& file);
+
 /// Where a run stands: what /progress keeps beside the arrays.
 struct RunProgress {
   std::int64_t epoch = 0;  ///< the one that the next step belongs to
