@@ -24,9 +24,9 @@ struct Winograd {
   int tiles_an_image() const { return (planes.height + outputs - 1) / outputs * tiles_a_row(); }
 
   /// Tiles that are transformed, multiplied and transformed back together: few enough that their
-  /// transforms (two of 2304 bytes a tile and block) stay in an L2 cache of 1 MiB beside the
-  /// weights of a place, and enough that these are worth their way into L1. The sums of weight
-  /// gradients are cut there: the bits depend on it.
+  /// transforms (two of 2304 bytes a tile and block) stay in an L2 cache of 1 MiB or little more
+  /// beside the weights of a place, and enough (32) that these are worth their way into L1. The
+  /// sums of weight gradients are cut there: the bits depend on it.
   int chunk_tiles() const {
     return std::clamp(max_chunk_tiles / planes.num_blocks() / 8 * 8, 32, max_chunk_tiles);
   }
