@@ -208,6 +208,21 @@ Config parse_command_line(int argc, const char* const* argv) {
   return config;
 }
 
+std::optional<std::int64_t> parse_time_limit(std::string_view text) {
+  std::vector<std::int64_t> parts;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(':', begin), text.size());
+    const auto part = parse_number<std::int64_t>(text.substr(begin, end - begin));
+    const bool fits = part && *part >= 0 && *part < (parts.empty() ? 100000 : 60);
+    if (!fits) return std::nullopt;
+    parts.push_back(*part);
+    begin = end + 1;
+  }
+  if (parts.size() < 2 || parts.size() > 3) return std::nullopt;
+  const std::int64_t seconds = 3600 * parts[0] + 60 * parts[1] + (parts.size() == 3 ? parts[2] : 0);
+  return seconds > 0 ? std::optional(seconds) : std::nullopt;
+}
+
 std::optional<SampleRange> parse_sample_range(std::string_view text) {
   const std::size_t colon = text.find(':');
   if (colon == std::string_view::npos) return std::nullopt;

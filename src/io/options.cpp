@@ -107,6 +107,13 @@ Rule one_for_now() {
 
 Rule on_or_off() { return {.expects = "on or off", .accepts = {}, .choices = {"on", "off"}}; }
 
+Rule duration() {
+  return {.expects = "hours and minutes (12:30), and seconds where wanted (12:30:00)",
+          .accepts = [](const Value& value) {
+            return parse_time_limit(std::get<std::string>(value)).has_value();
+          }};
+}
+
 Rule text(std::string expects) { return {.expects = std::move(expects), .accepts = {}}; }
 
 Rule sample_range() {
@@ -212,6 +219,8 @@ std::vector<Option> make_table() {
        Stored::no, &Config::checkpoint_every, whole(1)},
       {"keep-checkpoints", "N", "newest checkpoints to keep; 0: all", "", files, train, Stored::no,
        &Config::keep_checkpoints, whole(0, " (0: all)")},
+      {"time-limit", "HH:MM[:SS]", "save and stop, as at a signal, before so long is over",
+       "in a SLURM job: its end", files, train, Stored::no, &Config::time_limit, duration()},
       {"resume", "[FILE|auto]", "go on from a checkpoint; auto: the newest in --output", "", files,
        train, Stored::no, &Config::resume, text("a checkpoint or auto"), "auto"},
       {"checkpoint", "FILE", "checkpoint to read; train: start from its weights", "", files,

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 
@@ -72,6 +73,10 @@ Trainer::Trainer(const Config& config, const StartPoint& start, const Communicat
   last_step_ = std::min(*config_.epochs * steps_per_epoch_,
                         config_.steps.value_or(std::numeric_limits<std::int64_t>::max()));
   checkpoint_every_ = config_.checkpoint_every.value_or(steps_per_epoch_);
+  time_limit_ = time_limit_of(
+      config_.time_limit, std::getenv("SLURM_JOB_END_TIME"),
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(),
+      2.0 * static_cast<double>(network_.architecture().num_parameters()));
   load(start_);
   open_output();
 }
@@ -151,10 +156,12 @@ ExitStatus Trainer::run() {
   catch_stop_signals();
   bool stopped = false;
   while (!finished() && !stopped) {
+    const auto round = Clock::now();
     const StepReport report = step();
     stopped = report.stop_requested;
     report_step(report);
     if (progress_.step % steps_per_epoch_ == 0) finish_epoch();
+    time_limit_.note_round(seconds_since(round));
     if (stopped || finished() || progress_.step % checkpoint_every_ == 0) save();
   }
   if (progress_.step != last_saved_step_) save();
@@ -175,7 +182,10 @@ StepReport Trainer::step() {
                                                         progress_.epoch, *config_.micro_batches);
   const double rate = rate_policy_.at(progress_.epoch, step_in_epoch, steps_per_epoch_);
 
-  const StepReport report = training_.compute_gradient(source, signals_seen > 0);
+  // One rank looks at the clock, so that all stop at the same step.
+  out_of_time_ =
+      communicator_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_));
+  const StepReport report = training_.compute_gradient(source, signals_seen > 0 || out_of_time_);
   if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm))
     training_.explain_non_finite(
         source, report,
@@ -299,6 +309,7 @@ void Trainer::write_file(const fs::path& file) {
 }
 
 void Trainer::save() {
+  const auto start = Clock::now();
   const fs::path file = output_ / checkpoint_name(progress_.step);
   write_file(file);
   last_saved_step_ = progress_.step;
@@ -310,11 +321,13 @@ void Trainer::save() {
     const auto keep = static_cast<std::size_t>(config_.keep_checkpoints);
     for (std::size_t i = 0; i + keep < files.size(); ++i) fs::remove(files[i]);
   });
+  time_limit_.note_save(seconds_since(start));
 }
 
 void Trainer::finish(ExitStatus status) {
   if (status == ExitStatus::stopped) {
-    line_.print(fmt::format("stopped by a signal after step {}; saved {}", progress_.step,
+    line_.print(fmt::format("stopped {} after step {}; saved {}",
+                            out_of_time_ ? "before the time limit" : "by a signal", progress_.step,
                             (output_ / checkpoint_name(progress_.step)).string()));
     return;
   }

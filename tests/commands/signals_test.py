@@ -52,6 +52,19 @@ class Signals(program.ProgramTest):
         self.start_and_signal(signal.SIGUSR1, ranks=2)
         self.expect_resumed_equals_undisturbed()
 
+    def test_the_time_limit_saves_in_time_and_the_run_goes_on(self):
+        begun = time.monotonic()
+        done = self.run_program(*RUN, "--steps", "1000000", "--epochs", "50000", "--time-limit", "00:00:04",
+                                "--output", "stopped", ranks=2, status=75)
+        self.assertLess(time.monotonic() - begun, 30)  # 4 s, what the launcher takes, and a slow machine
+        self.assertIn("stopped before the time limit", done.stdout)
+        step = max(self.checkpoints("stopped"))
+        self.assertGreater(step, 1)
+        again = self.run_program(*RUN, "--output", "stopped", "--resume", "auto", "--steps", str(step + 1),
+                                 "--epochs", "50000")
+        self.assertIn(f"checkpoint-{step}.h5 at step {step}", again.stdout)
+        self.expect_error(["--time-limit", "'4'", "12:30"], *RUN, "--time-limit", "4")
+
 
 if __name__ == "__main__":
     program.main()

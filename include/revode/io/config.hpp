@@ -62,6 +62,7 @@ struct Config {
   std::string output;  ///< train: default "runs/<arch>-<depth>-<dataset>"; eval, gradient: a file
   std::optional<std::int64_t> checkpoint_every;  ///< steps; default once an epoch
   int keep_checkpoints = 3;                      ///< 0: all
+  std::string time_limit;                        ///< "HH:MM[:SS]"; empty: none
   std::string resume;                            ///< empty, "auto" or a file
   std::string checkpoint;                        ///< a file
   std::string samples;                           ///< "first:last"
@@ -100,6 +101,9 @@ Config parse_command_line(int argc, const char* const* argv);
 /// and apply_stored(); call it yourself where `--resume auto` found no checkpoint. Throws an input
 /// error.
 void check_config(const Config& config);
+
+/// Seconds of "HH:MM" or "HH:MM:SS", with minutes and seconds below 60; nothing unless above 0.
+std::optional<std::int64_t> parse_time_limit(std::string_view text);
 
 /// Samples first .. last - 1 of a split, as --samples names them.
 struct SampleRange {

@@ -2,6 +2,7 @@
 // numbers is in training_step.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include "revode/train/data_feed.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"
+#include "revode/train/time_limit.hpp"
 #include "revode/train/training_step.hpp"
 
 namespace revode {
@@ -38,8 +40,8 @@ class Trainer {
   /// Collective. config: after choose_start().
   Trainer(const Config& config, const StartPoint& start, const Communicator& communicator);
 
-  /// Trains to the end of --epochs or --steps, or until a signal asks to stop (then saves and
-  /// returns `stopped`).
+  /// Trains to the end of --epochs or --steps, or until a signal or the time limit asks to stop
+  /// (then saves and returns `stopped`).
   ExitStatus run();
 
  private:
@@ -85,6 +87,9 @@ class Trainer {
   std::optional<Evaluation> last_evaluation_;
   std::int64_t last_evaluation_step_ = -1;
   bool warned_of_range_ = false;
+  std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  TimeLimit time_limit_;
+  bool out_of_time_ = false;  // on the root: asked to stop by the limit
 };
 
 /// From now on SIGTERM, SIGINT and SIGUSR1 ask the training loop to save and stop; a second one
