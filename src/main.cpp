@@ -56,7 +56,7 @@ int run_without_mpi(const Config& config) {
   if (config.help) {
     fmt::print("{}", revode::help_text(config.command));
   } else if (config.version) {
-    fmt::print("{}\n", revode::version_text());
+    fmt::print("{}, revision {}\n", revode::version_text(), revode::source_revision());
   } else if (config.print_config) {
     revode::print_config(config);
   } else {

@@ -258,7 +258,7 @@ std::vector<Option> make_table() {
       {"help", "", "print this text and stop", "", general, all, Stored::no, &Config::help, {}},
       {"version",
        "",
-       "print the version and stop",
+       "print version and revision and stop",
        "",
        general,
        all,

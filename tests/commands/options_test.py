@@ -6,7 +6,7 @@ from program import NETWORK
 
 class Options(program.ProgramTest):
     def test_help_and_version_need_no_ranks_and_are_printed_once(self):
-        for option, word in [("--help", "--depth"), ("--version", "revode ")]:
+        for option, word in [("--help", "--depth"), ("--version", "revision ")]:
             alone = self.run_program(option)
             self.assertIn(word, alone.stdout)
             self.assertEqual(alone.stderr, "")

@@ -146,7 +146,7 @@ std::string config_to_ini(const Config& config);
 /// columns.
 std::string help_text(std::string_view command);
 
-/// --version: name and version, one line.
+/// Name and version; --version adds the revision.
 std::string version_text();
 
 /// The revision of the source tree when the build was configured, as `git describe` names it;
