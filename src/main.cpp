@@ -1,19 +1,18 @@
 // The program: options, MPI, command; the one place where errors are caught and reported.
-#include <chrono>
-#include <cstdio>
+#include <csignal>
 #include <cstdlib>
-#include <exception>
 #include <map>
+#include <optional>
 #include <string>
-#include <thread>
 
-#include <fmt/format.h>
 #include <mpi.h>
 
+#include "revode/core/console.hpp"
 #include "revode/io/config.hpp"
 #include "revode/pipeline/communicator.hpp"
 
 #include "commands/commands.hpp"
+#include "commands/common_ground.hpp"
 
 namespace {
 
@@ -34,51 +33,89 @@ const std::map<std::string, Command>& commands() {
   return table;
 }
 
-/// This process among those that a launcher started, from its environment: known before MPI is.
-int rank_by_launcher() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
-    if (const char* value = std::getenv(name)) return std::atoi(value);
-  return 0;
+/// Options as far as they could be read, and why no further.
+struct Options {
+  Config config;
+  std::optional<Error> refused;
+};
+
+Options read_options(int argc, char** argv) {
+  Options options;
+  try {
+    options.config = revode::parse_command_line(argc, argv);
+  } catch (...) {
+    options.refused = revode::current_error();
+  }
+  return options;
 }
 
-int report(const Error& error, bool prints) {
-  if (prints) fmt::print(stderr, "revode: error: {}\n", error.what());
+/// Whether an MPI launcher started this process together with others, from its environment: known
+/// before MPI is.
+bool is_one_of_several() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"})
+    if (const char* value = std::getenv(name)) return std::atoi(value) > 1;
+  // srun --mpi=pmix tells a rank its number and, apart from that, how many tasks its step has.
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  return std::getenv("PMIX_RANK") != nullptr && tasks != nullptr && std::atoi(tasks) > 1;
+}
+
+int report(const Error& error) {
+  revode::print_error(error.what());
   return static_cast<int>(error.status());
 }
 
-/// What needs no MPI; every rank that a launcher started does it, the first one prints.
-bool runs_without_mpi(const Config& config) {
+bool needs_no_ranks(const Config& config) {
   return config.help || config.version || config.print_config || config.command == "info";
 }
 
-int run_without_mpi(const Config& config) {
-  if (rank_by_launcher() != 0) return 0;
+ExitStatus run_on_one_rank(const Config& config) {
   if (config.help) {
-    fmt::print("{}", revode::help_text(config.command));
+    revode::print_result(revode::help_text(config.command));
   } else if (config.version) {
-    fmt::print("{}, revision {}\n", revode::version_text(), revode::source_revision());
+    revode::print_result("{}, revision {}\n", revode::version_text(), revode::source_revision());
   } else if (config.print_config) {
-    revode::print_config(config);
+    return revode::print_config(config);
   } else {
-    revode::info_command(config);
+    return revode::info_command(config);
   }
-  return 0;
+  return ExitStatus::success;
+}
+
+int run_without_mpi(const Options& options) {
+  if (options.refused) return report(*options.refused);
+  try {
+    return static_cast<int>(run_on_one_rank(options.config));
+  } catch (...) {
+    return report(revode::current_error());
+  }
+}
+
+ExitStatus run_on_all_ranks(const Options& options, const Communicator& world) {
+  world.agree([&] {
+    if (options.refused) throw Error(*options.refused);
+  });
+  revode::find_common_ground(options.config, world);
+  if (!needs_no_ranks(options.config))
+    return commands().at(options.config.command)(options.config, world);
+  world.agree([&] {
+    if (world.is_root()) run_on_one_rank(options.config);
+  });
+  return ExitStatus::success;
 }
 
 /// An error that all ranks share is printed by rank 0; a rank's own by that rank, which then ends
 /// the job.
-int run_with_mpi(const Config& config) {
+int run_with_mpi(const Options& options) {
   const Communicator world(MPI_COMM_WORLD);
   try {
-    return static_cast<int>(commands().at(config.command)(config, world));
-  } catch (const Error& error) {
-    if (error.scope() == ErrorScope::all_ranks) return report(error, world.is_root());
+    return static_cast<int>(run_on_all_ranks(options, world));
+  } catch (...) {
+    const Error error = revode::current_error();
+    if (error.scope() == ErrorScope::all_ranks)
+      return world.is_root() ? report(error) : static_cast<int>(error.status());
+    if (world.size() == 1) return report(error);
     const int status =
-        report(Error(error.status(), world.size() > 1
-                                         ? fmt::format("{} (rank {})", error.what(), world.rank())
-                                         : error.what()),
-               true);
-    if (world.size() == 1) return status;
+        report(Error(error.status(), fmt::format("{} (rank {})", error.what(), world.rank())));
     MPI_Abort(MPI_COMM_WORLD, status);
     return status;
   }
@@ -87,32 +124,29 @@ int run_with_mpi(const Config& config) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  revode::open_missing_streams();
+
+  // 1. Options. Where there are other ranks, they may have read others, or none: they are to be
+  // asked first.
+  const Options options = read_options(argc, argv);
+  const bool alone = options.refused || needs_no_ranks(options.config);
+  if (alone && !is_one_of_several()) return run_without_mpi(options);
+
+  // 2. MPI: one thread of each rank talks. Whoever reads the output may stop doing so: that costs
+  // the output, not the run.
+  std::signal(SIGPIPE, SIG_IGN);
+  int provided = 0;
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+
+  // 3. The command; everything it owns dies before MPI does.
+  int status = static_cast<int>(ExitStatus::failure);
   try {
-    // 1. Options: the same on every rank, so the same error too.
-    Config config;
-    try {
-      config = revode::parse_command_line(argc, argv);
-      if (runs_without_mpi(config)) return run_without_mpi(config);
-    } catch (const Error& error) {
-      // A launcher ends the job at the first process that fails: let the one that prints be it.
-      if (rank_by_launcher() != 0) std::this_thread::sleep_for(std::chrono::seconds(2));
-      return report(error, rank_by_launcher() == 0);
-    }
-
-    // 2. MPI: one thread of each rank talks.
-    int provided = 0;
-    MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-
-    // 3. The command; everything it owns dies before MPI does.
-    const int status = run_with_mpi(config);
-    MPI_Finalize();
-    return status;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "revode: error: {}\n", error.what());
-    int initialised = 0;
-    MPI_Initialized(&initialised);
-    if (initialised != 0) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitStatus::failure));
-    return static_cast<int>(ExitStatus::failure);
+    status = run_with_mpi(options);
+  } catch (...) {  // MPI itself, at the beginning or the end.
+    status = report(revode::current_error());
+    MPI_Abort(MPI_COMM_WORLD, status);
   }
+  MPI_Finalize();
+  return status;
 }

@@ -1,13 +1,13 @@
 // revode bench: how fast this network trains here, where the time and the memory go, and how much
 // of the machine that is. Figures that several ranks have each for themselves are gathered as JSON.
 #include <algorithm>
-#include <cstdio>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "revode/core/console.hpp"
 #include "revode/io/metrics.hpp"
 #include "revode/train/report.hpp"
 
@@ -267,13 +267,12 @@ ExitStatus bench_command(Config config, const Communicator& communicator) {
 
   const std::string block = start_block(config, *network);
   if (prints) {
-    fmt::print("{}timing {} steps of {} images after {} to warm up\n\n", block, *steps,
-               config.batch_size, num_warm_up_steps);
-    std::fflush(stdout);
+    print_result("{}timing {} steps of {} images after {} to warm up\n\n", block, *steps,
+                 config.batch_size, num_warm_up_steps);
   }
   const Measurements seen = measure(config, *network, *feed, static_cast<int>(*steps));
   const Json result = result_of(config, *network, seen);
-  if (prints) fmt::print("{}", bench_tables(result));
+  if (prints) print_result(bench_tables(result));
   if (communicator.is_root() && !config.json.empty()) write_json(config.json, result);
   return ExitStatus::success;
 }

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "revode/io/metrics.hpp"
+#include "revode/io/run_log.hpp"
 
 namespace revode {
 namespace {

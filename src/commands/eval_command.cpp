@@ -1,10 +1,11 @@
 // revode eval: loss and accuracy of a checkpoint on samples of a split; the logits on request.
 #include <algorithm>
-#include <cstdio>
 
 #include <fmt/format.h>
 
+#include "revode/core/console.hpp"
 #include "revode/io/metrics.hpp"
+#include "revode/io/run_log.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
@@ -44,9 +45,9 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
   const MemoryReport memory = gather_memory(communicator);
   if (!communicator.is_root()) return ExitStatus::success;
   if (config.json != "-")
-    fmt::print("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
-               config.checkpoint, config.split, config.dataset, result.loss, result.accuracy,
-               format_count(result.samples));
+    print_result("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
+                 config.checkpoint, config.split, config.dataset, result.loss, result.accuracy,
+                 format_count(result.samples));
   if (!config.json.empty())
     write_json(config.json, {{"loss", result.loss},
                              {"accuracy", result.accuracy},

@@ -1,10 +1,10 @@
 // revode gradient: loss and gradient of chosen samples as one mini-batch in training mode; nothing
 // is updated.
 #include <algorithm>
-#include <cstdio>
 
 #include <fmt/format.h>
 
+#include "revode/core/console.hpp"
 #include "revode/io/metrics.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
@@ -45,7 +45,7 @@ ExitStatus gradient_command(Config config, const Communicator& communicator) {
   const MemoryReport memory = gather_memory(communicator);
   if (!communicator.is_root()) return ExitStatus::success;
   if (config.json != "-")
-    fmt::print(
+    print_result(
         "samples {} of the {} split of {}: loss {:.6f}, regularization {:.6f}, norm of the "
         "gradient {:.6g}\n",
         config.samples, config.split, config.dataset, report.loss, report.regularization,

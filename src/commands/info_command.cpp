@@ -1,11 +1,11 @@
 // revode info: what a checkpoint holds. Needs no MPI.
-#include <cstdio>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "revode/core/console.hpp"
 #include "revode/io/checkpoint.hpp"
 #include "revode/io/metrics.hpp"
+#include "revode/io/run_log.hpp"
 
 #include "commands/commands.hpp"
 
@@ -29,20 +29,24 @@ ExitStatus info_command(const Config& config) {
   }
 
   if (config.json != "-") {
-    fmt::print("{}: {} parameters, {} of arrays\n", config.checkpoint, format_count(parameters),
-               format_bytes(static_cast<double>(bytes)));
-    fmt::print("checksums: {}\n", !reader.has_checksums() ? "none, so damage would not be seen"
-                                  : config.check          ? "every byte is as it was written"
-                                                 : "there; --check holds the file against them");
-    fmt::print("\nconfig\n");
+    std::string text =
+        fmt::format("{}: {} parameters, {} of arrays\n", config.checkpoint,
+                    format_count(parameters), format_bytes(static_cast<double>(bytes)));
+    text += fmt::format("checksums: {}\n",
+                        !reader.has_checksums() ? "none, so damage would not be seen"
+                        : config.check          ? "every byte is as it was written"
+                                                : "there; --check holds the file against them");
+    text += "\nconfig\n";
     for (const auto& [key, value] : reader.config().items())
-      fmt::print("  {:<18}{}\n", key, value.dump());
-    fmt::print("\nprogress{}\n", reader.progress().empty() ? ": none (a model alone)" : "");
+      text += fmt::format("  {:<18}{}\n", key, value.dump());
+    text +=
+        fmt::format("\nprogress{}\n", reader.progress().empty() ? ": none (a model alone)" : "");
     for (const auto& [key, value] : reader.progress().items())
-      fmt::print("  {:<26}{}\n", key, value.dump());
-    fmt::print("\narrays\n");
+      text += fmt::format("  {:<26}{}\n", key, value.dump());
+    text += "\narrays\n";
     for (const CheckpointReader::ArrayInfo& array : reader.arrays())
-      fmt::print("  {:<44}[{}]\n", array.path, fmt::join(array.shape, ", "));
+      text += fmt::format("  {:<44}[{}]\n", array.path, fmt::join(array.shape, ", "));
+    print_result(text);
   }
   if (!config.json.empty())
     write_json(config.json, {{"file", config.checkpoint},

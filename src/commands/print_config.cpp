@@ -1,8 +1,5 @@
 // --print-config: the options as a run would resolve them, as an INI file that --config reads back.
-#include <cstdio>
-
-#include <fmt/format.h>
-
+#include "revode/core/console.hpp"
 #include "revode/io/checkpoint.hpp"
 #include "revode/train/network.hpp"
 
@@ -17,7 +14,7 @@ ExitStatus print_config(Config config) {
     apply_stored(config, CheckpointReader(file).config(),
                  resumes ? StoredUse::resume : StoredUse::model, file);
   resolve(config, make_architecture(config));
-  fmt::print("{}", config_to_ini(config));
+  print_result(config_to_ini(config));
   return ExitStatus::success;
 }
 

@@ -2,7 +2,6 @@
 // gradient in two ways that must agree, or compares it with the loss itself.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <numeric>
@@ -11,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "revode/core/console.hpp"
 #include "revode/core/random.hpp"
 #include "revode/io/metrics.hpp"
 #include "revode/train/model_file.hpp"
@@ -256,10 +256,10 @@ void print_table(const std::vector<Check>& checks) {
     name = std::max(name, check.name.size());
     found = std::max(found, check.found.size());
   }
-  fmt::print("{:<{}}  {:<{}}  {:<6}  {}\n", "check", name, "found", found, "result", "expected");
+  print_result("{:<{}}  {:<{}}  {:<6}  {}\n", "check", name, "found", found, "result", "expected");
   for (const Check& check : checks)
-    fmt::print("{:<{}}  {:<{}}  {:<6}  {}\n", check.name, name, check.found, found,
-               check.passed ? "passed" : "FAILED", check.expected);
+    print_result("{:<{}}  {:<{}}  {:<6}  {}\n", check.name, name, check.found, found,
+                 check.passed ? "passed" : "FAILED", check.expected);
 }
 
 }  // namespace
@@ -291,9 +291,10 @@ ExitStatus verify_command(Config config, const Communicator& communicator) {
   if (communicator.is_root()) {
     const Architecture& architecture = base.network().architecture();
     if (config.json != "-") {
-      fmt::print("{}-{} on {}, {} {}, {} samples of {}\n\n", architecture.rule().name,
-                 architecture.depth(), base.network().backend().description(), communicator.size(),
-                 communicator.size() == 1 ? "rank" : "ranks", config.batch_size, config.dataset);
+      print_result("{}-{} on {}, {} {}, {} samples of {}\n\n", architecture.rule().name,
+                   architecture.depth(), base.network().backend().description(),
+                   communicator.size(), communicator.size() == 1 ? "rank" : "ranks",
+                   config.batch_size, config.dataset);
       print_table(checks);
     }
     if (!config.json.empty()) {

@@ -2,6 +2,31 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <new>
+
+namespace revode {
+
+Error current_error() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return run_error(
+        "there is not enough memory: a smaller --batch-size, more --micro-batches or more ranks "
+        "need "
+        "less each");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return run_error("'{}': {}", error.path1().string(), error.code().message());
+  } catch (const std::exception& error) {
+    return run_error("internal error: {}", error.what());
+  } catch (...) {
+    return run_error("internal error of an unknown kind");
+  }
+}
+
+}  // namespace revode
 
 namespace revode::detail {
 

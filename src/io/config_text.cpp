@@ -141,6 +141,15 @@ std::string help_text(std::string_view command) {
   return text;
 }
 
+std::vector<OptionText> option_texts(const Config& config) {
+  std::vector<OptionText> texts{{"command", config.command, true}};
+  for (const Option& option : option_table()) {
+    const std::optional<Value> value = get_value(option, config);
+    texts.push_back({option.name, value ? to_text(*value) : "", config.given(option.name)});
+  }
+  return texts;
+}
+
 std::string version_text() { return "revode " REVODE_VERSION; }
 
 std::string source_revision() { return REVODE_REVISION; }

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "revode/io/checkpoint.hpp"
+
 namespace revode {
 
 namespace {
@@ -37,6 +39,12 @@ void silence_hdf5() {
 void Hdf5Handle::close() {
   const hid_t id = std::exchange(id_, H5I_INVALID_HID);
   if (id >= 0) REVODE_HDF5(close_(id));
+}
+
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  REVODE_HDF5(H5get_libversion(&major, &minor, &release));
+  return fmt::format("{}.{}.{}", major, minor, release);
 }
 
 Hdf5Handle access_alone() {

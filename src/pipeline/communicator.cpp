@@ -8,6 +8,7 @@
 #include <numeric>
 #include <optional>
 
+#include <fmt/format.h>
 #include <sched.h>
 
 #include "revode/core/error.hpp"
@@ -69,6 +70,15 @@ Communicator::Communicator(MPI_Comm parent) {
 Communicator::~Communicator() {
   // Freeing is collective: while an error is on its way out the other ranks will not take part.
   if (std::uncaught_exceptions() == 0) MPI_Comm_free(&handle_);
+}
+
+std::string Communicator::library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  check(MPI_Get_library_version(text.data(), &length), "MPI_Get_library_version");
+  // Open MPI: "Open MPI v4.1.4, package: ..., repo rev: ..."; MPICH: lines of "name: value".
+  const std::string_view whole(text.data(), length);
+  return std::string(whole.substr(0, whole.find_first_of(",\n")));
 }
 
 Request Communicator::send(std::span<const float> values, int to, MessageKind kind,
@@ -133,19 +143,46 @@ void Communicator::agree(const std::function<void()>& action) const {
   std::optional<Error> mine;
   try {
     action();
-  } catch (const Error& error) {
-    mine = error;
-  } catch (const std::exception& error) {
-    mine = run_error("{}", error.what());
+  } catch (...) {
+    mine = current_error();
   }
-  int failing = mine ? rank_ : size_;
-  int lowest = size_;
-  check(MPI_Allreduce(&failing, &lowest, 1, MPI_INT, MPI_MIN, handle_), "MPI_Allreduce");
-  if (lowest == size_) return;
-  const std::string message = broadcast(mine ? mine->what() : "", lowest);
+  const std::vector<std::int64_t> failed = all_gather(std::int64_t{mine.has_value()});
+  const auto first = std::ranges::find(failed, 1);
+  if (first == failed.end()) return;
+
+  const int lowest = static_cast<int>(first - failed.begin());
+  std::string message = mine ? mine->what() : "";
+  // Where only some ranks met it, which one did helps.
+  if (lowest != 0) message += fmt::format(" (rank {})", rank_);
+  message = broadcast(message, lowest);
   int status = mine ? static_cast<int>(mine->status()) : 0;
   check(MPI_Bcast(&status, 1, MPI_INT, lowest, handle_), "MPI_Bcast");
   throw Error(static_cast<ExitStatus>(status), message, ErrorScope::all_ranks);
+}
+
+void Communicator::require_same(const std::vector<Fact>& facts, std::string_view advice) const {
+  std::string mine;
+  for (const Fact& fact : facts) mine += fact.value + '\0';
+  const std::string roots = broadcast(mine, 0);
+  // Not through agree(), which would tell the rank twice.
+  std::string difference;
+  std::size_t begin = 0;
+  for (const Fact& fact : facts) {
+    const std::size_t end = roots.find('\0', begin);
+    const std::string_view value = std::string_view(roots).substr(begin, end - begin);
+    if (value != fact.value) {
+      difference = fmt::format("ranks disagree on {}: '{}' on rank 0, '{}' on rank {}; {}",
+                               fact.name, value, fact.value, rank_, advice);
+      break;
+    }
+    begin = end + 1;
+  }
+  const std::vector<std::int64_t> differs = all_gather(std::int64_t{!difference.empty()});
+  const auto first = std::ranges::find(differs, 1);
+  if (first == differs.end()) return;
+  throw Error(ExitStatus::bad_input,
+              broadcast(difference, static_cast<int>(first - differs.begin())),
+              ErrorScope::all_ranks);
 }
 
 Communicator::HostShare Communicator::host_share() const {

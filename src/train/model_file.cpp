@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 
 namespace revode {
@@ -49,10 +50,10 @@ void load_model(const CheckpointReader& reader, const std::string& file, Network
 
 void note_missing_checksums(const CheckpointReader& reader, const std::string& file) {
   if (reader.has_checksums()) return;
-  fmt::print(stderr,
-             "revode: note: '{}' has no checksums (it was not written by this version of revode): "
-             "damage to it would not be seen\n",
-             file);
+  print_note(
+      fmt::format("'{}' has no checksums (it was not written by this version of revode): damage to it "
+                  "would not be seen",
+                  file));
 }
 
 Attributes to_attributes(const RunProgress& progress, std::uint64_t seed) {

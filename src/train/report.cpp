@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "revode/io/metrics.hpp"
+#include "revode/io/run_log.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
 

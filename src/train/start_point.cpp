@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
 #include "revode/io/metrics.hpp"
@@ -42,7 +43,7 @@ std::string newest_complete(const fs::path& folder) {
       from_attributes(reader.progress(), file->string());
       return file->string();
     } catch (const Error& error) {
-      fmt::print(stderr, "revode: note: passing over a checkpoint: {}\n", error.what());
+      print_note(fmt::format("passing over a checkpoint: {}", error.what()));
     }
   }
   return {};

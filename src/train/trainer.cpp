@@ -39,6 +39,12 @@ Config resolved(Config config, const Communicator& communicator) {
   return config;
 }
 
+RunLog make_log(const Config& config, const Communicator& communicator) {
+  if (!communicator.is_root()) return {};
+  std::FILE* stream = text_stream(config.json);
+  return {progress_style(config.progress, stream), stream};
+}
+
 }  // namespace
 
 void catch_stop_signals() {
@@ -60,9 +66,7 @@ Trainer::Trainer(const Config& config, const StartPoint& start, const Communicat
                    .decay_epochs = config_.lr_decay_epochs,
                    .warmup_epochs = config_.warmup_epochs},
       output_(config_.output),
-      text_(text_stream(config_.json)),
-      line_(communicator.is_root() ? progress_style(config_.progress, text_) : ProgressStyle::off,
-            text_) {
+      log_(make_log(config_, communicator)) {
   steps_per_epoch_ = train_data_.size() / config_.batch_size;
   if (steps_per_epoch_ == 0)
     throw Error(
@@ -130,24 +134,23 @@ void Trainer::open_output() {
                            start_.kind == StartPoint::Kind::resume ? progress_.step : -1);
   });
   if (!communicator_.is_root()) return;
-  fmt::print(text_, "{}{}", block, set_aside);
-  fmt::print(text_, "{}: {} training samples, {} a step, {} steps an epoch; {} test samples\n",
-             config_.dataset, format_count(train_data_.size()), config_.batch_size,
-             steps_per_epoch_, format_count(test_data_.size()));
+  std::string text = block + set_aside;
+  text += fmt::format("{}: {} training samples, {} a step, {} steps an epoch; {} test samples\n",
+                      config_.dataset, format_count(train_data_.size()), config_.batch_size,
+                      steps_per_epoch_, format_count(test_data_.size()));
   if (start_.kind == StartPoint::Kind::weights)
-    fmt::print(text_, "starting from the weights of {}\n", start_.file);
+    text += fmt::format("starting from the weights of {}\n", start_.file);
   if (start_.kind == StartPoint::Kind::resume)
-    fmt::print(text_, "going on from {} at step {}, epoch {}\n", start_.file, progress_.step,
-               progress_.epoch);
+    text += fmt::format("going on from {} at step {}, epoch {}\n", start_.file, progress_.step,
+                        progress_.epoch);
   if (finished())
-    fmt::print(
-        text_,
+    text += fmt::format(
         "nothing is left to train: step {} is the end that --steps and --epochs set; raise them to "
         "go on\n",
         progress_.step);
-  fmt::print(text_, "training to step {} (epoch {}); files in {}\n\n", last_step_,
-             (last_step_ + steps_per_epoch_ - 1) / steps_per_epoch_, output_.string());
-  std::fflush(text_);
+  text += fmt::format("training to step {} (epoch {}); files in {}\n", last_step_,
+                      (last_step_ + steps_per_epoch_ - 1) / steps_per_epoch_, output_.string());
+  log_.print(text);
 }
 
 bool Trainer::finished() const { return progress_.step >= last_step_; }
@@ -227,17 +230,17 @@ void Trainer::report_step(const StepReport& report) {
       fmt::format("epoch {}  step {}/{}  loss {:.4f}  accuracy {:.3f}  {:.1f} images/s  ETA {}",
                   progress_.epoch, progress_.step, last_step_, report.loss, accuracy,
                   images_per_second, format_duration(seconds_left()));
-  line_.update(text);
+  log_.update(text);
   if (report.range.out_of_range > 0 && !warned_of_range_) {
     warned_of_range_ = true;
-    line_.print(fmt::format(
+    log_.print(fmt::format(
         "note: at step {}, {} state values left the range |x| < 2^{} in which reversal is exact; "
         "it is "
         "approximate there (a smaller --step-size or --grid-bits keeps it exact)",
         progress_.step, format_count(report.range.out_of_range), 24 - config_.grid_bits));
   }
   if (progress_.step % config_.log_every != 0) return;
-  if (line_.style() == ProgressStyle::lines) line_.print(text);
+  if (log_.style() == ProgressStyle::lines) log_.print(text);
   metrics_.write({{"kind", "step"},
                   {"epoch", progress_.epoch},
                   {"step", progress_.step},
@@ -257,8 +260,8 @@ void Trainer::report_step(const StepReport& report) {
 
 Evaluation Trainer::evaluate_test() {
   if (last_evaluation_step_ != progress_.step) {
-    line_.update(fmt::format("epoch {}  step {}/{}  evaluating {} test samples", progress_.epoch,
-                             progress_.step, last_step_, format_count(test_data_.size())));
+    log_.update(fmt::format("epoch {}  step {}/{}  evaluating {} test samples", progress_.epoch,
+                            progress_.step, last_step_, format_count(test_data_.size())));
     last_evaluation_ = evaluate(network_, test_data_, test_data_.indices(), config_.batch_size,
                                 *config_.micro_batches);
     last_evaluation_step_ = progress_.step;
@@ -273,7 +276,7 @@ void Trainer::finish_epoch() {
   const double train_accuracy = static_cast<double>(progress_.epoch_correct) / samples;
   const bool best = test.accuracy > progress_.best_accuracy;
   progress_.best_accuracy = std::max(progress_.best_accuracy, test.accuracy);
-  line_.print(
+  log_.print(
       fmt::format("epoch {} done: train loss {:.4f} accuracy {:.3f}, test loss {:.4f} accuracy "
                   "{:.3f}{}, rate {:.3g}",
                   progress_.epoch, train_loss, train_accuracy, test.loss, test.accuracy,
@@ -326,9 +329,9 @@ void Trainer::save() {
 
 void Trainer::finish(ExitStatus status) {
   if (status == ExitStatus::stopped) {
-    line_.print(fmt::format("stopped {} after step {}; saved {}",
-                            out_of_time_ ? "before the time limit" : "by a signal", progress_.step,
-                            (output_ / checkpoint_name(progress_.step)).string()));
+    log_.print(fmt::format("stopped {} after step {}; saved {}",
+                           out_of_time_ ? "before the time limit" : "by a signal", progress_.step,
+                           (output_ / checkpoint_name(progress_.step)).string()));
     return;
   }
   const Evaluation test = evaluate_test();
@@ -339,26 +342,25 @@ void Trainer::finish(ExitStatus status) {
                   {"step", progress_.step},
                   {"test_loss", test.loss},
                   {"test_accuracy", test.accuracy}});
-  line_.finish();
   const double images_per_second =
       timing_.total_seconds > 0 ? static_cast<double>(timing_.total_images) / timing_.total_seconds
                                 : 0;
-  if (config_.json != "-") {
-    fmt::print("\n{:<22}{:.4f} on {} samples{}\n", "test accuracy", test.accuracy,
-               format_count(test.samples),
-               progress_.epoch > 0 ? fmt::format(" (best epoch {:.4f})", progress_.best_accuracy)
-                                   : std::string());
-    fmt::print("{:<22}{:.4f}\n", "test loss", test.loss);
-    fmt::print("{:<22}{:.1f}\n", "images/s", images_per_second);
-    fmt::print("{:<22}{}\n", "peak memory a rank", peak_memory_text(memory));
-    if (config_.grid_bits > 0)
-      fmt::print("{:<22}{}\n", "reversal",
-                 progress_.range.out_of_range == 0
-                     ? std::string("exact: no state value left the range")
-                     : fmt::format("approximate where {} state values left the range",
-                                   format_count(progress_.range.out_of_range)));
-    fmt::print("{:<22}{}\n", "files", output_.string());
-  }
+  std::string text =
+      fmt::format("\n{:<22}{:.4f} on {} samples{}\n", "test accuracy", test.accuracy,
+                  format_count(test.samples),
+                  progress_.epoch > 0 ? fmt::format(" (best epoch {:.4f})", progress_.best_accuracy)
+                                      : std::string());
+  text += fmt::format("{:<22}{:.4f}\n", "test loss", test.loss);
+  text += fmt::format("{:<22}{:.1f}\n", "images/s", images_per_second);
+  text += fmt::format("{:<22}{}\n", "peak memory a rank", peak_memory_text(memory));
+  if (config_.grid_bits > 0)
+    text += fmt::format("{:<22}{}\n", "reversal",
+                        progress_.range.out_of_range == 0
+                            ? std::string("exact: no state value left the range")
+                            : fmt::format("approximate where {} state values left the range",
+                                          format_count(progress_.range.out_of_range)));
+  text += fmt::format("{:<22}{}", "files", output_.string());
+  log_.print(text);
   if (config_.json.empty()) return;
   write_json(config_.json, {{"loss", test.loss},
                             {"accuracy", test.accuracy},

@@ -60,19 +60,38 @@ class ProgramTest(unittest.TestCase):
                          f"{' '.join(command)}\nstandard output:\n{done.stdout}\nstandard error:\n{done.stderr}")
         return done
 
+    def run_each_rank(self, ranks, status=0, timeout=TIMEOUT_SECONDS):
+        """The finished job of ranks that are started differently: for each rank its arguments, and where they are to
+        differ its folder and what is set in its environment: [arguments] or ([arguments], folder, {name: value})."""
+        command = [LAUNCHER[0]]
+        for number, rank in enumerate(ranks):
+            arguments, folder, variables = rank if isinstance(rank, tuple) else (rank, ".", {})
+            command += [":"] if number > 0 else []
+            command += [LAUNCHER[1], "1", "--wdir", str(self.folder / folder)]
+            command += ["env", *[f"{name}={value}" for name, value in variables.items()]] if variables else []
+            command += [REVODE, *last_of_each(arguments)]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
+        self.assertEqual(done.returncode, status, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def only_error(self, done):
+        """The one line of a finished program that is an error of revode's."""
+        lines = [line for line in done.stderr.splitlines() if "revode: error:" in line]
+        self.assertEqual(len(lines), 1, done.stderr)
+        self.assertTrue(lines[0].startswith("revode: error: "), lines[0])
+        return lines[0]
+
     def train(self, output, *arguments, ranks=None, status=0):
         return self.run_program("train", *SMALL, "--output", output, *arguments, ranks=ranks, status=status)
 
     def expect_error(self, words, *arguments, ranks=None, status=2):
         """The run ends with one message, in which all of `words` occur, and with nothing on standard output."""
         done = self.run_program(*arguments, ranks=ranks, status=status)
-        lines = [line for line in done.stderr.splitlines() if "revode: error:" in line]
-        self.assertEqual(len(lines), 1, done.stderr)
-        self.assertTrue(lines[0].startswith("revode: error: "), lines[0])
+        line = self.only_error(done)
         for word in words:
-            self.assertIn(word, lines[0])
+            self.assertIn(word, line)
         self.assertEqual(done.stdout, "")
-        return lines[0]
+        return line
 
     def json_of(self, *arguments, ranks=None, status=0):
         """The object that --json - prints: standard output holds nothing else."""

@@ -9,6 +9,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "revode/io/run_log.hpp"
+
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -121,9 +123,12 @@ TEST(Format, Durations) {
   EXPECT_EQ(format_duration(0.4), "0 s");
   EXPECT_EQ(format_duration(59.4), "59 s");
   EXPECT_EQ(format_duration(60), "1 min");
-  EXPECT_EQ(format_duration(3599), "60 min");
-  EXPECT_EQ(format_duration(5400), "1.5 h");
-  EXPECT_EQ(format_duration(86400 * 3), "3.0 days");
+  EXPECT_EQ(format_duration(90.4), "1 min 30 s");
+  EXPECT_EQ(format_duration(3599.7), "1 h");
+  EXPECT_EQ(format_duration(5400), "1 h 30 min");
+  EXPECT_EQ(format_duration(86400 * 3), "3 days");
+  EXPECT_EQ(format_duration(86400 * 3 + 7200), "3 days 2 h");
+  EXPECT_EQ(format_duration(-1), "0 s");
   EXPECT_EQ(format_duration(std::numeric_limits<double>::infinity()), "unknown");
   EXPECT_EQ(format_duration(std::nan("")), "unknown");
 }
@@ -171,33 +176,62 @@ TEST_F(Log, IntoAFileThereAreLinesAloneWhateverIsAskedFor) {
 }
 
 TEST_F(Log, LinesArePrintedAndUpdatesAreNot) {
-  ProgressLine line(ProgressStyle::lines, stream_);
-  line.update("50 %");
-  line.print("done");
-  line.finish();
-  EXPECT_EQ(text(), "done\n");
+  for (const ProgressStyle style : {ProgressStyle::lines, ProgressStyle::off}) {
+    RunLog log(style, stream_);
+    log.update("50 %");
+    log.print("done");
+    log.finish();
+  }
+  EXPECT_EQ(text(), "done\ndone\n");
 }
 
-TEST_F(Log, OffPrintsNothing) {
-  ProgressLine line(ProgressStyle::off, stream_);
-  line.update("50 %");
-  line.print("done");
-  line.finish();
+TEST_F(Log, RanksWithoutALogSayNothing) {
+  RunLog log;
+  log.update("50 %");
+  log.print("done");
+  log.finish();
   EXPECT_EQ(text(), "");
 }
 
 TEST_F(Log, ALiveLineIsClearedBeforeALineThatStays) {
-  ProgressLine line(ProgressStyle::live, stream_);
-  line.update("50 %");
-  line.update("51 %");  // too soon after
-  line.print("done");
-  line.update("60 %");
-  line.finish();
-  line.finish();  // once is enough
+  RunLog log(ProgressStyle::live, stream_);
+  log.update("50 %");
+  log.update("51 %");  // too soon after
+  log.print("done");
+  log.update("60 %");
+  log.finish();
+  log.finish();  // once is enough
   const std::string shown = text();
   EXPECT_THAT(shown, testing::StartsWith("\r50 %\x1b[K\r\x1b[Kdone\n"));
   EXPECT_EQ(shown.find("51 %"), std::string::npos);
   EXPECT_EQ(shown.find("\n\n"), std::string::npos);
+}
+
+// A line that fills the window would wrap, and each redraw would leave one behind.
+TEST_F(Log, ALiveLineIsCutToTheWindowThatIsThereNow) {
+  int columns = 6;
+  RunLog log(ProgressStyle::live, stream_, [&] { return columns; });
+  log.update("0123456789");
+  log.print("all of a line that stays");
+  columns = 9;
+  log.update("0123456789");
+  log.finish();
+  EXPECT_EQ(text(), "\r01234\x1b[K\r\x1b[Kall of a line that stays\n\r01234567\x1b[K\n");
+}
+
+TEST(LogWithoutAReader, FallsSilentAndSaysSoOnce) {
+  std::FILE* full = std::fopen("/dev/full", "w");
+  ASSERT_NE(full, nullptr);
+  testing::internal::CaptureStderr();
+  {
+    RunLog log(ProgressStyle::lines, full);
+    log.print("first");
+    log.print("second");
+  }
+  const std::string notes = testing::internal::GetCapturedStderr();
+  EXPECT_THAT(notes, testing::StartsWith("revode: note: the log can't be written"));
+  EXPECT_EQ(notes.find("note", notes.find("note") + 1), std::string::npos);
+  std::fclose(full);
 }
 
 }  // namespace

@@ -130,7 +130,8 @@ TEST_F(CommunicatorTest, AnErrorOfOneRankBecomesEverybodys) {
       if (rank() == failing) throw input_error("rank {} can't read F", failing);
     });
 
-    EXPECT_EQ(error.what(), "rank " + std::to_string(failing) + " can't read F");
+    const std::string where = failing == 0 ? "" : " (rank " + std::to_string(failing) + ")";
+    EXPECT_EQ(error.what(), "rank " + std::to_string(failing) + " can't read F" + where);
     EXPECT_EQ(error.status(), ExitStatus::bad_input);
     EXPECT_EQ(error.scope(), ErrorScope::all_ranks);
   }
@@ -143,7 +144,7 @@ TEST_F(CommunicatorTest, OfSeveralErrorsTheLowestRanksCounts) {
     if (rank() > lowest) throw input_error("another");
   });
 
-  EXPECT_STREQ(error.what(), "the lowest");
+  EXPECT_STREQ(error.what(), lowest == 0 ? "the lowest" : "the lowest (rank 1)");
   EXPECT_EQ(error.status(), ExitStatus::failure);
 }
 
@@ -152,8 +153,39 @@ TEST_F(CommunicatorTest, AgreeTakesForeignExceptionsToo) {
     if (rank() == size() - 1) throw std::runtime_error("foreign");
   });
 
-  EXPECT_STREQ(error.what(), "foreign");
+  EXPECT_TRUE(std::string(error.what()).starts_with("internal error: foreign")) << error.what();
   EXPECT_EQ(error.status(), ExitStatus::failure);
+}
+
+/// What require_same() throws here; an empty message where nothing.
+Error difference(const Communicator& world, const std::vector<Communicator::Fact>& facts) {
+  try {
+    world.require_same(facts, "use one");
+  } catch (const Error& error) {
+    return error;
+  }
+  return Error(ExitStatus::success, "");
+}
+
+TEST_F(CommunicatorTest, FactsThatAllShareAreNoError) {
+  EXPECT_STREQ(difference(world_, {}).what(), "");
+  EXPECT_STREQ(difference(world_, {{"a", "1"}, {"b", ""}}).what(), "");
+}
+
+TEST_F(CommunicatorTest, TheFirstFactThatDiffersIsNamedWithItsRank) {
+  const int other = size() - 1;
+  const std::string mine = rank() == other ? "2" : "1";
+
+  const Error error = difference(world_, {{"a", "0"}, {"--seed", mine}, {"--steps", mine}});
+
+  if (size() == 1) {
+    EXPECT_STREQ(error.what(), "");
+  } else {
+    EXPECT_EQ(error.what(), "ranks disagree on --seed: '1' on rank 0, '2' on rank " +
+                                std::to_string(other) + "; use one");
+    EXPECT_EQ(error.status(), ExitStatus::bad_input);
+    EXPECT_EQ(error.scope(), ErrorScope::all_ranks);
+  }
 }
 
 TEST_F(CommunicatorTest, HostShareCountsTheRanksOfThisHost) {

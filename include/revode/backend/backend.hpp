@@ -288,6 +288,15 @@ std::unique_ptr<Backend<Real>> make_reference_backend();
 /// threads.
 std::unique_ptr<Backend<float>> make_cpu_backend(int num_threads);
 
+/// The instruction sets that the CPU backend has kernels for and this processor runs, one bit each;
+/// the environment variable REVODE_INSTRUCTION_SET names the best one to be used. Throws an input
+/// error where it names none of them.
+std::int64_t instruction_sets();
+/// Name of the best of `sets`, which must not be empty.
+std::string best_instruction_set(std::int64_t sets);
+/// From now on kernels use the best of `sets`. To be called before a CPU backend is made.
+void allow_instruction_sets(std::int64_t sets);
+
 /// Names that --backend takes, in the order of --help ("auto" is not among them).
 std::vector<std::string> backend_names();
 

@@ -47,6 +47,10 @@ Error run_error(fmt::format_string<Args...> format, Args&&... args) {
   return Error(ExitStatus::failure, fmt::format(format, std::forward<Args>(args)...));
 }
 
+/// The exception that is being handled, as an Error: one of ours as it is; of others what a person
+/// can use. To be called in a catch block.
+Error current_error();
+
 namespace detail {
 [[noreturn]] void assertion_failed(const char* expression, const char* file, int line);
 }  // namespace detail

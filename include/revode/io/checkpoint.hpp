@@ -86,6 +86,9 @@ void publish_link(const std::filesystem::path& target, const std::filesystem::pa
 /// exist.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
 
+/// Version of the HDF5 library in use, "1.10.8".
+std::string hdf5_version();
+
 /// The file name of a step's checkpoint.
 std::string checkpoint_name(std::int64_t step);
 

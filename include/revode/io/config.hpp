@@ -142,6 +142,16 @@ nlohmann::json config_to_json(const Config& config);
 /// same values.
 std::string config_to_ini(const Config& config);
 
+/// One option as the command line writes it; `text` is empty where it has no value.
+struct OptionText {
+  std::string name;
+  std::string text;
+  bool given = false;
+};
+/// The command (by the name "command"), then every option of the table, whether the command takes
+/// it or not.
+std::vector<OptionText> option_texts(const Config& config);
+
 /// --help of a command: usage, options in groups with their defaults, examples; at most 100
 /// columns.
 std::string help_text(std::string_view command);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -51,6 +52,9 @@ class Communicator {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
+  /// Name and version of the MPI library, one line.
+  static std::string library_version();
+
   int rank() const { return rank_; }
   int size() const { return size_; }
   bool is_root() const { return rank_ == 0; }
@@ -67,10 +71,20 @@ class Communicator {
   void broadcast(std::span<float> values, int root) const;
   std::string broadcast(const std::string& text, int root) const;
 
-  /// Runs `action` on every rank. If it throws an Error anywhere, every rank throws the error of
-  /// the lowest failing rank, as one that all share. To be used around whatever only some ranks do,
-  /// such as reading files.
+  /// Runs `action` on every rank. If it throws anywhere, every rank throws the error of the lowest
+  /// failing rank, as one that all share; where only some failed and rank 0 is none of them, it
+  /// says which. To be used around whatever only some ranks do, such as reading files.
   void agree(const std::function<void()>& action) const;
+
+  /// Something that must be the same on all ranks, in words.
+  struct Fact {
+    std::string name;  ///< e.g. "--seed"
+    std::string value;
+  };
+  /// Collective. Throws an input error that all share where a rank's facts differ from those of
+  /// rank 0: it names the first such fact, both values, and the rank. All ranks name the same facts
+  /// in the same order. advice: what to do about it.
+  void require_same(const std::vector<Fact>& facts, std::string_view advice) const;
 
   /// Ranks of this host whose processors overlap this rank's, itself included, and the number of
   /// processors it may use.

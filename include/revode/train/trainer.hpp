@@ -9,6 +9,7 @@
 
 #include "revode/core/error.hpp"
 #include "revode/io/metrics.hpp"
+#include "revode/io/run_log.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"
@@ -81,8 +82,7 @@ class Trainer {
   std::int64_t order_epoch_ = -1;
   std::filesystem::path output_;
   MetricsFile metrics_;
-  std::FILE* text_;  // where people read
-  ProgressLine line_;
+  RunLog log_;
   Timing timing_;
   std::optional<Evaluation> last_evaluation_;
   std::int64_t last_evaluation_step_ = -1;

@@ -1,0 +1,63 @@
+#include "commands/common_ground.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "revode/backend/backend.hpp"
+#include "revode/core/console.hpp"
+#include "revode/core/error.hpp"
+#include "revode/io/checkpoint.hpp"
+
+namespace revode {
+namespace {
+
+void agree_on_options(const Config& config, const Communicator& communicator) {
+  std::vector<Communicator::Fact> facts;
+  for (const OptionText& option : option_texts(config)) {
+    // Of the options these two alone may differ: how many threads compute, and where the rest was
+    // read from.
+    if (option.name == "threads" || option.name == "config") continue;
+    facts.push_back({option.name == "command" ? "the command" : "--" + option.name,
+                     option.given ? option.text : "not given"});
+  }
+  communicator.require_same(facts, "start every rank with the same options and configuration file");
+}
+
+void agree_on_program(const Communicator& communicator) {
+  communicator.require_same({{"the version of revode", version_text()},
+                             {"the revision of revode", source_revision()},
+                             {"the version of HDF5", hdf5_version()},
+                             {"the version of MPI", Communicator::library_version()}},
+                            "start the same program with the same libraries on every rank");
+}
+
+void agree_on_instruction_set(const Communicator& communicator) {
+  std::int64_t mine = 0;
+  communicator.agree([&] { mine = instruction_sets(); });
+  const std::vector<std::int64_t> all = communicator.all_gather(mine);
+  std::int64_t common = ~std::int64_t{0};
+  for (const std::int64_t sets : all) common &= sets;
+  communicator.agree([&] {
+    REVODE_REQUIRE(common != 0,
+                   "ranks disagree on the processor: there is no instruction set that all have");
+  });
+  allow_instruction_sets(common);
+  const std::string used = best_instruction_set(common);
+  const auto better = std::ranges::find_if(
+      all, [&](std::int64_t sets) { return best_instruction_set(sets) != used; });
+  if (communicator.is_root() && better != all.end())
+    print_note(
+        fmt::format("all ranks use {}, the best instruction set that all have; rank {} has {}",
+                    used, better - all.begin(), best_instruction_set(*better)));
+}
+
+}  // namespace
+
+void find_common_ground(const Config& config, const Communicator& communicator) {
+  agree_on_program(communicator);
+  agree_on_options(config, communicator);
+  agree_on_instruction_set(communicator);
+}
+
+}  // namespace revode
