@@ -243,8 +243,10 @@ class SlurmJobs(unittest.TestCase):
             self.assertEqual((element.end(), element.fact("Restarts")), ("COMPLETED", restarts), element.text())
 
         self.expect_same_as_whole(LAST_OF_SWEEP)
-        results = {path.parent.name: json.loads(path.read_text())["loss"] for path in self.folder.glob("sweep/*/result.json")}
-        self.assertEqual(len(results), 4)
+        results = {path.stem: json.loads(path.read_text())["loss"] for path in self.folder.glob("sweep/*.json")}
+        # Beside the runs' folders, in which revode keeps to its own files.
+        self.assertEqual(set(results), {f"seed-{seed}-rate-{rate}" for seed in (1, 2) for rate in ("0.05", "0.1")})
+        self.assertEqual(list(self.folder.glob("sweep/*/*.json")), [])
         self.assertEqual(len(set(results.values())), 4, results)
 
     def test_scaling_study_times_each_number_of_ranks(self):
