@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The scripts in jobs/ under a real SLURM of pretended nodes: interrupted runs go on by themselves, to the same bits.
 
-    slurm_jobs_test.py REVODE [unittest arguments]        77: SLURM or munge is not installed
+    slurm_jobs_test.py REVODE [unittest arguments]        77: SLURM or munge is not installed, or SLURM can't run here
 """
 import json
 import os
@@ -272,6 +272,8 @@ def main():
     if started.returncode == CANNOT_WORK_HERE:
         print(f"SKIPPED: {started.stderr.strip()}")
         sys.exit(CANNOT_WORK_HERE)
+    if started.returncode != 0:
+        sys.exit(f"no private SLURM: {started.stderr.strip()}")
     unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
 
 
