@@ -268,7 +268,7 @@ class Quickstart(ScriptTest):
 
     def test_stopped_training_has_not_failed_and_the_command_that_goes_on_is_printed(self):
         going_on = f"mpirun --bind-to none -n 2 {self.repository}/build/src/revode --output {self.repository}/runs/quickstart"
-        for number, status in [(signal.SIGINT, 130), (signal.SIGTERM, 75)]:
+        for number, status in [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)]:
             ended, said = self.stop(number, MPIRUN_IS="saves", UID_IS="1000")
 
             self.assertEqual(ended, status, said)

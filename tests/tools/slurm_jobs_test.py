@@ -109,7 +109,13 @@ class SlurmJobs(unittest.TestCase):
         cls.sweep = cls.interrupt_sweep()
         cls.evaluation = cls.submit("evaluate.sbatch", TWO_NODES, "--checkpoint", "whole/latest.h5", "--json", "evaluation.json")
         cls.refused = cls.submit("train.sbatch", TWO_NODES, "--depth", "75")
-        cls.failed = cls.submit("train.sbatch", TWO_NODES, "--dataset", "cifar10", "--data-dir", "nowhere")
+        # An earlier result, where the job wants to write its own.
+        (cls.folder / "kept.json").write_bytes((cls.folder / "whole.json").read_bytes())
+        cls.failed = cls.submit("train.sbatch", TWO_NODES, "--dataset", "cifar10", "--data-dir", "nowhere", RESULT="kept.json")
+        idle = cls.folder / "idle-revode"
+        idle.write_text("#!/bin/sh\nexit 0\n")
+        idle.chmod(0o755)
+        cls.idle = cls.submit("train.sbatch", TWO_NODES, REVODE=str(idle), RESULT="kept.json")
 
     @classmethod
     def submit(cls, script, options, *arguments, **variables):
@@ -231,6 +237,12 @@ class SlurmJobs(unittest.TestCase):
         cancelled.wait_for(lambda: "not requeued" in cancelled.text(), final=False)
         self.assertEqual((cancelled.end(), cancelled.fact("Restarts")), ("CANCELLED", "0"))
         self.expect_lines(cancelled.text(), "SIGTERM: SLURM ends the job", "not requeued")
+
+    def test_earlier_result_stays_and_is_not_taken_for_the_job_s_own(self):
+        self.assertEqual((self.idle.end(), self.idle.fact("ExitCode")), ("FAILED", "1:0"), self.idle.text())
+        self.assertIn("no rank wrote kept.json", self.idle.text())
+        self.failed.end()
+        self.assertEqual((self.folder / "kept.json").read_bytes(), (self.folder / "whole.json").read_bytes())
 
     def test_evaluation_of_the_last_checkpoint_is_that_of_the_run(self):
         self.assertEqual(self.evaluation.end(), "COMPLETED", self.evaluation.text())
