@@ -13,7 +13,8 @@ REVODE=${REVODE:-$REVODE_HOME/build/src/revode}
 # mpirun: Open MPI's launcher, which asks SLURM for the nodes.
 REVODE_LAUNCHER=${REVODE_LAUNCHER:-srun}
 
-# Where a training job writes its result, a JSON object; default revode-train-JOB.json in the folder of the submission.
+# Where a training job writes its result, a JSON object; default revode-train-JOB.json in the folder of the submission. Not inside
+# a run's folder, where revode refuses it.
 # RESULT=
 
 # Further options of the launcher. mpirun binds a rank to as many cores as it has threads.
@@ -92,13 +93,14 @@ set_launch() {
 # for them and does not requeue: where SLURM means the job to start again, it does that itself. Nor is a run requeued that
 # failed.
 train_until_done() {
-  local launcher_pid="" told=0 time_is_up=0 ends=0 interrupted status result=${RESULT:-revode-train-$(job_name).json}
+  local launcher_pid="" told=0 time_is_up=0 ends=0 interrupted status result before
+  result=${RESULT:-revode-train-$(job_name).json}
   trap 'time_is_up=1 interrupted=1; say "SIGUSR1: the time is nearly up"; tell_launcher' USR1
   trap 'ends=1 interrupted=1; say "SIGTERM: SLURM ends the job"' TERM
 
   set -- train "$@" --resume auto --json "$result"
   print_start "$@"
-  rm -f "$result" || fail "cannot replace RESULT=$result"
+  before=$(identity "$result")
   set_launch "$SLURM_NTASKS" "$@"
 
   # In the background, because bash runs traps only between commands or in `wait`, which a trap ends early.
@@ -114,7 +116,7 @@ train_until_done() {
 
   if ((status == 0)); then
     # srun has been seen to end with status 0 where SLURM had refused to launch the ranks.
-    [[ -s $result ]] || fail "$REVODE_LAUNCHER ended with status 0, but no rank wrote $result"
+    [[ -s $result && $(identity "$result") != "$before" ]] || fail "$REVODE_LAUNCHER ended with status 0, but no rank wrote $result"
     say "done; result in $result"
     exit 0
   fi
@@ -132,6 +134,9 @@ train_until_done() {
   say "status $status: not requeued"
   exit "$status"
 }
+
+# Of a file, or nothing: other after each time that revode wrote it. An earlier result stays until revode replaces it.
+identity() { stat -c '%i %y' "$1" 2>/dev/null; }
 
 # Once, if there is one: a second signal would end revode before it has saved.
 tell_launcher() {

@@ -29,13 +29,32 @@ choose_work_folder() {
   echo "note: $foreign is not writable for $(id -un); building in $work instead"
 }
 
-# Installs missing packages where there is apt; elsewhere CMake says what it does not find.
+# install_packages [options of tools/install-packages]: installs what is missing. Where that is not allowed, or fails, CMake
+# decides: compiler and libraries may come from elsewhere.
 install_packages() {
-  if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
-    "$repository/tools/install-packages"
-  else
-    echo "packages: no apt-get here; taking what is installed (tools/install-packages --list names Debian's packages)"
+  "$repository/tools/install-packages" "$@" ||
+    echo "packages: going on with what is there; CMake says what it does not find"
+}
+
+# configure_release_and_build WITH_TESTS [build options...]: the program, optimised, into build/. A folder that is configured
+# keeps its other options, so that quickstart and check can take turns and nothing is compiled twice: no change of flags
+# (warnings as errors, ccache), and tests that are there stay, since CMake would delete their objects.
+configure_release_and_build() {
+  local with_tests=$1 options=(-DCMAKE_BUILD_TYPE=Release -DREVODE_SANITIZE=OFF)
+  shift
+  if [[ $with_tests == with-tests ]]; then
+    options+=(-DREVODE_TESTS=ON)
+    is_configured "$work/build" || options+=(-DREVODE_WARNINGS_AS_ERRORS=ON)
+  elif [[ ! -f $work/build/CTestTestfile.cmake ]]; then
+    options+=(-DREVODE_TESTS=OFF)
   fi
+  configure_and_build "$work/build" "${options[@]}" -- "$@"
+}
+
+is_configured() { [[ -f $1/build.ninja || -f $1/Makefile ]] && configured_for_this_source "$1"; }
+
+configured_for_this_source() {
+  grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$repository" "$1/CMakeCache.txt" 2>/dev/null
 }
 
 # configure_and_build FOLDER [cmake options...] [-- build options...]
@@ -47,31 +66,37 @@ configure_and_build() {
     shift
   done
   (($# == 0)) || shift
-  if command -v ccache >/dev/null; then
-    options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-  fi
+  command -v cmake >/dev/null || fail "found no cmake; tools/install-packages --build --list names what the build needs"
   # A clone that was moved leaves a cache that names its old place.
-  if [[ -f $folder/CMakeCache.txt ]] &&
-    ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$repository" "$folder/CMakeCache.txt"; then
+  if [[ -f $folder/CMakeCache.txt ]] && ! configured_for_this_source "$folder"; then
     echo "note: $folder was configured for another source folder; starting afresh"
     rm -rf -- "$folder"
   fi
-  (cd "$repository" && cmake -S . -B "$folder" -G Ninja "${options[@]}" --log-level=NOTICE)
+  # These cannot be changed later, or only by compiling everything again.
+  if ! is_configured "$folder"; then
+    rm -f -- "$folder/CMakeCache.txt"
+    if command -v ninja >/dev/null; then options+=(-G Ninja); fi
+    if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
+  fi
+  (cd "$repository" && cmake -S . -B "$folder" "${options[@]}" --log-level=NOTICE) ||
+    fail "CMake could not configure $folder; its message is above. What the build needs of Debian's packages:" \
+      "apt-get install --no-install-recommends $("$repository/tools/install-packages" --build --list | paste -sd ' ')"
   cmake --build "$folder" -j "$num_cores" "$@"
 }
 
-# What Open MPI needs for `ranks` ranks here, and no more than that.
-set_mpi_environment() {
+# Sets `launch`, the words that start `ranks` ranks here, with what Open MPI needs for that and no more; as a person would
+# type them.
+set_launch() {
   local ranks=$1 cores
-  # Two ranks are bound to a core each by default, which would confine the threads of a rank to it.
-  export OMPI_MCA_hwloc_base_binding_policy=none
+  launch=()
   if (($(id -u) == 0)); then
-    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    launch+=(env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
   fi
+  # Two ranks are bound to a core each by default, which would confine the threads of a rank to it.
+  launch+=(mpirun --bind-to none)
   # Slots are cores, not hardware threads.
   cores=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l)
   if ((cores < 1 || cores > num_cores)); then cores=$num_cores; fi
-  if ((ranks > cores)); then
-    export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
-  fi
+  if ((ranks > cores)); then launch+=(--oversubscribe --mca mpi_yield_when_idle 1); fi
+  launch+=(-n "$ranks")
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The scripts in jobs/ under a real SLURM of pretended nodes: interrupted runs go on by themselves, to the same bits.
 
-    slurm_jobs_test.py REVODE [unittest arguments]        77: SLURM or munge is not installed
+    slurm_jobs_test.py REVODE [unittest arguments]        77: SLURM or munge is not installed, or SLURM can't run here
 """
 import json
 import os
@@ -109,7 +109,13 @@ class SlurmJobs(unittest.TestCase):
         cls.sweep = cls.interrupt_sweep()
         cls.evaluation = cls.submit("evaluate.sbatch", TWO_NODES, "--checkpoint", "whole/latest.h5", "--json", "evaluation.json")
         cls.refused = cls.submit("train.sbatch", TWO_NODES, "--depth", "75")
-        cls.failed = cls.submit("train.sbatch", TWO_NODES, "--dataset", "cifar10", "--data-dir", "nowhere")
+        # An earlier result, where the job wants to write its own.
+        (cls.folder / "kept.json").write_bytes((cls.folder / "whole.json").read_bytes())
+        cls.failed = cls.submit("train.sbatch", TWO_NODES, "--dataset", "cifar10", "--data-dir", "nowhere", RESULT="kept.json")
+        idle = cls.folder / "idle-revode"
+        idle.write_text("#!/bin/sh\nexit 0\n")
+        idle.chmod(0o755)
+        cls.idle = cls.submit("train.sbatch", TWO_NODES, REVODE=str(idle), RESULT="kept.json")
 
     @classmethod
     def submit(cls, script, options, *arguments, **variables):
@@ -232,6 +238,12 @@ class SlurmJobs(unittest.TestCase):
         self.assertEqual((cancelled.end(), cancelled.fact("Restarts")), ("CANCELLED", "0"))
         self.expect_lines(cancelled.text(), "SIGTERM: SLURM ends the job", "not requeued")
 
+    def test_earlier_result_stays_and_is_not_taken_for_the_job_s_own(self):
+        self.assertEqual((self.idle.end(), self.idle.fact("ExitCode")), ("FAILED", "1:0"), self.idle.text())
+        self.assertIn("no rank wrote kept.json", self.idle.text())
+        self.failed.end()
+        self.assertEqual((self.folder / "kept.json").read_bytes(), (self.folder / "whole.json").read_bytes())
+
     def test_evaluation_of_the_last_checkpoint_is_that_of_the_run(self):
         self.assertEqual(self.evaluation.end(), "COMPLETED", self.evaluation.text())
         evaluation, run = [json.loads((self.folder / name).read_text()) for name in ["evaluation.json", "whole.json"]]
@@ -243,8 +255,10 @@ class SlurmJobs(unittest.TestCase):
             self.assertEqual((element.end(), element.fact("Restarts")), ("COMPLETED", restarts), element.text())
 
         self.expect_same_as_whole(LAST_OF_SWEEP)
-        results = {path.parent.name: json.loads(path.read_text())["loss"] for path in self.folder.glob("sweep/*/result.json")}
-        self.assertEqual(len(results), 4)
+        results = {path.stem: json.loads(path.read_text())["loss"] for path in self.folder.glob("sweep/*.json")}
+        # Beside the runs' folders, in which revode keeps to its own files.
+        self.assertEqual(set(results), {f"seed-{seed}-rate-{rate}" for seed in (1, 2) for rate in ("0.05", "0.1")})
+        self.assertEqual(list(self.folder.glob("sweep/*/*.json")), [])
         self.assertEqual(len(set(results.values())), 4, results)
 
     def test_scaling_study_times_each_number_of_ranks(self):
@@ -270,6 +284,8 @@ def main():
     if started.returncode == CANNOT_WORK_HERE:
         print(f"SKIPPED: {started.stderr.strip()}")
         sys.exit(CANNOT_WORK_HERE)
+    if started.returncode != 0:
+        sys.exit(f"no private SLURM: {started.stderr.strip()}")
     unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
 
 
