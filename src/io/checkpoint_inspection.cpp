@@ -37,40 +37,6 @@ std::string read_text(hid_t attribute, hid_t type) {
   return text;
 }
 
-/// A scalar attribute (or an array of one element) as JSON; null for types that are neither number
-/// nor text.
-nlohmann::json read_value(hid_t object, const std::string& name) {
-  const Hdf5Handle attribute(REVODE_HDF5(H5Aopen(object, name.c_str(), H5P_DEFAULT)), H5Aclose);
-  const Hdf5Handle type(REVODE_HDF5(H5Aget_type(attribute.get())), H5Tclose);
-  const Hdf5Handle space(REVODE_HDF5(H5Aget_space(attribute.get())), H5Sclose);
-  if (H5Sget_simple_extent_npoints(space.get()) != 1) return nullptr;
-  switch (H5Tget_class(type.get())) {
-    case H5T_STRING:
-      return read_text(attribute.get(), type.get());
-    case H5T_INTEGER: {
-      if (H5Tget_sign(type.get()) == H5T_SGN_NONE) {
-        std::uint64_t value = 0;
-        REVODE_HDF5(H5Aread(attribute.get(), H5T_NATIVE_UINT64, &value));
-        return value;
-      }
-      std::int64_t value = 0;
-      REVODE_HDF5(H5Aread(attribute.get(), H5T_NATIVE_INT64, &value));
-      return value;
-    }
-    case H5T_FLOAT: {
-      double value = 0;
-      REVODE_HDF5(H5Aread(attribute.get(), H5T_NATIVE_DOUBLE, &value));
-      return value;
-    }
-    default:
-      return nullptr;
-  }
-}
-
-bool has_attribute(hid_t object, const char* name) {
-  return REVODE_HDF5(H5Aexists(object, name)) > 0;
-}
-
 void check_file(const fs::path& file) {
   std::error_code error;
   const fs::file_status status = fs::status(file, error);
@@ -194,6 +160,38 @@ std::string shape_in_words(const std::vector<std::int64_t>& shape) {
 }
 
 }  // namespace
+
+nlohmann::json read_value(hid_t object, const std::string& name) {
+  const Hdf5Handle attribute(REVODE_HDF5(H5Aopen(object, name.c_str(), H5P_DEFAULT)), H5Aclose);
+  const Hdf5Handle type(REVODE_HDF5(H5Aget_type(attribute.get())), H5Tclose);
+  const Hdf5Handle space(REVODE_HDF5(H5Aget_space(attribute.get())), H5Sclose);
+  if (H5Sget_simple_extent_npoints(space.get()) != 1) return nullptr;
+  switch (H5Tget_class(type.get())) {
+    case H5T_STRING:
+      return read_text(attribute.get(), type.get());
+    case H5T_INTEGER: {
+      if (H5Tget_sign(type.get()) == H5T_SGN_NONE) {
+        std::uint64_t value = 0;
+        REVODE_HDF5(H5Aread(attribute.get(), H5T_NATIVE_UINT64, &value));
+        return value;
+      }
+      std::int64_t value = 0;
+      REVODE_HDF5(H5Aread(attribute.get(), H5T_NATIVE_INT64, &value));
+      return value;
+    }
+    case H5T_FLOAT: {
+      double value = 0;
+      REVODE_HDF5(H5Aread(attribute.get(), H5T_NATIVE_DOUBLE, &value));
+      return value;
+    }
+    default:
+      return nullptr;
+  }
+}
+
+bool has_attribute(hid_t object, const char* name) {
+  return REVODE_HDF5(H5Aexists(object, name)) > 0;
+}
 
 Hdf5Handle open_alone(const fs::path& file) {
   const Hdf5Handle access = access_alone();

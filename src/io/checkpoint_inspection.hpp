@@ -32,6 +32,12 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Inspection, config, progress, datasets, has_c
 /// Opens for one process. Throws Hdf5Failure.
 Hdf5Handle open_alone(const std::filesystem::path& file);
 
+bool has_attribute(hid_t object, const char* name);
+
+/// A scalar attribute (or an array of one element) as JSON; null for types that are neither number
+/// nor text. Throws Hdf5Failure.
+nlohmann::json read_value(hid_t object, const std::string& name);
+
 /// Every dataset of an open file, in the order of their paths. Throws Hdf5Failure.
 std::vector<FoundDataset> find_datasets(hid_t file);
 

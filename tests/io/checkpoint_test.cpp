@@ -7,7 +7,7 @@
 
 #include "revode/core/error.hpp"
 
-#include "io/hdf5_handles.hpp"
+#include "io/hdf5_file.hpp"
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -21,75 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
-
-/// An HDF5 file in the making.
-class Hdf5File {
- public:
-  explicit Hdf5File(const fs::path& file) {
-    silence_hdf5();
-    file_ = {REVODE_HDF5(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT)),
-             H5Fclose};
-  }
-
-  Hdf5File& text(const char* group, const char* name, const std::string& value) {
-    const Hdf5Handle type(REVODE_HDF5(H5Tcopy(H5T_C_S1)), H5Tclose);
-    REVODE_HDF5(H5Tset_size(type.get(), value.size() + 1));
-    return attribute(group, name, type.get(), type.get(), value.c_str());
-  }
-
-  /// As h5py writes a str.
-  Hdf5File& variable_text(const char* group, const char* name, const std::string& value) {
-    const Hdf5Handle type(REVODE_HDF5(H5Tcopy(H5T_C_S1)), H5Tclose);
-    REVODE_HDF5(H5Tset_size(type.get(), H5T_VARIABLE));
-    REVODE_HDF5(H5Tset_cset(type.get(), H5T_CSET_UTF8));
-    const char* pointer = value.c_str();
-    return attribute(group, name, type.get(), type.get(), &pointer);
-  }
-
-  Hdf5File& number(const char* group, const char* name, hid_t type, double value) {
-    return attribute(group, name, type, H5T_NATIVE_DOUBLE, &value);
-  }
-
-  Hdf5File& attribute(const char* group, const char* name, hid_t type, hid_t memory_type,
-                      const void* value) {
-    const Hdf5Handle object(REVODE_HDF5(H5Oopen(file_.get(), group, H5P_DEFAULT)), H5Oclose);
-    const Hdf5Handle space(REVODE_HDF5(H5Screate(H5S_SCALAR)), H5Sclose);
-    const Hdf5Handle made(
-        REVODE_HDF5(H5Acreate2(object.get(), name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT)),
-        H5Aclose);
-    REVODE_HDF5(H5Awrite(made.get(), memory_type, value));
-    return *this;
-  }
-
-  Hdf5File& group(const char* name) {
-    const Hdf5Handle made(
-        REVODE_HDF5(H5Gcreate2(file_.get(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT)),
-        H5Gclose);
-    return *this;
-  }
-
-  /// Elements 0, 1, 2, ... of the file type given.
-  Hdf5File& array(const char* path, const std::vector<hsize_t>& shape, hid_t type) {
-    std::vector<double> values;
-    hsize_t size = 1;
-    for (const hsize_t extent : shape) size *= extent;
-    for (hsize_t i = 0; i < size; ++i) values.push_back(static_cast<double>(i));
-    const Hdf5Handle space(
-        REVODE_HDF5(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr)),
-        H5Sclose);
-    const Hdf5Handle links(REVODE_HDF5(H5Pcreate(H5P_LINK_CREATE)), H5Pclose);
-    REVODE_HDF5(H5Pset_create_intermediate_group(links.get(), 1));
-    const Hdf5Handle dataset(REVODE_HDF5(H5Dcreate2(file_.get(), path, type, space.get(),
-                                                    links.get(), H5P_DEFAULT, H5P_DEFAULT)),
-                             H5Dclose);
-    REVODE_HDF5(
-        H5Dwrite(dataset.get(), H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()));
-    return *this;
-  }
-
- private:
-  Hdf5Handle file_;
-};
 
 std::string open_error(const fs::path& file) {
   return error_text(ExitStatus::bad_input, [&] { CheckpointReader reader(file); });
