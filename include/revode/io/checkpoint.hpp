@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,6 +71,9 @@ class CheckpointReader {
   /// False for files from elsewhere, whose damage nobody can see.
   bool has_checksums() const;
 
+  /// Throws an input error where there is no such array, or one of another shape or type.
+  void check(const std::string& path, const std::vector<std::int64_t>& shape) const;
+
   /// Fills slice.data. The array must have exactly slice.shape and a floating-point type.
   void read(const ArraySlice& slice) const;
 
@@ -77,6 +81,11 @@ class CheckpointReader {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// The path of the first float array (in the order of arrays()) that holds a value which is not
+/// finite: a run that diverged. Reads everything, a few MB at a time. Collective where the reader
+/// is.
+std::optional<std::string> first_non_finite(const CheckpointReader& reader);
 
 /// Points `link` (a symbolic link in the folder of `target`) to `target`, atomically. One process
 /// calls it.
