@@ -29,6 +29,20 @@ nlohmann::json broadcast(const nlohmann::json& value, MPI_Comm communicator) {
   return nlohmann::json::from_cbor(bytes);
 }
 
+int num_ranks(MPI_Comm communicator) {
+  int number = 1;
+  if (communicator != MPI_COMM_NULL)
+    check_mpi(MPI_Comm_size(communicator, &number), "MPI_Comm_size");
+  return number;
+}
+
+void check_same(const fs::path& file, const FileIdentity& mine, const FileIdentity& first_ranks) {
+  REVODE_REQUIRE(mine == first_ranks,
+                 "'{}' is another file here than on rank 0: {} bytes with digest {:08x}, expected "
+                 "{} bytes with digest {:08x}; give a path that all ranks share",
+                 file.string(), mine.bytes, mine.digest, first_ranks.bytes, first_ranks.digest);
+}
+
 }  // namespace
 
 struct CheckpointReader::Impl {
@@ -56,7 +70,13 @@ CheckpointReader::CheckpointReader(const fs::path& file, MPI_Comm communicator, 
   for (const FoundDataset& dataset : impl.found.datasets) {
     if (dataset.is_floating_point) impl.arrays.push_back({dataset.path, dataset.shape});
   }
+  // What only one rank sees, such as a path that names another file on its host, all hear of.
+  const bool is_alone = num_ranks(communicator) == 1;
   on_all_ranks(communicator, impl.context, [&] {
+    if (!is_alone) check_file(file);
+  });
+  on_all_ranks(communicator, impl.context, [&] {
+    if (!is_alone) check_same(file, identity_of(file), impl.found.identity);
     silence_hdf5();
     impl.file = open_alone(file);
   });

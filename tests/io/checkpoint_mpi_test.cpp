@@ -12,6 +12,7 @@
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
 
+#include "io/hdf5_file.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace revode {
@@ -278,6 +279,70 @@ TEST(Checkpoint, WhatCannotBeReadIsSaidOnAllRanksAlike) {
                 reader.read({"/model/input/mean", {4}, 0, 0, nullptr});
               }),
               AllOf(HasSubstr("[3]"), HasSubstr("[4]")));
+}
+
+/// Each rank in a folder of its own, as where nodes share no file system; back where it was in the
+/// end.
+class OwnFolder {
+ public:
+  OwnFolder() : before_(fs::current_path()) { fs::current_path(folder_.path()); }
+  ~OwnFolder() { fs::current_path(before_); }
+
+ private:
+  TemporaryFolder folder_;
+  fs::path before_;
+};
+
+TEST(Checkpoint, DifferentFilesOnRanksAreRefusedOnAllRanksAlike) {
+  if (world_size() == 1) GTEST_SKIP() << "one rank sees one file";
+  const OwnFolder folder;
+  const int last = world_size() - 1;
+  const auto write = [&](const CheckpointContents& contents) {
+    write_checkpoint("a.h5", contents, MPI_COMM_SELF);
+  };
+  const auto open = [] { return shared_error([] { CheckpointReader("a.h5", MPI_COMM_WORLD); }); };
+  const std::string rank = fmt::format("(rank {})", last);
+  Model model(MPI_COMM_SELF, 2);
+
+  write(model.contents);
+  EXPECT_EQ(open(), "");
+  if (world_rank() == last) {
+    model.values[1][3] = 0.5f;  // the same size, other bytes
+    write(model.contents);
+  }
+  EXPECT_THAT(open(),
+              AllOf(HasSubstr("'a.h5' is another file here than on rank 0"), HasSubstr(rank)));
+  if (world_rank() == last) {
+    model.contents.config["blocks"] = {1, 2, 3, 4, 5};
+    write(model.contents);
+  }
+  EXPECT_THAT(open(), HasSubstr("digest"));
+
+  // Without checksums all bytes count.
+  for (const int other : {1, 2}) {
+    Hdf5File("a.h5")
+        .text("/", "format", "revode")
+        .number("/", "version", H5T_STD_I32LE, 1)
+        .text("/", "config", "{}")
+        .array("/model/a", {50'000}, H5T_IEEE_F32LE, world_rank() == last ? other : 1);
+    EXPECT_EQ(open().empty(), other == 1);
+  }
+}
+
+TEST(Checkpoint, AFileThatOneRankCannotReadIsSaidInOneLineOnAllRanks) {
+  if (world_size() == 1) GTEST_SKIP() << "one rank sees one file";
+  const OwnFolder folder;
+  const int last = world_size() - 1;
+  if (world_rank() != last)
+    write_checkpoint("a.h5", Model(MPI_COMM_SELF, 2).contents, MPI_COMM_SELF);
+
+  try {
+    const CheckpointReader reader("a.h5", MPI_COMM_WORLD);
+    ADD_FAILURE() << "was read";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), ExitStatus::bad_input);
+    EXPECT_EQ(error.what(), fmt::format("the checkpoint 'a.h5' does not exist (rank {})", last));
+  }
 }
 
 }  // namespace
