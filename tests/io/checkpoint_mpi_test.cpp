@@ -1,6 +1,7 @@
 // Checkpoints written and read by several ranks together: the same bytes for any number of them,
 // complete or absent, and an error of one is an error of all.
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <numeric>
 
@@ -8,6 +9,7 @@
 #include <gtest/gtest.h>
 #include <mpi.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
@@ -327,6 +329,63 @@ TEST(Checkpoint, DifferentFilesOnRanksAreRefusedOnAllRanksAlike) {
         .array("/model/a", {50'000}, H5T_IEEE_F32LE, world_rank() == last ? other : 1);
     EXPECT_EQ(open().empty(), other == 1);
   }
+}
+
+TEST(Checkpoint, AFolderThatRanksSeeDifferentlyIsSaidInsteadOfWaitedForWithoutEnd) {
+  if (world_size() == 1) GTEST_SKIP() << "one rank sees one folder";
+  const SharedFolder shared;
+  const Model model(MPI_COMM_WORLD, 2);
+  const auto write = [&] {
+    return shared_error([&] {
+      write_checkpoint("a.h5", model.contents, MPI_COMM_WORLD, std::chrono::milliseconds(100));
+    });
+  };
+  {
+    const OwnFolder folder;
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+
+    EXPECT_THAT(write(),
+                AllOf(HasSubstr("a.h5"), HasSubstr("(rank 1)"), HasSubstr("working folder"),
+                      HasSubstr(host), HasSubstr("all nodes share")));
+    EXPECT_EQ(num_files("."), 0u);
+  }
+  const fs::path before = fs::current_path();
+  fs::current_path(shared.path());
+  EXPECT_EQ(write(), "");
+  fs::current_path(before);
+  EXPECT_TRUE(fs::exists(shared / "a.h5"));
+}
+
+// The temporary file gets a name that nobody has: what stands there under another is not ours.
+TEST(Checkpoint, WritingTouchesNoOtherFile) {
+  const SharedFolder folder;
+  const std::vector<unsigned char> text = {'m', 'i', 'n', 'e'};
+  if (world_rank() == 0) {
+    write_bytes(folder / ".a.h5.tmp", text);
+    write_bytes(folder / ".a.h5.AAAAAA.tmp", text);
+  }
+
+  write_checkpoint(folder / "a.h5", Model(MPI_COMM_WORLD, 2).contents, MPI_COMM_WORLD);
+
+  EXPECT_EQ(num_files(folder.path()), 3u);
+  EXPECT_EQ(read_bytes(folder / ".a.h5.tmp"), text);
+  EXPECT_EQ(read_bytes(folder / ".a.h5.AAAAAA.tmp"), text);
+}
+
+// What is asked of the disk before is what the file takes, but for a few KB.
+TEST(Checkpoint, NeedsNoMoreOfTheDiskThanItsSize) {
+  const SharedFolder folder;
+  const Model model(MPI_COMM_WORLD, 2);
+  write_checkpoint(folder / "a.h5", model.contents, MPI_COMM_WORLD);
+  const auto bytes = static_cast<rlim_t>(fs::file_size(folder / "a.h5"));
+  const auto error_within = [&](rlim_t limit_bytes) {
+    const FileSizeLimit limit(limit_bytes);
+    return shared_error([&] { write_checkpoint(folder / "a.h5", model.contents, MPI_COMM_WORLD); });
+  };
+
+  EXPECT_EQ(error_within(bytes + 8192), "");
+  EXPECT_NE(error_within(bytes - 512), "");
 }
 
 TEST(Checkpoint, AFileThatOneRankCannotReadIsSaidInOneLineOnAllRanks) {

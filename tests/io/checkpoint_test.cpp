@@ -294,5 +294,54 @@ TEST(CheckpointLink, PointsWithinItsFolderAndIsReplaced) {
             "");
 }
 
+TEST(CheckpointLink, TouchesNoOtherFile) {
+  const TemporaryFolder folder;
+  write_bytes(folder / ".latest.h5.tmp", {7});
+
+  publish_link(folder / "checkpoint-1.h5", folder / "latest.h5");
+
+  EXPECT_EQ(read_bytes(folder / ".latest.h5.tmp"), std::vector<unsigned char>{7});
+  EXPECT_TRUE(fs::is_symlink(folder / "latest.h5"));
+}
+
+TEST(LeftOverTemporaries, AreRemovedByTheirExactNamesOnly) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> ours = {".best.h5.000000.tmp", ".checkpoint-0.h5.zZ9aA0.tmp",
+                                         ".checkpoint-120.h5.a1B2c3.tmp"};
+  const std::vector<std::string> others = {".best.h5.tmp",
+                                           ".best.h5.a1B2c.tmp",
+                                           ".best.h5.a1B2c34.tmp",
+                                           ".best.h5.a1B2c_.tmp",
+                                           ".best.h5.a1B2c3.tmp2",
+                                           "best.h5.a1B2c3.tmp",
+                                           ".other.h5.a1B2c3.tmp",
+                                           ".checkpoint-.h5.a1B2c3.tmp",
+                                           ".checkpoint--1.h5.a1B2c3.tmp",
+                                           ".checkpoint-1.h5.tmp",
+                                           ".checkpoint-x.h5.a1B2c3.tmp",
+                                           ".checkpoint-1.h5xa1B2c3.tmp",
+                                           ".latest.h5.a1B2c3.tmp",
+                                           "..a1B2c3.tmp",
+                                           ".tmp",
+                                           "best.h5",
+                                           "checkpoint-1.h5",
+                                           ".config.ini.a1B2c3.tmp"};
+  for (const std::string& name : ours) write_bytes(folder / name, {1});
+  for (const std::string& name : others) write_bytes(folder / name, {1});
+  fs::create_directory(folder / ".best.h5.folder.tmp");
+  fs::create_symlink("x", folder / ".latest.h5.a1B2c4.tmp");
+  fs::create_symlink("x", folder / ".best.h5.a1B2c4.tmp");  // best.h5 is never a link
+
+  const std::vector<fs::path> removed = remove_left_over_temporaries(folder.path());
+
+  EXPECT_EQ(removed, (std::vector<fs::path>{folder / ours[0], folder / ours[1], folder / ours[2],
+                                            folder / ".latest.h5.a1B2c4.tmp"}));
+  for (const fs::path& file : removed) EXPECT_FALSE(fs::exists(fs::symlink_status(file))) << file;
+  for (const std::string& name : others) EXPECT_TRUE(fs::exists(folder / name)) << name;
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()),
+            static_cast<std::ptrdiff_t>(others.size()) + 2);
+  EXPECT_TRUE(remove_left_over_temporaries(folder / "nowhere").empty());
+}
+
 }  // namespace
 }  // namespace revode
