@@ -20,6 +20,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
+bool is_letter_or_digit(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
 /// The step in "checkpoint-<step>.h5"; nothing for any other name.
 std::optional<std::int64_t> step_of(std::string_view name) {
   constexpr std::string_view prefix = "checkpoint-";
@@ -32,6 +36,17 @@ std::optional<std::int64_t> step_of(std::string_view name) {
   const auto [end, error] = std::from_chars(first, last, step);
   if (error != std::errc{} || end != last || step < 0) return std::nullopt;
   return step;
+}
+
+/// "best.h5" of ".best.h5.a1B2c3.tmp" (make_temporary_file()); nothing for any other name.
+std::optional<std::string_view> name_of_temporary(std::string_view name) {
+  constexpr std::string_view end = ".tmp";
+  constexpr std::size_t behind = 1 + num_temporary_signs + end.size();
+  if (name.size() <= 1 + behind || name.front() != '.' || !name.ends_with(end)) return std::nullopt;
+  const std::string_view signs = name.substr(name.size() - behind, 1 + num_temporary_signs);
+  if (signs.front() != '.' || !std::ranges::all_of(signs.substr(1), is_letter_or_digit))
+    return std::nullopt;
+  return name.substr(1, name.size() - 1 - behind);
 }
 
 }  // namespace
@@ -56,20 +71,39 @@ std::vector<fs::path> list_checkpoints(const fs::path& folder) {
   return files;
 }
 
+std::vector<fs::path> remove_left_over_temporaries(const fs::path& folder) {
+  std::vector<fs::path> removed;
+  std::error_code error;
+  for (fs::directory_iterator item(folder, error), end; !error && item != end;
+       item.increment(error)) {
+    const std::string file_name = item->path().filename().string();
+    const auto name = name_of_temporary(file_name);
+    if (!name) continue;
+    std::error_code ignored;
+    const fs::file_type type = item->symlink_status(ignored).type();
+    const bool is_ours = *name == "latest.h5" ? type == fs::file_type::symlink
+                                              : (*name == "best.h5" || step_of(*name)) &&
+                                                    type == fs::file_type::regular;
+    if (is_ours && fs::remove(item->path(), ignored)) removed.push_back(item->path());
+  }
+  std::ranges::sort(removed);
+  return removed;
+}
+
 void publish_link(const fs::path& target, const fs::path& link) {
   // Relative, so that the folder can be moved or copied as a whole.
   const fs::path folder = link.has_parent_path() ? link.parent_path() : fs::path(".");
   const fs::path relative = target.lexically_proximate(folder);
-  const fs::path temporary = temporary_name(link);
-  std::error_code error;
-  fs::remove(temporary, error);
-  fs::create_symlink(relative, temporary, error);
-  if (!error) fs::rename(temporary, link, error);
-  if (error) {
+  fs::path temporary;
+  try {
+    temporary = make_temporary_link(relative, link);
+    fs::rename(temporary, link);
+  } catch (const std::exception& error) {
     std::error_code ignored;
-    fs::remove(temporary, ignored);
+    if (!temporary.empty()) fs::remove(temporary, ignored);
+    const auto* reason = dynamic_cast<const fs::filesystem_error*>(&error);
     throw run_error("cannot point '{}' to '{}': {}", link.string(), target.string(),
-                    error.message());
+                    reason != nullptr ? reason->code().message() : error.what());
   }
   sync_to_disk(folder);
 }

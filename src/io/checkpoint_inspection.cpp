@@ -4,13 +4,20 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
+#include <new>
 #include <optional>
+#include <stdexcept>
+#include <string_view>
+
+#include <zlib.h>
 
 #include "revode/core/error.hpp"
 
 #include "io/checkpoint_format.hpp"
 #include "io/checksums.hpp"
+#include "io/file_kind.hpp"
 
 namespace revode {
 
@@ -18,6 +25,13 @@ namespace fs = std::filesystem;
 namespace format = checkpoint_format;
 
 namespace {
+
+/// What is no UTF-8 in `text` replaced: JSON holds nothing else, and messages should not.
+std::string valid_text(const std::string& text) {
+  const auto replace = nlohmann::json::error_handler_t::replace;
+  return nlohmann::json::parse(nlohmann::json(text).dump(-1, ' ', false, replace))
+      .get<std::string>();
+}
 
 /// The text of an attribute of fixed or variable length. Padding (zeros or spaces) is cut off.
 std::string read_text(hid_t attribute, hid_t type) {
@@ -28,32 +42,13 @@ std::string read_text(hid_t attribute, hid_t type) {
     REVODE_HDF5(H5Tset_cset(memory_type.get(), H5Tget_cset(type)));
     REVODE_HDF5(H5Aread(attribute, memory_type.get(), &text));
     const std::unique_ptr<char, herr_t (*)(void*)> owner(text, H5free_memory);
-    return text == nullptr ? "" : text;
+    return text == nullptr ? "" : valid_text(text);
   }
   std::string text(H5Tget_size(type), '\0');
   REVODE_HDF5(H5Aread(attribute, type, text.data()));
   text.resize(std::min(text.find('\0'), text.size()));
   if (H5Tget_strpad(type) == H5T_STR_SPACEPAD) text.resize(text.find_last_not_of(' ') + 1);
-  return text;
-}
-
-void check_file(const fs::path& file) {
-  std::error_code error;
-  const fs::file_status status = fs::status(file, error);
-  if (status.type() == fs::file_type::not_found && fs::is_symlink(file, error)) {
-    throw input_error("the link '{}' points to '{}', which does not exist", file.string(),
-                      fs::read_symlink(file, error).string());
-  }
-  REVODE_REQUIRE(status.type() != fs::file_type::not_found, "the checkpoint '{}' does not exist",
-                 file.string());
-  REVODE_REQUIRE(status.type() != fs::file_type::directory,
-                 "'{}' is a folder, expected a checkpoint file such as '{}'", file.string(),
-                 (file / "latest.h5").string());
-  REVODE_REQUIRE(status.type() == fs::file_type::regular, "cannot read '{}': {}", file.string(),
-                 error ? error.message() : "it is not a regular file");
-  std::FILE* opened = std::fopen(file.c_str(), "rb");
-  REVODE_REQUIRE(opened != nullptr, "cannot read '{}': {}", file.string(), std::strerror(errno));
-  std::fclose(opened);
+  return valid_text(text);
 }
 
 Hdf5Handle open_checked(const fs::path& file) {
@@ -91,6 +86,31 @@ void check_format(const fs::path& file, hid_t root) {
                  file.string(), version.dump(), format::version);
 }
 
+nlohmann::json parse_config(const fs::path& file, const std::string& text) {
+  // Deeper than anything of ours, and far from where writing it out again would exhaust the stack.
+  constexpr int max_depth = 64;
+  const auto check_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    REVODE_REQUIRE(depth <= max_depth,
+                   "'{}' has an attribute '{}' of more than {} levels, expected a JSON object of "
+                   "options",
+                   file.string(), format::config_attribute, max_depth);
+    return true;
+  };
+  try {
+    return nlohmann::json::parse(text, check_depth);
+  } catch (const nlohmann::json::parse_error& error) {
+    throw input_error("'{}' has an attribute '{}' that is not JSON from its byte {} on",
+                      file.string(), format::config_attribute, error.byte);
+  } catch (const nlohmann::json::exception& error) {
+    // "[json.exception.out_of_range.406] number overflow parsing '1e400'"
+    const std::string_view reason = error.what();
+    const std::size_t end = reason.find("] ");
+    throw input_error("'{}' has an attribute '{}' that can't be read: {}", file.string(),
+                      format::config_attribute,
+                      end == reason.npos ? reason : reason.substr(end + 2));
+  }
+}
+
 nlohmann::json read_config(const fs::path& file, hid_t root) {
   REVODE_REQUIRE(has_attribute(root, format::config_attribute),
                  "'{}' has no attribute '{}', expected the model's options as JSON text",
@@ -98,13 +118,7 @@ nlohmann::json read_config(const fs::path& file, hid_t root) {
   const nlohmann::json text = read_value(root, format::config_attribute);
   REVODE_REQUIRE(text.is_string(), "'{}' has an attribute '{}' that is no text, expected JSON",
                  file.string(), format::config_attribute);
-  nlohmann::json config;
-  try {
-    config = nlohmann::json::parse(text.get<std::string>());
-  } catch (const nlohmann::json::parse_error& error) {
-    throw input_error("'{}' has an attribute '{}' that is not JSON from its byte {} on",
-                      file.string(), format::config_attribute, error.byte);
-  }
+  const nlohmann::json config = parse_config(file, text.get<std::string>());
   REVODE_REQUIRE(config.is_object(),
                  "'{}' has an attribute '{}' that holds {}, expected a JSON object of options",
                  file.string(), format::config_attribute, config.type_name());
@@ -126,7 +140,7 @@ nlohmann::json read_progress(hid_t file) {
       H5Aiterate2(group.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect_attribute, &names));
   for (const std::string& name : names) {
     nlohmann::json value = read_value(group.get(), name);
-    if (!value.is_null()) progress[name] = std::move(value);
+    if (!value.is_null()) progress[valid_text(name)] = std::move(value);
   }
   return progress;
 }
@@ -198,6 +212,28 @@ Hdf5Handle open_alone(const fs::path& file) {
   return {REVODE_HDF5(H5Fopen(file.c_str(), H5F_ACC_RDONLY, access.get())), H5Fclose};
 }
 
+void check_file(const fs::path& file) {
+  std::error_code error;
+  const fs::file_status status = fs::status(file, error);
+  if (status.type() == fs::file_type::not_found && fs::is_symlink(file, error)) {
+    throw input_error("the link '{}' points to '{}', which does not exist", file.string(),
+                      fs::read_symlink(file, error).string());
+  }
+  REVODE_REQUIRE(status.type() != fs::file_type::not_found, "the checkpoint '{}' does not exist",
+                 file.string());
+  REVODE_REQUIRE(status.type() != fs::file_type::directory,
+                 "'{}' is a folder, expected a checkpoint file such as '{}'", file.string(),
+                 (file / "latest.h5").string());
+  REVODE_REQUIRE(status.type() != fs::file_type::none, "cannot read '{}': {}", file.string(),
+                 error.message());
+  REVODE_REQUIRE(status.type() == fs::file_type::regular,
+                 "cannot read '{}': it is {}, expected a regular file", file.string(),
+                 kind_in_words(status.type()));
+  std::FILE* opened = std::fopen(file.c_str(), "rb");
+  REVODE_REQUIRE(opened != nullptr, "cannot read '{}': {}", file.string(), std::strerror(errno));
+  std::fclose(opened);
+}
+
 std::vector<FoundDataset> find_datasets(hid_t file) {
   std::vector<std::string> paths;
   REVODE_HDF5(H5Ovisit(file, H5_INDEX_NAME, H5_ITER_INC, collect_dataset, &paths));
@@ -220,18 +256,55 @@ std::vector<FoundDataset> find_datasets(hid_t file) {
 Inspection inspect_checkpoint(const fs::path& file, bool verify_checksums) {
   check_file(file);
   const Hdf5Handle opened = open_checked(file);
-  try {
+  const auto inspect = [&]() -> Inspection {
     if (verify_checksums) check_checksums(file);
     check_format(file, opened.get());
     Inspection found;
     found.config = read_config(file, opened.get());
     found.progress = read_progress(opened.get());
     found.datasets = find_datasets(opened.get());
+    std::erase_if(found.datasets, [](const FoundDataset& dataset) {
+      return valid_text(dataset.path) != dataset.path;  // nothing of ours has such a name
+    });
     found.has_checksums = has_checksums(file);
+    found.identity = identity_of(file);
     return found;
+  };
+  try {
+    return inspect();
   } catch (const Hdf5Failure& failure) {
     throw input_error("'{}' is damaged: {}", file.string(), failure.what());
+  } catch (const nlohmann::json::exception& error) {
+    throw input_error("'{}' holds attributes that can't be read: {}", file.string(), error.what());
+  } catch (const std::bad_alloc&) {
+    throw input_error("'{}' is damaged: it claims more than fits in memory", file.string());
+  } catch (const std::length_error&) {
+    throw input_error("'{}' is damaged: it claims more than fits in memory", file.string());
   }
+}
+
+FileIdentity identity_of(const fs::path& file) {
+  FileIdentity identity;
+  std::error_code error;
+  identity.bytes = fs::file_size(file, error);
+  // Checksums lie at the beginning, up to the first zero.
+  const bool by_checksums = has_checksums(file);
+  std::ifstream stream(file, std::ios::binary);
+  std::vector<char> piece(1 << 16);
+  for (bool more = true; more && !error && stream;) {
+    stream.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    auto end = piece.begin() + stream.gcount();
+    if (by_checksums) {
+      const auto zero = std::find(piece.begin(), end, '\0');
+      more = zero == end;
+      end = zero;
+    }
+    identity.digest = static_cast<std::uint32_t>(
+        crc32_z(identity.digest, reinterpret_cast<const unsigned char*>(piece.data()),
+                static_cast<std::size_t>(end - piece.begin())));
+  }
+  if (error || stream.bad()) throw input_error("cannot read '{}'", file.string());
+  return identity;
 }
 
 void check_array(const fs::path& file, const std::vector<FoundDataset>& datasets,

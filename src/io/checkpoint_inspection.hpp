@@ -18,16 +18,31 @@ struct FoundDataset {
   std::string type;  ///< in words, for messages
 };
 
+/// By which ranks tell whether they see the same file.
+struct FileIdentity {
+  std::uint64_t bytes = 0;
+  std::uint32_t digest = 0;  ///< CRC-32 of its checksums where it has them, else of all its bytes
+  bool operator==(const FileIdentity&) const = default;
+};
+
 /// As JSON it passes from the rank that looked to the others.
 struct Inspection {
   nlohmann::json config;
   nlohmann::json progress;             ///< {} where there is none
   std::vector<FoundDataset> datasets;  ///< in the order of their paths
   bool has_checksums = false;
+  FileIdentity identity;
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FoundDataset, path, shape, is_floating_point, type)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Inspection, config, progress, datasets, has_checksums)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileIdentity, bytes, digest)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Inspection, config, progress, datasets, has_checksums, identity)
+
+/// Throws an input error where there is no file that this process can read.
+void check_file(const std::filesystem::path& file);
+
+/// Reads the whole file where it has no checksums. Throws an input error.
+FileIdentity identity_of(const std::filesystem::path& file);
 
 /// Opens for one process. Throws Hdf5Failure.
 Hdf5Handle open_alone(const std::filesystem::path& file);

@@ -5,7 +5,10 @@
 // other, where the library could not close the file in good order.
 #include <algorithm>
 #include <set>
+#include <thread>
 #include <utility>
+
+#include <unistd.h>
 
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
@@ -101,12 +104,12 @@ Hdf5Handle without_times(hid_t property_class) {
   return properties;
 }
 
-Hdf5Handle create_alone(const fs::path& file, const CheckpointContents& contents) {
+Hdf5Handle create_alone(const fs::path& file, const CheckpointContents& contents,
+                        const Hdf5Handle& access) {
   const Hdf5Handle creation = without_times(H5P_FILE_CREATE);
   std::vector<std::string> paths;
   for (const ArraySlice& slice : contents.arrays) paths.push_back(slice.path);
   REVODE_HDF5(H5Pset_userblock(creation.get(), checksum_block_size(paths)));
-  const Hdf5Handle access = access_alone();
   return {REVODE_HDF5(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.get(), access.get())),
           H5Fclose};
 }
@@ -160,8 +163,9 @@ void create_parents(hid_t file, const std::string& path, std::set<std::string>& 
   }
 }
 
-/// Everything but the numbers in the arrays.
-void create_tree(hid_t file, const CheckpointContents& contents) {
+/// Everything but the numbers in the arrays, which get their place in the file now (early) or when
+/// they are written (late).
+void create_tree(hid_t file, const CheckpointContents& contents, H5D_alloc_time_t places) {
   write_text(file, format::format_attribute, format::format_name);
   write_value(file, format::version_attribute, format::version);
   write_text(file, format::config_attribute, contents.config.dump());
@@ -174,9 +178,9 @@ void create_tree(hid_t file, const CheckpointContents& contents) {
   }
 
   const Hdf5Handle creation = without_times(H5P_DATASET_CREATE);
-  // Arrays get their place in the file now, and no zeros: all ranks write every element once.
+  // No zeros: all ranks write every element once.
   REVODE_HDF5(H5Pset_layout(creation.get(), H5D_CONTIGUOUS));
-  REVODE_HDF5(H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY));
+  REVODE_HDF5(H5Pset_alloc_time(creation.get(), places));
   REVODE_HDF5(H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER));
   std::set<std::string> groups{format::progress_group};
   for (const ArraySlice& slice : contents.arrays) {
@@ -192,18 +196,73 @@ void create_tree(hid_t file, const CheckpointContents& contents) {
   }
 }
 
+/// Bytes that the file will not exceed, by a few KB: all but the arrays is made in memory, and
+/// measured there.
+std::uintmax_t file_bytes(const CheckpointContents& contents) {
+  constexpr std::size_t growth_bytes = 4096;
+  const Hdf5Handle access(REVODE_HDF5(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
+  REVODE_HDF5(H5Pset_fapl_core(access.get(), growth_bytes, /*backing_store=*/false));
+  Hdf5Handle file = create_alone("revode-in-memory", contents, access);
+  create_tree(file.get(), contents, H5D_ALLOC_TIME_LATE);
+  REVODE_HDF5(H5Fflush(file.get(), H5F_SCOPE_GLOBAL));
+  hsize_t bytes = 0;
+  REVODE_HDF5(H5Fget_filesize(file.get(), &bytes));
+  for (const ArraySlice& slice : contents.arrays) bytes += 4 * num_elements(slice.shape);
+  // Where arrays have their places early, the library may leave a part of a block unused: one of
+  // metadata, one of small arrays.
+  hsize_t metadata_block = 0, small_data_block = 0;
+  REVODE_HDF5(H5Pget_meta_block_size(access.get(), &metadata_block));
+  REVODE_HDF5(H5Pget_small_data_block_size(access.get(), &small_data_block));
+  return bytes + metadata_block + small_data_block;
+}
+
 /// Rank 0 alone. Afterwards the file has its final size, on the disk as well.
 void lay_out(const fs::path& file, const CheckpointContents& contents) {
-  // Checksums, headers of groups, attributes and arrays: some hundred bytes each, and the
-  // configuration twice over.
-  std::uintmax_t bytes = 65536 + 1024 * contents.arrays.size() + 2 * contents.config.dump().size();
-  for (const ArraySlice& slice : contents.arrays) bytes += 4 * num_elements(slice.shape);
+  const std::uintmax_t bytes = file_bytes(contents);
   check_can_write(file, bytes);
   reserve_space(file, bytes);
-  Hdf5Handle handle = create_alone(file, contents);
-  create_tree(handle.get(), contents);
+  Hdf5Handle handle = create_alone(file, contents, access_alone());
+  create_tree(handle.get(), contents, H5D_ALLOC_TIME_EARLY);
   handle.close();
   reserve_space(file, fs::file_size(file));
+}
+
+/// Waits until this rank sees what rank 0 has begun for `file`, with `bytes` bytes.
+void look_for(const fs::path& temporary, std::uintmax_t bytes, const fs::path& file,
+              std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  constexpr std::chrono::milliseconds pause{20};
+  std::error_code error;
+  while (fs::file_size(temporary, error) != bytes) {
+    if (std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(pause);
+      continue;
+    }
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    throw run_error(
+        "cannot write '{}': not all ranks see the same folder: the working folder '{}' on host {} "
+        "does not show the file that rank 0 has begun there; give --output on a file system that "
+        "all nodes share",
+        file.string(), fs::current_path(error).string(), host);
+  }
+}
+
+/// Collective: the name of rank 0's temporary file beside `file`, once every rank sees it.
+fs::path share_temporary(const fs::path& file, const fs::path& temporary, MPI_Comm communicator,
+                         std::chrono::milliseconds patience) {
+  std::string name = temporary.filename().string();
+  std::uint64_t numbers[2] = {0, name.size()};
+  std::error_code ignored;
+  if (!temporary.empty()) numbers[0] = fs::file_size(temporary, ignored);
+  check_mpi(MPI_Bcast(numbers, 2, MPI_UINT64_T, 0, communicator), "MPI_Bcast");
+  name.resize(numbers[1]);
+  check_mpi(MPI_Bcast(name.data(), static_cast<int>(name.size()), MPI_CHAR, 0, communicator),
+            "MPI_Bcast");
+  const fs::path shared = file.parent_path() / name;
+  on_all_ranks(communicator, "cannot look for the file of rank 0",
+               [&] { look_for(shared, numbers[0], file, patience); });
+  return shared;
 }
 
 Hdf5Handle open_dataset(hid_t file, const std::string& path) {
@@ -245,9 +304,8 @@ void fill_arrays(const fs::path& file, const std::string& context,
 }  // namespace
 
 void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
-                      MPI_Comm communicator) {
+                      MPI_Comm communicator, std::chrono::milliseconds patience) {
   const std::string context = fmt::format("cannot write '{}'", file.string());
-  const fs::path temporary = temporary_name(file);
 
   // 1. What can be known before is checked before, while no collective call of HDF5 is under way.
   on_all_ranks(communicator, context, [&] {
@@ -258,9 +316,14 @@ void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
   on_first_rank(communicator, context, [&] { check_can_write(file, 0); });
 
   // 2. Laid out, filled together; given its checksums, synced, renamed by one rank.
+  fs::path temporary;  // on rank 0 from when it exists
   try {
-    on_first_rank(communicator, context, [&] { lay_out(temporary, contents); });
-    fill_arrays(temporary, context, contents, communicator);
+    on_first_rank(communicator, context, [&] {
+      temporary = make_temporary_file(file);
+      lay_out(temporary, contents);
+    });
+    const fs::path shared = share_temporary(file, temporary, communicator, patience);
+    fill_arrays(shared, context, contents, communicator);
     on_first_rank(communicator, context, [&] {
       write_checksums(temporary);
       sync_to_disk(temporary);
@@ -270,9 +333,7 @@ void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
   } catch (const Error&) {
     // All ranks are here: what they throw, they have agreed on.
     std::error_code ignored;
-    int rank = 0;
-    MPI_Comm_rank(communicator, &rank);
-    if (rank == 0) fs::remove(temporary, ignored);
+    if (!temporary.empty()) fs::remove(temporary, ignored);
     throw;
   }
 }

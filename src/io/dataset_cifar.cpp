@@ -59,8 +59,12 @@ Dataset read_cifar(const ReadRequest& request, const RecordLayout& layout) {
                                                  layout.label_bytes + image_bytes, layout.what));
     dataset.size += files.back()->num_records();
   }
+  const auto& largest =
+      *std::ranges::max_element(files, {}, [](const auto& file) { return file->bytes(); });
+  const bool with_images = request.contents == Contents::images_and_labels;
+  check_memory(*largest, dataset.size * (1 + (with_images ? image_bytes : 0)));
   dataset.labels = Buffer<std::uint8_t>(dataset.size, Memory::data);
-  if (request.contents == Contents::images_and_labels) {
+  if (with_images) {
     dataset.pixels = Buffer<std::uint8_t>(dataset.size * image_bytes, Memory::data);
   }
 

@@ -38,15 +38,21 @@ class RecordFile {
 
   const std::filesystem::path& path() const { return path_; }
   std::int64_t num_records() const { return num_records_; }
+  std::int64_t bytes() const { return num_records_ * record_bytes_; }
 
   /// bytes[0, count) <- the file from `offset`.
   void read(std::int64_t offset, std::uint8_t* bytes, std::int64_t count) const;
 
  private:
   std::filesystem::path path_;
+  std::int64_t record_bytes_;
   int descriptor_ = -1;
   std::int64_t num_records_ = 0;
 };
+
+/// Throws an input error where a split needs more memory than this host has; `largest` of its files
+/// is named.
+void check_memory(const RecordFile& largest, std::int64_t needed_bytes);
 
 /// Throws where a label is outside first .. first + num_classes - 1; `record` counts from 0 in
 /// `file`.

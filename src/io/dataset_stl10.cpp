@@ -33,13 +33,15 @@ Dataset read_stl10(const ReadRequest& request) {
                  labels.num_records());
 
   Dataset dataset{request.info, request.split, images.num_records(), {}, {}};
+  const bool with_images = request.contents == Contents::images_and_labels;
+  check_memory(images, dataset.size * (1 + (with_images ? image_bytes : 0)));
   dataset.labels = Buffer<std::uint8_t>(dataset.size, Memory::data);
   labels.read(0, dataset.labels.data(), dataset.size);
   for (std::int64_t i = 0; i < dataset.size; ++i) {
     check_label(labels.path(), i, dataset.labels[i], 1, request.info.num_classes);
     --dataset.labels[i];
   }
-  if (request.contents == Contents::labels_only) return dataset;
+  if (!with_images) return dataset;
 
   dataset.pixels = Buffer<std::uint8_t>(dataset.size * image_bytes, Memory::data);
   images.read(0, dataset.pixels.data(), dataset.size * image_bytes);

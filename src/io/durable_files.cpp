@@ -2,6 +2,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <random>
+#include <string>
+#include <string_view>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -12,8 +15,38 @@ namespace revode {
 
 namespace fs = std::filesystem;
 
-fs::path temporary_name(const fs::path& file) {
-  return file.parent_path() / fmt::format(".{}.tmp", file.filename().string());
+namespace {
+
+/// Calls make(path), which says with errno how it went, with names until one is new.
+template <typename Make>
+fs::path make_under_new_name(const fs::path& file, Make&& make) {
+  constexpr std::string_view signs =
+      "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  std::random_device random;
+  std::uniform_int_distribution<std::size_t> place(0, signs.size() - 1);
+  while (true) {
+    std::string suffix;
+    for (std::size_t i = 0; i < num_temporary_signs; ++i) suffix += signs[place(random)];
+    const fs::path path =
+        file.parent_path() / fmt::format(".{}.{}.tmp", file.filename().string(), suffix);
+    if (make(path)) return path;
+    if (errno != EEXIST)
+      throw run_error("cannot write '{}': {}", path.string(), std::strerror(errno));
+  }
+}
+
+}  // namespace
+
+fs::path make_temporary_file(const fs::path& file) {
+  return make_under_new_name(file, [](const fs::path& path) {
+    const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return descriptor >= 0 && ::close(descriptor) == 0;
+  });
+}
+
+fs::path make_temporary_link(const fs::path& target, const fs::path& file) {
+  return make_under_new_name(
+      file, [&](const fs::path& path) { return ::symlink(target.c_str(), path.c_str()) == 0; });
 }
 
 void sync_to_disk(const fs::path& path) {

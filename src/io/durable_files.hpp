@@ -1,13 +1,22 @@
 // Files that are complete or absent: written under a temporary name, synced, renamed.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 
 namespace revode {
 
-/// The hidden name beside `file` that it is written under: ".<name>.tmp".
-std::filesystem::path temporary_name(const std::filesystem::path& file);
+/// The number of X below.
+inline constexpr std::size_t num_temporary_signs = 6;
+
+/// An empty file beside `file` under a hidden name that nothing had before: ".<name>.XXXXXX.tmp",
+/// letters and digits for X. Throws a run error.
+std::filesystem::path make_temporary_file(const std::filesystem::path& file);
+
+/// The same, a symbolic link to `target`.
+std::filesystem::path make_temporary_link(const std::filesystem::path& target,
+                                          const std::filesystem::path& file);
 
 /// Returns once the file or folder is on the disk. Throws a run error.
 void sync_to_disk(const std::filesystem::path& path);

@@ -1,5 +1,6 @@
 #include "io/hdf5_handles.hpp"
 
+#include <algorithm>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -28,6 +29,10 @@ std::string hdf5_error_text() {
   std::string text;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, append_reason, &text);
   H5Eclear2(H5E_DEFAULT);
+  // Some reasons hold the time with its line break; an error is one line. Bytes from a damaged file
+  // are for no terminal either.
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < ' ' || c == 0x7f; }, ' ');
   return text.empty() ? "no reason given" : text;
 }
 

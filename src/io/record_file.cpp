@@ -8,15 +8,26 @@
 #include <unistd.h>
 
 #include "revode/core/error.hpp"
+#include "revode/core/host_memory.hpp"
 
 #include "io/dataset_readers.hpp"
+#include "io/file_kind.hpp"
 
 namespace revode {
 
 RecordFile::RecordFile(const std::filesystem::path& file, std::int64_t record_bytes,
                        const std::string& what)
-    : path_(file) {
-  descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    : path_(file), record_bytes_(record_bytes) {
+  // Looked at before it is opened: opening a FIFO waits for a writer, a device may do anything.
+  std::error_code error;
+  const std::filesystem::file_type kind = std::filesystem::status(file, error).type();
+  REVODE_REQUIRE(
+      kind != std::filesystem::file_type::not_found && kind != std::filesystem::file_type::none,
+      "cannot read '{}': {}", file.string(), error.message());
+  REVODE_REQUIRE(kind == std::filesystem::file_type::regular,
+                 "cannot read '{}': it is {}, expected a regular file", file.string(),
+                 kind_in_words(kind));
+  descriptor_ = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   REVODE_REQUIRE(descriptor_ >= 0, "cannot read '{}': {}", file.string(), std::strerror(errno));
   struct stat status {};
   const bool measured = ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
@@ -47,6 +58,13 @@ void RecordFile::read(std::int64_t offset, std::uint8_t* bytes, std::int64_t cou
     bytes += done;
     count -= done;
   }
+}
+
+void check_memory(const RecordFile& largest, std::int64_t needed_bytes) {
+  const std::int64_t host_bytes = host_memory_bytes();
+  REVODE_REQUIRE(host_bytes == 0 || needed_bytes <= host_bytes,
+                 "'{}' has {} bytes: its split takes {} bytes of memory, and this host has {}",
+                 largest.path().string(), largest.bytes(), needed_bytes, host_bytes);
 }
 
 void check_label(const std::filesystem::path& file, std::int64_t record, int label, int first,

@@ -20,7 +20,17 @@ constexpr const ArchitectureRule* rules[] = {
 
 constexpr int default_depth = 74;
 
-int sum(const std::vector<int>& values) { return std::accumulate(values.begin(), values.end(), 0); }
+std::int64_t sum(const std::vector<int>& values) {
+  return std::accumulate(values.begin(), values.end(), std::int64_t{0});
+}
+
+// What can't be meant is refused before any array or loop of that length is made. Within these
+// bounds every count and cost fits its integer: 10^11 parameters cost 16 multiply-adds a pixel of
+// at most 10^6 (block_cost), below 2^63.
+constexpr std::int64_t max_blocks = 1'000'000;
+constexpr int max_width = 1'000'000;
+constexpr double max_parameters = 1e11;  ///< 400 GB of weights
+constexpr std::size_t max_stages = 31;   ///< an int can't be halved more often
 
 /// Depths from here on get 128 channels in the last stage by default, smaller ones 112.
 constexpr int wide_depth = 100;
@@ -35,6 +45,10 @@ std::vector<int> blocks_of_depth(const ArchitectureRule& rule, int depth, int nu
                  "--depth {}: too small for {} with {} stages, since every stage needs a block; "
                  "the smallest is {}",
                  depth, rule.name, num_stages, smallest);
+  const std::int64_t largest = 2 + per_block * max_blocks;
+  REVODE_REQUIRE(depth <= largest,
+                 "--depth {}: that is {} {} blocks, expected a depth of at most {} ({} blocks)",
+                 depth, (depth - 2) / per_block, rule.name, largest, max_blocks);
   const int below = depth - (depth - 2) % per_block;
   REVODE_REQUIRE(below == depth,
                  "--depth {}: a {} block counts for {} layers, so depth must be 2 + {} * blocks; "
@@ -50,9 +64,25 @@ std::vector<int> blocks_of_depth(const ArchitectureRule& rule, int depth, int nu
   return blocks;
 }
 
+void check_num_stages(std::string_view option, const std::vector<int>& counts) {
+  REVODE_REQUIRE(counts.size() <= max_stages,
+                 "--{}: found {} stages, expected at most {}, since each halves the image", option,
+                 counts.size(), max_stages);
+}
+
+void check_blocks(const std::vector<int>& blocks) {
+  for (const int count : blocks)
+    REVODE_REQUIRE(count >= 1, "--blocks {}: every stage needs at least one block",
+                   fmt::join(blocks, ","));
+  REVODE_REQUIRE(sum(blocks) <= max_blocks, "--blocks {}: found {} blocks, expected at most {}",
+                 fmt::join(blocks, ","), sum(blocks), max_blocks);
+}
+
 void check_widths(const ArchitectureRule& rule, const std::vector<int>& widths) {
   for (std::size_t k = 0; k < widths.size(); ++k) {
     REVODE_REQUIRE(widths[k] >= 1, "--widths {}: each must be at least 1", fmt::join(widths, ","));
+    REVODE_REQUIRE(widths[k] <= max_width, "--widths {}: found {}, expected at most {}",
+                   fmt::join(widths, ","), widths[k], max_width);
     REVODE_REQUIRE(!rule.halves || widths[k] % 2 == 0,
                    "--widths {}: {} cuts the channels in halves, so {} must be even",
                    fmt::join(widths, ","), rule.name, widths[k]);
@@ -60,6 +90,17 @@ void check_widths(const ArchitectureRule& rule, const std::vector<int>& widths) 
                    "--widths {}: widths never shrink, but {} follows {}", fmt::join(widths, ","),
                    widths[k], widths[k - 1]);
   }
+}
+
+/// Nearly all parameters there are, in floating point, where nothing overflows.
+double kernel_parameters(const ArchitectureRule& rule, const std::vector<int>& blocks,
+                         const std::vector<int>& widths) {
+  double count = 0;
+  for (std::size_t k = 0; k < widths.size(); ++k) {
+    const double channels = rule.halves ? widths[k] / 2.0 : widths[k];
+    count += 9.0 * rule.couplings_per_block * blocks[k] * channels * channels;
+  }
+  return count;
 }
 
 }  // namespace
@@ -85,15 +126,15 @@ Architecture::Architecture(const ArchitectureOptions& options)
       image_channels_(options.image_channels) {
   std::vector<int> blocks = options.blocks;
   std::vector<int> widths = options.widths;
+  check_num_stages("blocks", blocks);
+  check_num_stages("widths", widths);
   const int num_stages = !widths.empty()   ? static_cast<int>(widths.size())
                          : !blocks.empty() ? static_cast<int>(blocks.size())
                                            : default_num_stages;
   if (blocks.empty())
     blocks = blocks_of_depth(*rule_, options.depth.value_or(default_depth), num_stages);
-  for (const int count : blocks)
-    REVODE_REQUIRE(count >= 1, "--blocks {}: every stage needs at least one block",
-                   fmt::join(blocks, ","));
-  const int depth = 2 + rule_->convolutions_per_block * sum(blocks);
+  check_blocks(blocks);
+  const auto depth = static_cast<int>(2 + rule_->convolutions_per_block * sum(blocks));
   REVODE_REQUIRE(options.depth.value_or(depth) == depth,
                  "--depth {} contradicts --blocks {}, which is depth {}",
                  options.depth.value_or(depth), fmt::join(blocks, ","), depth);
@@ -108,6 +149,10 @@ Architecture::Architecture(const ArchitectureOptions& options)
                  "--blocks {} names {} stages, --widths {} names {}", fmt::join(blocks, ","),
                  blocks.size(), fmt::join(widths, ","), widths.size());
   check_widths(*rule_, widths);
+  const double parameters = kernel_parameters(*rule_, blocks, widths);
+  REVODE_REQUIRE(parameters <= max_parameters,
+                 "--widths {} with --blocks {}: that is {:.3g} parameters, expected at most {:.0e}",
+                 fmt::join(widths, ","), fmt::join(blocks, ","), parameters, max_parameters);
 
   int height = options.image_height, width_pixels = options.image_width, first_coupling = 0;
   for (int k = 0; k < num_stages; ++k) {
@@ -129,7 +174,11 @@ Architecture::Architecture(const ArchitectureOptions& options)
   }
 }
 
-int Architecture::num_blocks() const { return sum(blocks()); }
+int Architecture::num_blocks() const {
+  int count = 0;
+  for (const Stage& stage : stages_) count += stage.blocks;
+  return count;
+}
 
 int Architecture::depth() const { return 2 + rule_->convolutions_per_block * num_blocks(); }
 

@@ -27,18 +27,38 @@ class RunCosts {
   std::int64_t first_extra_, last_extra_;
 };
 
+/// Where slice after slice ends when each takes as many blocks as `bound` allows and leaves one for
+/// each slice to come: ends[s] behind s slices. Shorter than num_slices + 1 where a block does not
+/// fit.
+std::vector<int> latest_ends(const RunCosts& cost, int num_slices, std::int64_t bound) {
+  std::vector<int> ends{0};
+  for (int slice = 0; slice < num_slices; ++slice) {
+    const int first = ends.back(), most = cost.num_blocks() - (num_slices - 1 - slice);
+    int last = first + 1;
+    if (cost(first, last) > bound) break;
+    while (last < most && cost(first, last + 1) <= bound) ++last;
+    ends.push_back(last);
+  }
+  return ends;
+}
+
+/// The same from the other end: starts[s] is the first block that the slices from s on can reach
+/// back to. The bound fits.
+std::vector<int> earliest_starts(const RunCosts& cost, int num_slices, std::int64_t bound) {
+  std::vector<int> starts(num_slices + 1, cost.num_blocks());
+  for (int slice = num_slices - 1; slice >= 0; --slice) {
+    const int last = starts[slice + 1];
+    int first = last - 1;
+    while (first > slice && cost(first - 1, last) <= bound) --first;
+    starts[slice] = first;
+  }
+  return starts;
+}
+
 /// Whether num_slices slices of at most `bound` each are enough, every one with a block.
 bool fits(const RunCosts& cost, int num_slices, std::int64_t bound) {
-  int first = 0;
-  for (int slice = 0; slice < num_slices; ++slice) {
-    const int most =
-        cost.num_blocks() - (num_slices - 1 - slice);  // leave one block for each slice to come
-    int last = first + 1;
-    if (cost(first, last) > bound) return false;
-    while (last < most && cost(first, last + 1) <= bound) ++last;
-    first = last;
-  }
-  return first == cost.num_blocks();
+  const std::vector<int> ends = latest_ends(cost, num_slices, bound);
+  return ends.size() == num_slices + std::size_t{1} && ends.back() == cost.num_blocks();
 }
 
 /// The least bound that fits.
@@ -55,9 +75,44 @@ std::int64_t least_bound(const RunCosts& cost, int num_slices) {
   return low;
 }
 
+/// Where a slice may end, and for each of these ends the least sum of squares up to there and where
+/// the slice then begins.
+struct Ends {
+  int first = 0;
+  std::vector<double> least;
+  std::vector<int> begin;
+
+  int last() const { return first + static_cast<int>(least.size()) - 1; }
+};
+
+/// Fills after.least and after.begin for the ends [low, high], whose slices begin in
+/// [low_begin, high_begin]. Squares of sums are Monge: the best begin never moves back as the end
+/// moves on, so the middle end halves the question.
+void fill_ends(const RunCosts& cost, std::int64_t bound, const Ends& before, Ends& after, int low,
+               int high, int low_begin, int high_begin) {
+  if (low > high) return;
+  const int end = low + (high - low) / 2;
+  double least = std::numeric_limits<double>::infinity();
+  int best = low_begin;
+  for (int begin = std::min(high_begin, end - 1); begin >= low_begin && cost(begin, end) <= bound;
+       --begin) {
+    const auto c = static_cast<double>(cost(begin, end));
+    const double sum = before.least[begin - before.first] + c * c;
+    if (sum < least) {
+      least = sum;
+      best = begin;
+    }
+  }
+  after.least[end - after.first] = least;
+  after.begin[end - after.first] = best;
+  fill_ends(cost, bound, before, after, low, end - 1, low_begin, best);
+  fill_ends(cost, bound, before, after, end + 1, high, best, high_begin);
+}
+
 }  // namespace
 
-// least[s][n]: the least sum of squares of the first n blocks in s slices, none above the bound.
+// The ends of slice s that the bound allows lie side by side: as far as s slices reach from the
+// left, and as far as the others reach back from the right. Mostly that is a few blocks.
 std::vector<BlockRange> partition(const std::vector<std::int64_t>& costs, std::int64_t first_extra,
                                   std::int64_t last_extra, int num_slices) {
   const int num_blocks = static_cast<int>(costs.size());
@@ -68,27 +123,21 @@ std::vector<BlockRange> partition(const std::vector<std::int64_t>& costs, std::i
                  num_slices, num_blocks, num_blocks);
   const RunCosts cost(costs, first_extra, last_extra);
   const std::int64_t bound = least_bound(cost, num_slices);
-  constexpr double infinity = std::numeric_limits<double>::infinity();
-  std::vector<std::vector<double>> least(num_slices + 1,
-                                         std::vector<double>(num_blocks + 1, infinity));
-  std::vector<std::vector<int>> cut(num_slices + 1, std::vector<int>(num_blocks + 1, 0));
-  least[0][0] = 0;
+  const std::vector<int> earliest = earliest_starts(cost, num_slices, bound);
+  const std::vector<int> latest = latest_ends(cost, num_slices, bound);
+  std::vector<Ends> ends{{.first = 0, .least = {0}, .begin = {0}}};
   for (int s = 1; s <= num_slices; ++s) {
-    for (int n = s; n <= num_blocks - (num_slices - s); ++n) {
-      for (int first = n - 1; first >= s - 1 && cost(first, n) <= bound; --first) {
-        const auto c = static_cast<double>(cost(first, n));
-        const double sum = least[s - 1][first] + c * c;
-        if (sum < least[s][n]) {
-          least[s][n] = sum;
-          cut[s][n] = first;
-        }
-      }
-    }
+    const std::size_t number = latest[s] - earliest[s] + 1;
+    ends.push_back({earliest[s], std::vector<double>(number), std::vector<int>(number)});
+    fill_ends(cost, bound, ends[s - 1], ends[s], ends[s].first, ends[s].last(), ends[s - 1].first,
+              ends[s - 1].last());
+    ends[s - 1].least = {};
   }
   std::vector<BlockRange> slices(num_slices);
   for (int s = num_slices, n = num_blocks; s >= 1; --s) {
-    slices[s - 1] = {cut[s][n], n};
-    n = cut[s][n];
+    const int begin = ends[s].begin[n - ends[s].first];
+    slices[s - 1] = {begin, n};
+    n = begin;
   }
   return slices;
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string_view>
 
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
@@ -30,22 +32,69 @@ nlohmann::json stored_config(const Config& config, const Architecture& architect
   return json;
 }
 
+namespace {
+
+enum class Numbers { any, at_least_zero, above_zero };
+
+/// What an array of the model may hold.
+Numbers allowed_in(const std::string& name) {
+  if (name == "input/std") return Numbers::above_zero;
+  return name.ends_with("/norm/variance") ? Numbers::at_least_zero : Numbers::any;
+}
+
+/// Throws an input error where a value of this rank's rows is not finite or not as `allowed`.
+void check_values(const std::string& file, const ArraySlice& rows, Numbers allowed) {
+  const auto is_bad = [&](float value) {
+    if (!std::isfinite(value)) return true;
+    return allowed == Numbers::above_zero ? value <= 0
+                                          : allowed == Numbers::at_least_zero && value < 0;
+  };
+  std::int64_t row_size = 1;
+  for (std::size_t i = 1; i < rows.shape.size(); ++i) row_size *= rows.shape[i];
+  const float* begin = rows.data;
+  const float* end = begin + rows.num_rows * row_size;
+  const float* bad = std::find_if(begin, end, is_bad);
+  if (bad == end) return;
+  throw input_error("{}: {} holds {} in row {}: {}", file, rows.path, *bad,
+                    rows.first_row + (bad - begin) / row_size,
+                    allowed == Numbers::above_zero      ? "expected finite numbers above 0"
+                    : allowed == Numbers::at_least_zero ? "expected finite numbers of at least 0"
+                    : rows.path.starts_with("/model/")  ? "weights must be finite"
+                                                        : "expected finite numbers");
+}
+
+}  // namespace
+
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network) {
-  for (const ArraySlice& slice :
-       array_slices(network.map(), ArraySet::all, "/model", network.values().data()))
-    reader.read(slice);
+  const std::string group = "/model";
+  const std::vector<ArraySlice> slices =
+      array_slices(network.map(), ArraySet::all, group, network.values().data());
+  for (const ArraySlice& slice : slices) reader.read(slice);
   network.communicator().agree([&] {
-    for (const ParameterEntry* entry : network.map().entries()) {
-      const float* begin = network.values().data() + entry->offset;
-      const float* end = begin + entry->size();
-      const float* bad =
-          std::find_if(begin, end, [](float value) { return !std::isfinite(value); });
-      REVODE_REQUIRE(
-          bad == end, "{}: /model/{} holds {} in row {}: weights must be finite", file, entry->name,
-          *bad, entry->first_row + (bad - begin) / static_cast<std::int64_t>(entry->row_size()));
-    }
+    for (const ArraySlice& slice : slices)
+      check_values(file, slice, allowed_in(slice.path.substr(group.size() + 1)));
   });
   network.slice().load_weights();
+}
+
+void load_momentum(const CheckpointReader& reader, const std::string& file, const Network& network,
+                   float* velocity) {
+  const std::vector<ArraySlice> slices =
+      array_slices(network.map(), ArraySet::trainable, "/optimizer/momentum", velocity);
+  for (const ArraySlice& slice : slices) reader.read(slice);
+  network.communicator().agree([&] {
+    for (const ArraySlice& slice : slices) check_values(file, slice, Numbers::any);
+  });
+}
+
+void check_arrays(const CheckpointReader& reader, const Architecture& architecture,
+                  StoredArrays arrays) {
+  const ParameterMap map(architecture, {0, architecture.num_blocks()});
+  for (const ParameterEntry* entry : map.entries()) {
+    reader.check("/model/" + entry->name, entry->shape);
+    if (arrays == StoredArrays::model_and_momentum && entry->trainable)
+      reader.check("/optimizer/momentum/" + entry->name, entry->shape);
+  }
 }
 
 void note_missing_checksums(const CheckpointReader& reader, const std::string& file) {
@@ -71,27 +120,92 @@ Attributes to_attributes(const RunProgress& progress, std::uint64_t seed) {
           {"rounded_to_zero", progress.range.rounded_to_zero}};
 }
 
-RunProgress from_attributes(const Attributes& attributes, const std::string& file) {
-  const auto number = [&]<typename T>(const char* name, T& value) {
-    const auto found = attributes.find(name);
-    REVODE_REQUIRE(found != attributes.end() && found->is_number(),
+namespace {
+
+/// The numbers of /progress, each refused in a sentence where it cannot be what a run had counted.
+class ProgressNumbers {
+ public:
+  ProgressNumbers(const Attributes& attributes, const std::string& file)
+      : attributes_(attributes), file_(file) {}
+
+  /// A whole number from 0 to 2^53, up to where every whole number is a double too: no sum of two
+  /// overflows, and no run gets there.
+  std::int64_t count(const char* name) const {
+    constexpr std::int64_t largest = std::int64_t{1} << 53;
+    const nlohmann::json& value = find(name);
+    const bool fits = value.is_number_unsigned()
+                          ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(largest)
+                          : value.is_number_integer() && value.get<std::int64_t>() >= 0 &&
+                                value.get<std::int64_t>() <= largest;
+    if (!fits) refuse(name, "a whole number from 0 to 2^53");
+    return value.get<std::int64_t>();
+  }
+
+  double number(const char* name, double least, double most, std::string_view expected) const {
+    const nlohmann::json& value = find(name);
+    if (!value.is_number()) refuse(name, expected);
+    const double number = value.get<double>();
+    if (!std::isfinite(number) || number < least || number > most) refuse(name, expected);
+    return number;
+  }
+
+  void require(bool holds, const char* name, std::string_view expected) const {
+    if (!holds) refuse(name, expected);
+  }
+
+ private:
+  const nlohmann::json& find(const char* name) const {
+    const auto found = attributes_.find(name);
+    REVODE_REQUIRE(found != attributes_.end() && !found->is_null(),
                    "{}: /progress has no number '{}', so this file can't be resumed; start from "
                    "its weights with --checkpoint",
-                   file, name);
-    value = found->template get<T>();
-  };
+                   file_, name);
+    return *found;
+  }
+
+  [[noreturn]] void refuse(const char* name, std::string_view expected) const {
+    const nlohmann::json& value = attributes_.at(name);
+    throw input_error(
+        "{}: /progress holds '{}' = {}, expected {}, so this file can't be resumed; start from its "
+        "weights with --checkpoint",
+        file_, name,
+        value.is_number_float()
+            ? fmt::format("{}", value.get<double>())  // JSON has no word for nan
+            : value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+        expected);
+  }
+
+  const Attributes& attributes_;
+  const std::string& file_;
+};
+
+}  // namespace
+
+RunProgress from_attributes(const Attributes& attributes, const std::string& file) {
+  constexpr double largest = std::numeric_limits<double>::max();
+  const ProgressNumbers numbers(attributes, file);
   RunProgress progress;
-  number("epoch", progress.epoch);
-  number("step", progress.step);
-  number("samples_seen", progress.samples_seen);
-  number("learning_rate", progress.learning_rate);
-  number("best_accuracy", progress.best_accuracy);
-  number("epoch_loss_sum", progress.epoch_loss_sum);
-  number("epoch_correct", progress.epoch_correct);
-  number("epoch_samples", progress.epoch_samples);
-  number("epoch_regularization_sum", progress.epoch_regularization_sum);
-  number("out_of_range", progress.range.out_of_range);
-  number("rounded_to_zero", progress.range.rounded_to_zero);
+  progress.epoch = numbers.count("epoch");
+  progress.step = numbers.count("step");
+  progress.samples_seen = numbers.count("samples_seen");
+  progress.learning_rate =
+      numbers.number("learning_rate", 0, largest, "a finite number of at least 0");
+  progress.best_accuracy = numbers.number("best_accuracy", 0, 1, "a number from 0 to 1");
+  progress.epoch_loss_sum = numbers.number("epoch_loss_sum", -largest, largest, "a finite number");
+  progress.epoch_correct = numbers.count("epoch_correct");
+  progress.epoch_samples = numbers.count("epoch_samples");
+  progress.epoch_regularization_sum =
+      numbers.number("epoch_regularization_sum", -largest, largest, "a finite number");
+  progress.range.out_of_range = numbers.count("out_of_range");
+  progress.range.rounded_to_zero = numbers.count("rounded_to_zero");
+  numbers.require(progress.epoch_correct <= progress.epoch_samples, "epoch_correct",
+                  fmt::format("at most epoch_samples = {}", progress.epoch_samples));
+  numbers.require(progress.samples_seen >= progress.epoch_samples, "samples_seen",
+                  fmt::format("at least epoch_samples = {}", progress.epoch_samples));
+  numbers.require(progress.samples_seen >= progress.step, "samples_seen",
+                  fmt::format("at least step = {}, one sample for each", progress.step));
+  numbers.require(progress.epoch <= progress.step, "epoch",
+                  fmt::format("at most step = {}, one step for each", progress.step));
   return progress;
 }
 

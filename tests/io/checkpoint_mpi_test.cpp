@@ -1,6 +1,7 @@
 // Checkpoints written and read by several ranks together: the same bytes for any number of them,
 // complete or absent, and an error of one is an error of all.
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <numeric>
 
@@ -8,10 +9,12 @@
 #include <gtest/gtest.h>
 #include <mpi.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
 
+#include "io/hdf5_file.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace revode {
@@ -278,6 +281,127 @@ TEST(Checkpoint, WhatCannotBeReadIsSaidOnAllRanksAlike) {
                 reader.read({"/model/input/mean", {4}, 0, 0, nullptr});
               }),
               AllOf(HasSubstr("[3]"), HasSubstr("[4]")));
+}
+
+/// Each rank in a folder of its own, as where nodes share no file system; back where it was in the
+/// end.
+class OwnFolder {
+ public:
+  OwnFolder() : before_(fs::current_path()) { fs::current_path(folder_.path()); }
+  ~OwnFolder() { fs::current_path(before_); }
+
+ private:
+  TemporaryFolder folder_;
+  fs::path before_;
+};
+
+TEST(Checkpoint, DifferentFilesOnRanksAreRefusedOnAllRanksAlike) {
+  if (world_size() == 1) GTEST_SKIP() << "one rank sees one file";
+  const OwnFolder folder;
+  const int last = world_size() - 1;
+  const auto write = [&](const CheckpointContents& contents) {
+    write_checkpoint("a.h5", contents, MPI_COMM_SELF);
+  };
+  const auto open = [] { return shared_error([] { CheckpointReader("a.h5", MPI_COMM_WORLD); }); };
+  const std::string rank = fmt::format("(rank {})", last);
+  Model model(MPI_COMM_SELF, 2);
+
+  write(model.contents);
+  EXPECT_EQ(open(), "");
+  if (world_rank() == last) {
+    model.values[1][3] = 0.5f;  // the same size, other bytes
+    write(model.contents);
+  }
+  EXPECT_THAT(open(),
+              AllOf(HasSubstr("'a.h5' is another file here than on rank 0"), HasSubstr(rank)));
+  if (world_rank() == last) {
+    model.contents.config["blocks"] = {1, 2, 3, 4, 5};
+    write(model.contents);
+  }
+  EXPECT_THAT(open(), HasSubstr("digest"));
+
+  // Without checksums all bytes count.
+  for (const int other : {1, 2}) {
+    Hdf5File("a.h5")
+        .text("/", "format", "revode")
+        .number("/", "version", H5T_STD_I32LE, 1)
+        .text("/", "config", "{}")
+        .array("/model/a", {50'000}, H5T_IEEE_F32LE, world_rank() == last ? other : 1);
+    EXPECT_EQ(open().empty(), other == 1);
+  }
+}
+
+TEST(Checkpoint, AFolderThatRanksSeeDifferentlyIsSaidInsteadOfWaitedForWithoutEnd) {
+  if (world_size() == 1) GTEST_SKIP() << "one rank sees one folder";
+  const SharedFolder shared;
+  const Model model(MPI_COMM_WORLD, 2);
+  const auto write = [&] {
+    return shared_error([&] {
+      write_checkpoint("a.h5", model.contents, MPI_COMM_WORLD, std::chrono::milliseconds(100));
+    });
+  };
+  {
+    const OwnFolder folder;
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+
+    EXPECT_THAT(write(),
+                AllOf(HasSubstr("a.h5"), HasSubstr("(rank 1)"), HasSubstr("working folder"),
+                      HasSubstr(host), HasSubstr("all nodes share")));
+    EXPECT_EQ(num_files("."), 0u);
+  }
+  const fs::path before = fs::current_path();
+  fs::current_path(shared.path());
+  EXPECT_EQ(write(), "");
+  fs::current_path(before);
+  EXPECT_TRUE(fs::exists(shared / "a.h5"));
+}
+
+// The temporary file gets a name that nobody has: what stands there under another is not ours.
+TEST(Checkpoint, WritingTouchesNoOtherFile) {
+  const SharedFolder folder;
+  const std::vector<unsigned char> text = {'m', 'i', 'n', 'e'};
+  if (world_rank() == 0) {
+    write_bytes(folder / ".a.h5.tmp", text);
+    write_bytes(folder / ".a.h5.AAAAAA.tmp", text);
+  }
+
+  write_checkpoint(folder / "a.h5", Model(MPI_COMM_WORLD, 2).contents, MPI_COMM_WORLD);
+
+  EXPECT_EQ(num_files(folder.path()), 3u);
+  EXPECT_EQ(read_bytes(folder / ".a.h5.tmp"), text);
+  EXPECT_EQ(read_bytes(folder / ".a.h5.AAAAAA.tmp"), text);
+}
+
+// What is asked of the disk before is what the file takes, but for a few KB.
+TEST(Checkpoint, NeedsNoMoreOfTheDiskThanItsSize) {
+  const SharedFolder folder;
+  const Model model(MPI_COMM_WORLD, 2);
+  write_checkpoint(folder / "a.h5", model.contents, MPI_COMM_WORLD);
+  const auto bytes = static_cast<rlim_t>(fs::file_size(folder / "a.h5"));
+  const auto error_within = [&](rlim_t limit_bytes) {
+    const FileSizeLimit limit(limit_bytes);
+    return shared_error([&] { write_checkpoint(folder / "a.h5", model.contents, MPI_COMM_WORLD); });
+  };
+
+  EXPECT_EQ(error_within(bytes + 8192), "");
+  EXPECT_NE(error_within(bytes - 512), "");
+}
+
+TEST(Checkpoint, AFileThatOneRankCannotReadIsSaidInOneLineOnAllRanks) {
+  if (world_size() == 1) GTEST_SKIP() << "one rank sees one file";
+  const OwnFolder folder;
+  const int last = world_size() - 1;
+  if (world_rank() != last)
+    write_checkpoint("a.h5", Model(MPI_COMM_SELF, 2).contents, MPI_COMM_SELF);
+
+  try {
+    const CheckpointReader reader("a.h5", MPI_COMM_WORLD);
+    ADD_FAILURE() << "was read";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), ExitStatus::bad_input);
+    EXPECT_EQ(error.what(), fmt::format("the checkpoint 'a.h5' does not exist (rank {})", last));
+  }
 }
 
 }  // namespace

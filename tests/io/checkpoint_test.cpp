@@ -2,8 +2,12 @@
 // would make them, good and damaged. And the names of checkpoints.
 #include "revode/io/checkpoint.hpp"
 
+#include <algorithm>
+#include <limits>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "revode/core/error.hpp"
 
@@ -21,6 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 std::string open_error(const fs::path& file) {
   return error_text(ExitStatus::bad_input, [&] { CheckpointReader reader(file); });
@@ -153,6 +158,88 @@ TEST(CheckpointReader, RefusesAConfigThatIsNoJsonObject) {
   EXPECT_THAT(open_error(file), HasSubstr("array"));
 }
 
+TEST(CheckpointReader, RefusesAConfigWhoseValuesCannotBeHeld) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "a.h5";
+  const auto error_for = [&](const std::string& config) {
+    Hdf5File(file)
+        .text("/", "format", "revode")
+        .number("/", "version", H5T_STD_I32LE, 1)
+        .text("/", "config", config);
+    return open_error(file);
+  };
+
+  EXPECT_THAT(error_for(R"({"step-size": 1e400})"),
+              AllOf(HasSubstr("a.h5"), HasSubstr("'config'"), HasSubstr("1e400"),
+                    Not(HasSubstr("json.exception"))));
+  EXPECT_THAT(error_for("{\"arch\": \"\xff\"}"), "");  // shown with a sign for what is no UTF-8
+  EXPECT_THAT(error_for(std::string(20'000, '[') + std::string(20'000, ']')),
+              HasSubstr("more than 64 levels"));
+}
+
+// JSON holds UTF-8 alone, HDF5 any bytes.
+TEST(CheckpointReader, TakesNamesAndTextsThatAreNoUtf8) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "a.h5";
+  Hdf5File(file)
+      .text("/", "format", "revode")
+      .number("/", "version", H5T_STD_I32LE, 1)
+      .text("/", "config", "{}")
+      .group("/progress")
+      .text("/progress", "note", "\xff\xfe")
+      .number("/progress", "\xff", H5T_STD_I32LE, 1)
+      .array("/model/a", {2}, H5T_IEEE_F32LE)
+      .array("/model/\xff", {2}, H5T_IEEE_F32LE);
+
+  const CheckpointReader reader(file);
+
+  EXPECT_EQ(reader.progress().size(), 2u);
+  EXPECT_EQ(nlohmann::json::parse(reader.progress().dump()), reader.progress());
+  ASSERT_EQ(reader.arrays().size(), 1u);
+  EXPECT_EQ(reader.arrays()[0].path, "/model/a");
+  Hdf5File(folder / "b.h5").text("/", "format", "\xff");
+  EXPECT_THAT(open_error(folder / "b.h5"), HasSubstr("no checkpoint of this program"));
+}
+
+TEST(CheckpointReader, RefusesWhatIsNoRegularFile) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(mkfifo((folder / "fifo").c_str(), 0600), 0);
+
+  EXPECT_THAT(open_error(folder / "fifo"), HasSubstr("is a FIFO, expected a regular file"));
+  EXPECT_THAT(open_error("/dev/null"), HasSubstr("is a device, expected a regular file"));
+}
+
+TEST(FirstNonFinite, NamesTheFirstArrayThatHoldsOne) {
+  const TemporaryFolder folder;
+  const auto first_of = [&](double value) {
+    Hdf5File(folder / "a.h5")
+        .text("/", "format", "revode")
+        .number("/", "version", H5T_STD_I32LE, 1)
+        .text("/", "config", "{}")
+        .array("/model/a", {3, 700'000}, H5T_IEEE_F32LE)  // in more than one piece
+        .array("/model/b", {2, 2}, H5T_IEEE_F64LE, value)
+        .array("/model/c", {2, 2}, H5T_IEEE_F32LE, value)
+        .array("/model/integers", {2, 2}, H5T_STD_I64LE);
+    return first_non_finite(CheckpointReader(folder / "a.h5"));
+  };
+
+  EXPECT_EQ(first_of(1), std::nullopt);
+  EXPECT_EQ(first_of(std::numeric_limits<double>::quiet_NaN()), "/model/b");
+  EXPECT_EQ(first_of(-std::numeric_limits<double>::infinity()), "/model/b");
+  EXPECT_EQ(first_of(1e300), "/model/b");  // no float32
+}
+
+// The library's reasons hold the time, with the line break of ctime().
+TEST(Hdf5ErrorText, IsOneLine) {
+  silence_hdf5();
+
+  H5Fopen("/nowhere/at all\n.h5", H5F_ACC_RDONLY, H5P_DEFAULT);
+  const std::string text = hdf5_error_text();
+
+  EXPECT_THAT(text, HasSubstr("No such file"));
+  EXPECT_TRUE(std::ranges::none_of(text, [](unsigned char c) { return c < ' '; })) << text;
+}
+
 TEST(CheckpointReader, RefusesArraysThatAreMissingOrOtherwise) {
   const TemporaryFolder folder;
   Hdf5File(folder / "a.h5")
@@ -205,6 +292,55 @@ TEST(CheckpointLink, PointsWithinItsFolderAndIsReplaced) {
   EXPECT_NE(error_text(ExitStatus::failure,
                        [&] { publish_link(folder / "checkpoint-1.h5", folder / "no/latest.h5"); }),
             "");
+}
+
+TEST(CheckpointLink, TouchesNoOtherFile) {
+  const TemporaryFolder folder;
+  write_bytes(folder / ".latest.h5.tmp", {7});
+
+  publish_link(folder / "checkpoint-1.h5", folder / "latest.h5");
+
+  EXPECT_EQ(read_bytes(folder / ".latest.h5.tmp"), std::vector<unsigned char>{7});
+  EXPECT_TRUE(fs::is_symlink(folder / "latest.h5"));
+}
+
+TEST(LeftOverTemporaries, AreRemovedByTheirExactNamesOnly) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> ours = {".best.h5.000000.tmp", ".checkpoint-0.h5.zZ9aA0.tmp",
+                                         ".checkpoint-120.h5.a1B2c3.tmp"};
+  const std::vector<std::string> others = {".best.h5.tmp",
+                                           ".best.h5.a1B2c.tmp",
+                                           ".best.h5.a1B2c34.tmp",
+                                           ".best.h5.a1B2c_.tmp",
+                                           ".best.h5.a1B2c3.tmp2",
+                                           "best.h5.a1B2c3.tmp",
+                                           ".other.h5.a1B2c3.tmp",
+                                           ".checkpoint-.h5.a1B2c3.tmp",
+                                           ".checkpoint--1.h5.a1B2c3.tmp",
+                                           ".checkpoint-1.h5.tmp",
+                                           ".checkpoint-x.h5.a1B2c3.tmp",
+                                           ".checkpoint-1.h5xa1B2c3.tmp",
+                                           ".latest.h5.a1B2c3.tmp",
+                                           "..a1B2c3.tmp",
+                                           ".tmp",
+                                           "best.h5",
+                                           "checkpoint-1.h5",
+                                           ".config.ini.a1B2c3.tmp"};
+  for (const std::string& name : ours) write_bytes(folder / name, {1});
+  for (const std::string& name : others) write_bytes(folder / name, {1});
+  fs::create_directory(folder / ".best.h5.folder.tmp");
+  fs::create_symlink("x", folder / ".latest.h5.a1B2c4.tmp");
+  fs::create_symlink("x", folder / ".best.h5.a1B2c4.tmp");  // best.h5 is never a link
+
+  const std::vector<fs::path> removed = remove_left_over_temporaries(folder.path());
+
+  EXPECT_EQ(removed, (std::vector<fs::path>{folder / ours[0], folder / ours[1], folder / ours[2],
+                                            folder / ".latest.h5.a1B2c4.tmp"}));
+  for (const fs::path& file : removed) EXPECT_FALSE(fs::exists(fs::symlink_status(file))) << file;
+  for (const std::string& name : others) EXPECT_TRUE(fs::exists(folder / name)) << name;
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()),
+            static_cast<std::ptrdiff_t>(others.size()) + 2);
+  EXPECT_TRUE(remove_left_over_temporaries(folder / "nowhere").empty());
 }
 
 }  // namespace

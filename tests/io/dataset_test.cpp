@@ -10,8 +10,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "revode/core/error.hpp"
+#include "revode/core/host_memory.hpp"
 
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
@@ -137,6 +139,40 @@ TEST(DatasetErrors, FolderThatIsMissingOrAFileIsNamed) {
               AllOf(HasSubstr("nowhere"), HasSubstr("does not exist")));
   EXPECT_THAT(load_error("cifar10", folder / "file"), HasSubstr("is a file"));
   EXPECT_THAT(load_error("cifar10", ""), HasSubstr("--data-dir"));
+}
+
+TEST(DatasetErrors, MoreThanTheHostsMemoryIsRefusedBeforeItIsTaken) {
+  const TemporaryFolder folder;
+  write_cifar10(folder.path());
+  write_bytes(folder / "train_y.bin", {1});
+  const std::uintmax_t records = host_memory_bytes() / cifar_image_bytes + 1;
+  // Holes: these files take no room on the disk.
+  std::filesystem::resize_file(folder / "data_batch_3.bin", records * (1 + cifar_image_bytes));
+  write_bytes(folder / "train_X.bin", {1});
+  std::filesystem::resize_file(folder / "train_X.bin", records * 3 * 96 * 96);
+  std::filesystem::resize_file(folder / "train_y.bin", records);
+
+  EXPECT_THAT(load_error("cifar10", folder.path()),
+              AllOf(HasSubstr("data_batch_3.bin"),
+                    HasSubstr(fmt::format("has {} bytes", records * (1 + cifar_image_bytes))),
+                    HasSubstr(fmt::format("this host has {}", host_memory_bytes()))));
+  EXPECT_THAT(load_error("stl10", folder.path()),
+              AllOf(HasSubstr("train_X.bin"), HasSubstr("this host has")));
+  EXPECT_EQ(load_error("cifar10", folder.path(), Split::test), "");
+}
+
+TEST(DatasetErrors, WhatIsNoRegularFileIsRefusedAndNotWaitedFor) {
+  const TemporaryFolder folder;
+  write_cifar10(folder.path());
+  std::filesystem::remove(folder / "test_batch.bin");
+  ASSERT_EQ(mkfifo((folder / "test_batch.bin").c_str(), 0600), 0);
+  EXPECT_THAT(load_error("cifar10", folder.path(), Split::test),
+              AllOf(HasSubstr("test_batch.bin"), HasSubstr("is a FIFO, expected a regular file")));
+
+  std::filesystem::remove(folder / "test_batch.bin");
+  std::filesystem::create_symlink("/dev/zero", folder / "test_batch.bin");
+  EXPECT_THAT(load_error("cifar10", folder.path(), Split::test),
+              HasSubstr("is a device, expected a regular file"));
 }
 
 TEST(DatasetErrors, EveryOneOfTheFiveFilesIsNeeded) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,12 +56,14 @@ class Hdf5File {
     return *this;
   }
 
-  /// Elements 0, 1, 2, ... of the file type given.
-  Hdf5File& array(const char* path, const std::vector<hsize_t>& shape, hid_t type) {
+  /// Elements 0, 1, 2, ... of the file type given; the last one is `last` where that is given.
+  Hdf5File& array(const char* path, const std::vector<hsize_t>& shape, hid_t type,
+                  std::optional<double> last = {}) {
     std::vector<double> values;
     hsize_t size = 1;
     for (const hsize_t extent : shape) size *= extent;
     for (hsize_t i = 0; i < size; ++i) values.push_back(static_cast<double>(i));
+    if (last) values.back() = *last;
     const Hdf5Handle space(
         REVODE_HDF5(H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr)),
         H5Sclose);

@@ -144,6 +144,50 @@ TEST(Architecture, WidthsThatDoNotFitAreRefused) {
   expect_refusal(given, {"--widths 0,8,8"});
 }
 
+TEST(Architecture, WhatCannotBeMeantIsRefusedBeforeItIsMade) {
+  ArchitectureOptions given = options("hamiltonian");
+  given.blocks = {1'000'000'000, 1'000'000'000, 1'000'000'000};  // more than an int in all
+  expect_refusal(given, {"--blocks 1000000000,", "3000000000 blocks", "at most 1000000"});
+  given.blocks = {1, 999'999, 1};
+  expect_refusal(given, {"1000001 blocks"});
+
+  given = options("hamiltonian");
+  given.widths = {100'000, 100'000, 100'000};
+  expect_refusal(given, {"--widths 100000,100000,100000", "8.1e+11 parameters", "at most 1e+11"});
+  given.widths = {8, 8, 100'000'000};
+  expect_refusal(given, {"--widths 8,8,100000000", "found 100000000", "at most 1000000"});
+  given.widths = {2, 2, 2'147'483'646};
+  expect_refusal(given, {"2147483646"});
+  given.blocks = {300'000, 300'000, 300'000};
+  given.widths = {1'000'000, 1'000'000, 1'000'000};  // more parameters than a 64-bit integer holds
+  expect_refusal(given, {"4.05e+18 parameters"});
+  given.widths = Numbers(100'000, 8);
+  expect_refusal(given, {"--widths", "100000 stages"});
+  given.widths = {};
+  given.blocks = Numbers(100'000, 8);
+  expect_refusal(given, {"--blocks", "100000 stages"});
+
+  expect_refusal(options("hamiltonian", 2'000'000'002),
+                 {"--depth 2000000002", "500000000", "4000002"});
+  expect_refusal(options("hamiltonian", 2'147'483'647), {"--depth 2147483647", "4000002"});
+  expect_refusal(options("midpoint", 2'147'483'646), {"--depth 2147483646", "2000002"});
+}
+
+TEST(Architecture, ItsLargestNetworksHaveCountsThatFit) {
+  ArchitectureOptions given = options("leapfrog");
+  given.blocks = {1, 999'998, 1};
+  given.widths = {8, 8, 16};
+  const Architecture deep(given);
+  EXPECT_EQ(deep.num_blocks(), 1'000'000);
+  EXPECT_EQ(deep.num_parameters(), 27 * 8 + 16 + 999'999 * (9 * 64 + 8) + 9 * 256 + 16 + 32 + 170);
+
+  given.blocks = {1, 1, 1};
+  given.widths = {1, 1, 100'000};
+  const Architecture wide(given);
+  EXPECT_GT(wide.num_parameters(), 90'000'000'000);
+  EXPECT_EQ(wide.block_cost(2), 8 * 9 * 10'000'000'000 * 64);
+}
+
 TEST(Architecture, AnImageThatCannotBeHalvedIsRefused) {
   ArchitectureOptions given = options("hamiltonian");
   given.image_height = 6;  // 3 after the first transition

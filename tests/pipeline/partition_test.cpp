@@ -144,6 +144,27 @@ TEST(Partition, SlicesOfADeepNetworkAreWithinABlockOfTheMean) {
     EXPECT_LE(slice_cost(network, range), whole / 8 + dearest_block);
 }
 
+// A pass over all pairs of ends would take hours here. The second network's last block costs more
+// than a rank's share, so that the other cuts are free to lie nearly anywhere.
+TEST(Partition, TheDeepestNetworksAreCutWithinSeconds) {
+  for (const std::vector<int>& widths : {std::vector{8, 16, 16}, std::vector{8, 8, 8000}}) {
+    ArchitectureOptions options;
+    options.blocks = {1, 999'998, 1};
+    options.widths = widths;
+    const Architecture network(options);
+    for (const int ranks : {1, 7, 64}) {
+      const std::vector<BlockRange> cut = partition(network, ranks);
+
+      expect_a_partition(cut, 1'000'000, ranks);
+      std::int64_t largest = 0;
+      for (const BlockRange range : cut) largest = std::max(largest, slice_cost(network, range));
+      const std::int64_t dearest = network.block_cost(999'999);
+      EXPECT_LE(largest, std::max(slice_cost(network, {0, 1'000'000}) / ranks, dearest) +
+                             network.block_cost(1) + network.closing_cost());
+    }
+  }
+}
+
 TEST(CutMiniBatch, SizesDifferByAtMostOneLargerFirst) {
   EXPECT_EQ(cut_mini_batch(100, 4), (std::vector{25, 25, 25, 25}));
   EXPECT_EQ(cut_mini_batch(8, 3), (std::vector{3, 3, 2}));

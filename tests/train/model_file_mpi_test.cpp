@@ -2,6 +2,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -22,7 +23,7 @@ RunProgress some_progress() {
   RunProgress progress;
   progress.epoch = 3;
   progress.step = 1'234'567'890'123;
-  progress.samples_seen = 98'765;
+  progress.samples_seen = 9'876'543'210'123;
   progress.learning_rate = 0.1 * 0.1;  // no short decimal
   progress.best_accuracy = 1.0 / 3;
   progress.epoch_loss_sum = 1e-300;
@@ -66,6 +67,53 @@ TEST(RunProgress, EveryMissingNumberIsNamed) {
     EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { from_attributes(without, "some.h5"); }),
                 HasSubstr("'" + key + "'"));
   }
+}
+
+/// What from_attributes() says of a whole record with one attribute set otherwise.
+std::string progress_error(const char* key, const nlohmann::json& value) {
+  Attributes attributes = to_attributes(some_progress(), 7);
+  attributes[key] = value;
+  return error_text(ExitStatus::bad_input, [&] { from_attributes(attributes, "some.h5"); });
+}
+
+TEST(RunProgress, WhatNoRunCanHaveCountedIsRefused) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const std::int64_t above = (std::int64_t{1} << 53) + 1;
+
+  for (const char* key : {"epoch", "step", "samples_seen", "epoch_correct", "epoch_samples",
+                          "out_of_range", "rounded_to_zero"}) {
+    for (const nlohmann::json& value :
+         std::vector<nlohmann::json>{-1, 1.5, 3.0, true, "3", "\xff", nan, above, UINT64_MAX,
+                                     INT64_MIN, nlohmann::json::array({1})})
+      EXPECT_THAT(progress_error(key, value),
+                  AllOf(HasSubstr("some.h5"), HasSubstr(fmt::format("'{}' = ", key)),
+                        HasSubstr("a whole number from 0 to 2^53")))
+          << key;
+  }
+  for (const char* key : {"learning_rate", "epoch_loss_sum", "epoch_regularization_sum"}) {
+    for (const nlohmann::json& value :
+         std::vector<nlohmann::json>{nan, infinity, -infinity, false, "0.1"})
+      EXPECT_THAT(progress_error(key, value), HasSubstr("a finite number")) << key;
+  }
+  EXPECT_THAT(progress_error("learning_rate", -0.1), HasSubstr("= -0.1, expected a finite number"));
+  EXPECT_THAT(progress_error("learning_rate", nan), HasSubstr("'learning_rate' = nan"));
+  for (const double value : {5.0, -0.1, nan})
+    EXPECT_THAT(progress_error("best_accuracy", value), HasSubstr("a number from 0 to 1"));
+  EXPECT_THAT(progress_error("epoch_correct", 81),
+              HasSubstr("'epoch_correct' = 81, expected at most epoch_samples = 80"));
+  EXPECT_THAT(progress_error("samples_seen", 79), HasSubstr("at least epoch_samples = 80"));
+  EXPECT_THAT(progress_error("samples_seen", 1000), HasSubstr("at least step = "));
+  EXPECT_THAT(progress_error("epoch", 1'234'567'890'124), HasSubstr("at most step = "));
+}
+
+TEST(RunProgress, WhatARunCanHaveCountedIsTaken) {
+  for (const char* key : {"learning_rate", "best_accuracy", "epoch_loss_sum"})
+    EXPECT_EQ(progress_error(key, 1), "") << key;  // whole numbers are numbers
+  EXPECT_EQ(progress_error("samples_seen", std::uint64_t{1} << 53), "");
+  EXPECT_EQ(error_text(ExitStatus::bad_input,
+                       [] { from_attributes(to_attributes(RunProgress{}, 0), "some.h5"); }),
+            "");
 }
 
 class ModelFile : public testing::Test {
@@ -122,6 +170,98 @@ TEST_F(ModelFile, WeightsThatAreNotFiniteAreRefusedByEveryRank) {
   const CheckpointReader reader(file_, world_.handle());
   EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { load_model(reader, file_, network); }),
               AllOf(HasSubstr(file_), HasSubstr("/model/closing/weight"), HasSubstr("row 7")));
+}
+
+TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
+  const Config config = small_config();
+  Network network(config, make_architecture(config), world_, 3);
+  const auto error_with = [&](const ParameterEntry& entry, float value) {
+    if (entry.num_rows == 0) {
+      write(network);
+    } else {
+      const float before = std::exchange(network.values()[entry.offset + 1], value);
+      write(network);
+      network.values()[entry.offset + 1] = before;
+    }
+    world_.barrier();
+    const CheckpointReader reader(file_, world_.handle());
+    const std::string error =
+        error_text(ExitStatus::bad_input, [&] { load_model(reader, file_, network); });
+    initialise(network.architecture(), network.map(), config.seed, network.values().data());
+    return error;
+  };
+  const ParameterMap& map = network.map();
+
+  EXPECT_THAT(error_with(map.input_std, 0),
+              AllOf(HasSubstr("/model/input/std holds 0 in row 1"), HasSubstr("above 0")));
+  EXPECT_THAT(error_with(map.input_std, -1), HasSubstr("holds -1"));
+  EXPECT_THAT(error_with(map.opening_norm.variance, -1),
+              AllOf(HasSubstr("/model/opening/norm/variance holds -1"), HasSubstr("at least 0")));
+  EXPECT_THAT(error_with(map.closing_norm.variance, -1e-30f),
+              HasSubstr("/model/closing/norm/variance"));
+  EXPECT_EQ(error_with(map.closing_norm.variance, 0), "");
+  EXPECT_EQ(error_with(map.closing_norm.mean, -1), "");
+}
+
+TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
+  const Config config = small_config();
+  Network network(config, make_architecture(config), world_, 3);
+  std::vector<float> written(network.map().size()), read(written.size(), 7.0f);
+  for (std::size_t i = 0; i < written.size(); ++i) written[i] = static_cast<float>(i);
+  const auto write_momentum = [&] {
+    write_checkpoint(file_,
+                     {.config = {{"arch", "hamiltonian"}},
+                      .root_attributes = {},
+                      .progress = {},
+                      .arrays = array_slices(network.map(), ArraySet::trainable,
+                                             "/optimizer/momentum", written.data())},
+                     world_.handle());
+  };
+
+  write_momentum();
+  {
+    const CheckpointReader reader(file_, world_.handle());
+    load_momentum(reader, file_, network, read.data());
+  }
+  for (const ParameterEntry* entry : network.map().entries()) {
+    for (std::size_t i = entry->offset; i < entry->offset + entry->size(); ++i)
+      ASSERT_EQ(read[i], entry->trainable ? written[i] : 7.0f) << entry->name;
+  }
+
+  if (network.slice().is_last())
+    written[network.map().closing_bias.offset + 4] = std::numeric_limits<float>::infinity();
+  write_momentum();
+  const CheckpointReader reader(file_, world_.handle());
+  EXPECT_THAT(error_text(ExitStatus::bad_input,
+                         [&] { load_momentum(reader, file_, network, read.data()); }),
+              AllOf(HasSubstr(file_), HasSubstr("/optimizer/momentum/closing/bias holds inf"),
+                    HasSubstr("row 4")));
+  EXPECT_EQ(first_non_finite(reader), "/optimizer/momentum/closing/bias");
+}
+
+TEST_F(ModelFile, ShapesAreComparedWithoutMakingTheNetwork) {
+  Config config = small_config();
+  Network network(config, make_architecture(config), world_, 3);
+  write(network);
+  const CheckpointReader reader(file_, world_.handle());
+  const auto error_for = [&](std::vector<int> blocks, std::vector<int> widths,
+                             StoredArrays arrays = StoredArrays::model) {
+    Config claimed = config;
+    claimed.depth.reset();
+    claimed.blocks = std::move(blocks);
+    claimed.widths = std::move(widths);
+    return error_text(ExitStatus::bad_input,
+                      [&] { check_arrays(reader, make_architecture(claimed), arrays); });
+  };
+
+  EXPECT_EQ(first_non_finite(reader), std::nullopt);
+  EXPECT_EQ(error_for({2, 1, 1}, {4, 6, 10}), "");
+  EXPECT_THAT(error_for({2, 1, 1}, {4, 6, 10}, StoredArrays::model_and_momentum),
+              HasSubstr("no array /optimizer/momentum/opening/kernel"));
+  EXPECT_THAT(error_for({2, 900'000, 1}, {4, 6, 10}),
+              AllOf(HasSubstr(file_), HasSubstr("/model/stage_2/kernel"),
+                    HasSubstr("[1800000,3,3,3,3]"), HasSubstr("[2,3,3,3,3]")));
+  EXPECT_THAT(error_for({2, 1, 1}, {4, 6, 20'000}), HasSubstr("/model/stage_3/kernel"));
 }
 
 TEST_F(ModelFile, MomentumHoldsTrainableArraysOnly) {

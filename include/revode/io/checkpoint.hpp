@@ -2,9 +2,11 @@
 // and attributes, not networks: who calls says which rows of which array this rank holds.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,12 +37,17 @@ struct CheckpointContents {
   std::vector<ArraySlice> arrays;  ///< the same paths and shapes, in the same order, on all ranks
 };
 
+/// How long ranks look for a file that another has made: network file systems show changes late.
+inline constexpr std::chrono::milliseconds shared_file_patience{10'000};
+
 /// Collective over `communicator`. Writes `file` so that it is complete or absent: under a
-/// temporary name in the same folder, synced, renamed by rank 0 after all ranks are done. The bytes
-/// do not depend on the number of ranks. Throws on every rank (scope all_ranks) when any rank
-/// fails; the temporary file is removed.
+/// temporary name that nothing had before (".<name>.XXXXXX.tmp") in the same folder, synced,
+/// renamed by rank 0 after all ranks are done. The bytes do not depend on the number of ranks.
+/// Throws on every rank (scope all_ranks) when any rank fails, or does not see within `patience`
+/// the file that rank 0 has begun; the temporary file is removed.
 void write_checkpoint(const std::filesystem::path& file, const CheckpointContents& contents,
-                      MPI_Comm communicator);
+                      MPI_Comm communicator,
+                      std::chrono::milliseconds patience = shared_file_patience);
 
 /// An open checkpoint, read by one process (MPI_COMM_NULL: no MPI needed) or by all ranks of a
 /// communicator together (every method is collective then). Errors name the file, and the array or
@@ -70,6 +77,9 @@ class CheckpointReader {
   /// False for files from elsewhere, whose damage nobody can see.
   bool has_checksums() const;
 
+  /// Throws an input error where there is no such array, or one of another shape or type.
+  void check(const std::string& path, const std::vector<std::int64_t>& shape) const;
+
   /// Fills slice.data. The array must have exactly slice.shape and a floating-point type.
   void read(const ArraySlice& slice) const;
 
@@ -78,9 +88,20 @@ class CheckpointReader {
   std::unique_ptr<Impl> impl_;
 };
 
+/// The path of the first float array (in the order of arrays()) that holds a value which is not
+/// finite: a run that diverged. Reads everything, a few MB at a time. Collective where the reader
+/// is.
+std::optional<std::string> first_non_finite(const CheckpointReader& reader);
+
 /// Points `link` (a symbolic link in the folder of `target`) to `target`, atomically. One process
 /// calls it.
 void publish_link(const std::filesystem::path& target, const std::filesystem::path& link);
+
+/// Removes what a run of ours that was killed while writing left in its own folder: temporary files
+/// of checkpoint-<step>.h5 and best.h5, and links for latest.h5, by exactly these names. Only for
+/// who alone writes there. Says which they were; a folder that can't be read has none.
+std::vector<std::filesystem::path> remove_left_over_temporaries(
+    const std::filesystem::path& folder);
 
 /// checkpoint-<step>.h5 files of a folder, oldest first (by step). Empty where the folder does not
 /// exist.

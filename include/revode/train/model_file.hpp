@@ -24,9 +24,23 @@ std::vector<ArraySlice> array_slices(const ParameterMap& map, ArraySet set,
 /// classes.
 nlohmann::json stored_config(const Config& config, const Architecture& architecture);
 
-/// Reads /model into the network and hands it to the backend; refuses values that are not finite.
-/// Collective.
+/// Reads /model into the network and hands it to the backend; refuses values that are not finite,
+/// variances below 0 and standard deviations that are not above. Collective.
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network);
+
+/// velocity [network.map().size()] <- /optimizer/momentum, where an array is trained; refuses
+/// values that are not finite. Collective.
+void load_momentum(const CheckpointReader& reader, const std::string& file, const Network& network,
+                   float* velocity);
+
+/// Which arrays a file must hold: to evaluate and to start from its weights, or to be resumed.
+enum class StoredArrays { model, model_and_momentum };
+
+/// Throws an input error where an array that the network needs is missing or of another shape or
+/// type: known before the network, as large as the file's config claims, is made. Takes time in the
+/// number of stages alone. Collective where the reader is.
+void check_arrays(const CheckpointReader& reader, const Architecture& architecture,
+                  StoredArrays arrays);
 
 /// One line on standard error where damage to the file could not be seen.
 void note_missing_checksums(const CheckpointReader& reader, const std::string& file);
@@ -48,7 +62,8 @@ struct RunProgress {
 };
 
 Attributes to_attributes(const RunProgress& progress, std::uint64_t seed);
-/// Throws an input error naming the attribute that is missing or of the wrong kind.
+/// Throws an input error naming the attribute that is missing, of the wrong kind, or that no run
+/// can have counted.
 RunProgress from_attributes(const Attributes& attributes, const std::string& file);
 
 }  // namespace revode
