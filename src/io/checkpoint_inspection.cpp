@@ -135,6 +135,9 @@ nlohmann::json read_progress(hid_t file) {
   nlohmann::json progress = nlohmann::json::object();
   if (REVODE_HDF5(H5Lexists(file, format::progress_group, H5P_DEFAULT)) == 0) return progress;
   const Hdf5Handle group(REVODE_HDF5(H5Oopen(file, format::progress_group, H5P_DEFAULT)), H5Oclose);
+  // H5Aiterate2() of HDF5 1.10 crashes where an attribute is damaged. Asking for one that is not
+  // there looks at all of them as well, and only fails.
+  has_attribute(group.get(), "no attribute of ours");
   std::vector<std::string> names;
   REVODE_HDF5(
       H5Aiterate2(group.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect_attribute, &names));

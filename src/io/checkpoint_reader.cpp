@@ -36,6 +36,14 @@ int num_ranks(MPI_Comm communicator) {
   return number;
 }
 
+void read_rows(hid_t file, const ArraySlice& slice) {
+  const Hdf5Handle dataset(REVODE_HDF5(H5Dopen2(file, slice.path.c_str(), H5P_DEFAULT)), H5Dclose);
+  const Hdf5Selection selection =
+      select_rows(dataset.get(), slice.shape, slice.first_row, slice.num_rows);
+  REVODE_HDF5(H5Dread(dataset.get(), H5T_NATIVE_FLOAT, selection.memory.get(), selection.file.get(),
+                      H5P_DEFAULT, slice.data));
+}
+
 void check_same(const fs::path& file, const FileIdentity& mine, const FileIdentity& first_ranks) {
   REVODE_REQUIRE(mine == first_ranks,
                  "'{}' is another file here than on rank 0: {} bytes with digest {:08x}, expected "
@@ -121,12 +129,12 @@ void CheckpointReader::read(const ArraySlice& slice) const {
   });
   on_all_ranks(impl.communicator, fmt::format("{}, array {}", impl.context, slice.path), [&] {
     if (slice.num_rows == 0) return;
-    const Hdf5Handle dataset(
-        REVODE_HDF5(H5Dopen2(impl.file.get(), slice.path.c_str(), H5P_DEFAULT)), H5Dclose);
-    const Hdf5Selection selection =
-        select_rows(dataset.get(), slice.shape, slice.first_row, slice.num_rows);
-    REVODE_HDF5(H5Dread(dataset.get(), H5T_NATIVE_FLOAT, selection.memory.get(),
-                        selection.file.get(), H5P_DEFAULT, slice.data));
+    try {
+      read_rows(impl.file.get(), slice);
+    } catch (const Hdf5Failure& failure) {
+      throw input_error("'{}' is damaged: array {} can't be read: {}", impl.path.string(),
+                        slice.path, failure.what());
+    }
   });
 }
 
