@@ -8,7 +8,7 @@
 #include <fmt/format.h>
 
 #include "revode/core/console.hpp"
-#include "revode/io/metrics.hpp"
+#include "revode/io/write_permission.hpp"
 #include "revode/train/report.hpp"
 
 #include "commands/bench_report.hpp"
@@ -227,26 +227,29 @@ Json result_of(const Config& config, Network& network, const Measurements& seen)
   return result;
 }
 
-/// The training split, normalised by the model's statistics or, for initial weights, by its own.
-std::unique_ptr<DataFeed> make_feed(const Config& config, Network& network) {
-  const Communicator& communicator = network.communicator();
+/// The training split, of at least one mini-batch.
+std::unique_ptr<DataFeed> make_feed(const Config& config, const Communicator& communicator) {
   auto feed = std::make_unique<DataFeed>(config, Split::train, config.train_fraction, communicator);
   communicator.agree([&] {
     REVODE_REQUIRE(feed->size() >= config.batch_size,
                    "--batch-size {}: the {} training samples of {} do not fill one mini-batch",
                    config.batch_size, feed->size(), config.dataset);
   });
-  if (!communicator.is_root()) return feed;
+  return feed;
+}
+
+/// The model's normalisation or, for initial weights, the split's own.
+void normalise(DataFeed& feed, const Config& config, Network& network) {
+  if (!network.communicator().is_root()) return;
   const ParameterMap& map = network.map();
   const float* mean = network.values().data() + map.input_mean.offset;
   const float* std = network.values().data() + map.input_std.offset;
-  feed->set_transform({.statistics = config.checkpoint.empty()
-                                         ? feed->statistics()
-                                         : ChannelStatistics{{mean, mean + map.input_mean.size()},
-                                                             {std, std + map.input_std.size()}},
-                       .augment = config.augment,
-                       .seed = config.seed});
-  return feed;
+  feed.set_transform({.statistics = config.checkpoint.empty()
+                                        ? feed.statistics()
+                                        : ChannelStatistics{{mean, mean + map.input_mean.size()},
+                                                            {std, std + map.input_std.size()}},
+                      .augment = config.augment,
+                      .seed = config.seed});
 }
 
 }  // namespace
@@ -255,14 +258,18 @@ ExitStatus bench_command(Config config, const Communicator& communicator) {
   // What a checkpoint says of its run's length is not how often to measure.
   const std::optional<std::int64_t> steps =
       config.given("steps") ? config.steps : std::optional<std::int64_t>(default_steps);
+  check_results(config, communicator);
   complete_config(config, communicator);
   config.steps = steps;
   communicator.agree([&] {
     REVODE_REQUIRE(*steps >= 1 && *steps <= 1'000'000,
                    "--steps {}: bench needs from 1 to 1000000 steps to time", *steps);
   });
+  const std::unique_ptr<DataFeed> feed = make_feed(config, communicator);
   const std::unique_ptr<Network> network = load_network(config, communicator, config.batch_size);
-  const std::unique_ptr<DataFeed> feed = make_feed(config, *network);
+  normalise(*feed, config, *network);
+  TrainingStep training(config, *network);
+  training.velocity();
   const bool prints = communicator.is_root() && config.json != "-";
 
   const std::string block = start_block(config, *network);
@@ -270,10 +277,10 @@ ExitStatus bench_command(Config config, const Communicator& communicator) {
     print_result("{}timing {} steps of {} images after {} to warm up\n\n", block, *steps,
                  config.batch_size, num_warm_up_steps);
   }
-  const Measurements seen = measure(config, *network, *feed, static_cast<int>(*steps));
+  const Measurements seen = measure(config, *network, training, *feed, static_cast<int>(*steps));
   const Json result = result_of(config, *network, seen);
   if (prints) print_result(bench_tables(result));
-  if (communicator.is_root() && !config.json.empty()) write_json(config.json, result);
+  if (communicator.is_root()) write_json_result(config, result);
   return ExitStatus::success;
 }
 

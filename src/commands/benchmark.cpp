@@ -8,7 +8,6 @@
 #include <fmt/format.h>
 
 #include "revode/io/dataset.hpp"
-#include "revode/train/training_step.hpp"
 
 namespace revode {
 namespace {
@@ -61,10 +60,9 @@ double convolution_flops(const SegmentShape& shape) {
   return 2.0 * static_cast<double>(shape.kernel_size()) * static_cast<double>(shape.plane_size());
 }
 
-Measurements measure(const Config& config, Network& network, const DataFeed& feed, int num_steps) {
+Measurements measure(const Config& config, Network& network, TrainingStep& training,
+                     const DataFeed& feed, int num_steps) {
   const Communicator& communicator = network.communicator();
-  TrainingStep training(config, network);
-  training.velocity();
   network.time_phases();
   PhaseTimer& timer = *network.phase_timer();
   const std::vector<std::int64_t> order = epoch_order(feed.indices(), config.seed, 0);

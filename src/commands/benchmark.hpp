@@ -9,6 +9,7 @@
 #include "revode/io/config.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"
+#include "revode/train/training_step.hpp"
 
 namespace revode {
 
@@ -46,7 +47,8 @@ struct Measurements {
 
 /// Trains for `num_steps` steps after a warm-up, each between a measurement of the peak and a
 /// forward sweep of the same images, so that all see the same state of the machine. Collective.
-Measurements measure(const Config& config, Network& network, const DataFeed& feed, int num_steps);
+Measurements measure(const Config& config, Network& network, TrainingStep& training,
+                     const DataFeed& feed, int num_steps);
 
 /// Steps before the clock runs: scratch is taken, caches and clocks of the processor settle.
 inline constexpr int num_warm_up_steps = 2;

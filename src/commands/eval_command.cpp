@@ -4,8 +4,8 @@
 #include <fmt/format.h>
 
 #include "revode/core/console.hpp"
-#include "revode/io/metrics.hpp"
 #include "revode/io/run_log.hpp"
+#include "revode/io/write_permission.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
@@ -16,10 +16,13 @@
 namespace revode {
 
 ExitStatus eval_command(Config config, const Communicator& communicator) {
+  check_results(config, communicator);
   complete_config(config, communicator);
-  const std::unique_ptr<Network> network = load_network(config, communicator, config.batch_size);
-  const ChosenSamples samples = choose_samples(config, *network, true);
-  const auto count = static_cast<std::int64_t>(samples.indices.size());
+  ChosenSamples samples = choose_samples(config, communicator);
+  const std::int64_t count = samples.size();
+  const std::unique_ptr<Network> network =
+      load_network(config, communicator, std::min(config.batch_size, samples.size()));
+  normalise(samples, config, *network);
 
   const int classes = network->architecture().num_classes();
   std::vector<float> logits, labels;
@@ -28,13 +31,13 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
     for (const std::int64_t index : samples.indices) labels.push_back(samples.feed->label(index));
   }
   const Evaluation result =
-      evaluate(*network, *samples.feed, samples.indices, config.batch_size, *config.micro_batches,
+      evaluate(*network, *samples.feed, samples.indices,
                [&](std::int64_t first, std::span<const float> values) {
                  if (!logits.empty()) std::ranges::copy(values, logits.begin() + first * classes);
                });
 
   if (!config.output.empty()) {
-    write_checkpoint(config.output,
+    write_checkpoint(behind_links(config.output),
                      {.config = stored_config(config, network->architecture()),
                       .root_attributes = {{"loss", result.loss}, {"accuracy", result.accuracy}},
                       .progress = Attributes::object(),
@@ -48,8 +51,7 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
     print_result("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
                  config.checkpoint, config.split, config.dataset, result.loss, result.accuracy,
                  format_count(result.samples));
-  if (!config.json.empty())
-    write_json(config.json, {{"loss", result.loss},
+  write_json_result(config, {{"loss", result.loss},
                              {"accuracy", result.accuracy},
                              {"samples", result.samples},
                              {"split", config.split},

@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "revode/core/console.hpp"
-#include "revode/io/metrics.hpp"
+#include "revode/io/write_permission.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/training_step.hpp"
@@ -16,11 +16,12 @@
 namespace revode {
 
 ExitStatus gradient_command(Config config, const Communicator& communicator) {
+  check_results(config, communicator);
   complete_config(config, communicator);
-  const std::unique_ptr<Network> network =
-      load_network(config, communicator, static_cast<int>(mini_batch_size(config)));
   if (config.samples.empty()) config.samples = fmt::format("0:{}", config.batch_size);
-  const ChosenSamples samples = choose_samples(config, *network, !config.checkpoint.empty());
+  ChosenSamples samples = choose_samples(config, communicator);
+  const std::unique_ptr<Network> network = load_network(config, communicator, samples.size());
+  normalise(samples, config, *network);
 
   TrainingStep training(config, *network);
   const MiniBatchSource source =
@@ -40,7 +41,7 @@ ExitStatus gradient_command(Config config, const Communicator& communicator) {
                                training.gradient().data())};
     contents.arrays.push_back(last_rank_rows(communicator, "/logits", source.size(),
                                              {network->architecture().num_classes()}, logits));
-    write_checkpoint(config.output, contents, communicator.handle());
+    write_checkpoint(behind_links(config.output), contents, communicator.handle());
   }
   const MemoryReport memory = gather_memory(communicator);
   if (!communicator.is_root()) return ExitStatus::success;
@@ -50,8 +51,7 @@ ExitStatus gradient_command(Config config, const Communicator& communicator) {
         "gradient {:.6g}\n",
         config.samples, config.split, config.dataset, report.loss, report.regularization,
         report.gradient_norm);
-  if (!config.json.empty())
-    write_json(config.json, {{"loss", report.loss},
+  write_json_result(config, {{"loss", report.loss},
                              {"regularization", report.regularization},
                              {"gradient_norm", report.gradient_norm},
                              {"accuracy", static_cast<double>(report.num_correct) /

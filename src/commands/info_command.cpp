@@ -4,14 +4,16 @@
 
 #include "revode/core/console.hpp"
 #include "revode/io/checkpoint.hpp"
-#include "revode/io/metrics.hpp"
 #include "revode/io/run_log.hpp"
+#include "revode/io/write_permission.hpp"
+#include "revode/train/provenance.hpp"
 
 #include "commands/commands.hpp"
 
 namespace revode {
 
 ExitStatus info_command(const Config& config) {
+  check_result_files(config);
   const CheckpointReader reader(config.checkpoint, config.check
                                                        ? CheckpointReader::Checksums::verify
                                                        : CheckpointReader::Checksums::ignore);
@@ -28,6 +30,11 @@ ExitStatus info_command(const Config& config) {
     arrays.push_back({{"path", array.path}, {"shape", array.shape}});
   }
 
+  const auto step = reader.progress().value("step", nlohmann::json());
+  const nlohmann::ordered_json run =
+      step.is_number_integer() ? start_record_of(config.checkpoint, step.get<std::int64_t>())
+                               : nullptr;
+
   if (config.json != "-") {
     std::string text =
         fmt::format("{}: {} parameters, {} of arrays\n", config.checkpoint,
@@ -43,19 +50,26 @@ ExitStatus info_command(const Config& config) {
         fmt::format("\nprogress{}\n", reader.progress().empty() ? ": none (a model alone)" : "");
     for (const auto& [key, value] : reader.progress().items())
       text += fmt::format("  {:<26}{}\n", key, value.dump());
+    if (!run.is_null()) {
+      text += "\nrun that the file lies in\n";
+      for (const auto& [key, value] : run.items())
+        if (!value.is_object())
+          text += fmt::format("  {:<18}{}\n", key,
+                              value.is_string() ? value.get<std::string>() : value.dump());
+    }
     text += "\narrays\n";
     for (const CheckpointReader::ArrayInfo& array : reader.arrays())
       text += fmt::format("  {:<44}[{}]\n", array.path, fmt::join(array.shape, ", "));
     print_result(text);
   }
-  if (!config.json.empty())
-    write_json(config.json, {{"file", config.checkpoint},
+  write_json_result(config, {{"file", config.checkpoint},
                              {"parameters", parameters},
                              {"array_bytes", bytes},
                              {"has_checksums", reader.has_checksums()},
                              {"checked", config.check && reader.has_checksums()},
                              {"config", reader.config()},
                              {"progress", reader.progress()},
+                             {"run", run},
                              {"arrays", arrays}});
   return ExitStatus::success;
 }

@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 
 #include "revode/core/error.hpp"
+#include "revode/io/write_permission.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/train/model_file.hpp"
+#include "revode/train/start_point.hpp"
 
 namespace revode {
 
@@ -33,17 +35,35 @@ void complete_config(Config& config, const Communicator& communicator) {
 
 std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,
                                       int mini_batch) {
-  std::unique_ptr<Network> network;
-  communicator.agree([&] {
-    network = std::make_unique<Network>(config, make_architecture(config), communicator,
-                                        cut_mini_batch(mini_batch, *config.micro_batches).front());
-  });
+  std::unique_ptr<CheckpointReader> reader;
+  const Architecture architecture = make_architecture(config);
   if (!config.checkpoint.empty()) {
-    const CheckpointReader reader(config.checkpoint, communicator.handle(),
-                                  CheckpointReader::Checksums::ignore);  // verified before
-    load_model(reader, config.checkpoint, *network);
+    reader =
+        std::make_unique<CheckpointReader>(config.checkpoint, communicator.handle(),
+                                           CheckpointReader::Checksums::ignore);  // verified before
+    check_arrays(*reader, architecture, StoredArrays::model);
   }
+  auto network = std::make_unique<Network>(
+      config, architecture, communicator,
+      cut_mini_batch(mini_batch, std::min(*config.micro_batches, mini_batch)).front());
+  if (reader) load_model(*reader, config.checkpoint, *network);
   return network;
+}
+
+ChosenSamples choose_samples(const Config& config, const Communicator& communicator) {
+  ChosenSamples chosen;
+  chosen.feed = std::make_unique<DataFeed>(
+      config, config.split == "train" ? Split::train : Split::test, 1, communicator);
+  const SampleRange range = config.samples.empty() ? SampleRange{0, chosen.feed->size()}
+                                                   : *parse_sample_range(config.samples);
+  communicator.agree([&] {
+    REVODE_REQUIRE(range.last <= chosen.feed->size(),
+                   "--samples {}:{}: the {} split of {} has {} samples", range.first, range.last,
+                   config.split, config.dataset, chosen.feed->size());
+  });
+  chosen.indices.resize(range.size());
+  std::iota(chosen.indices.begin(), chosen.indices.end(), range.first);
+  return chosen;
 }
 
 namespace {
@@ -58,38 +78,34 @@ ChannelStatistics train_statistics(const Config& config) {
 
 }  // namespace
 
-ChosenSamples choose_samples(const Config& config, Network& network, bool has_stored_statistics) {
+void normalise(ChosenSamples& samples, const Config& config, Network& network) {
   const Communicator& communicator = network.communicator();
-  ChosenSamples chosen;
-  chosen.feed = std::make_unique<DataFeed>(
-      config, config.split == "train" ? Split::train : Split::test, 1, communicator);
-  const SampleRange range = config.samples.empty() ? SampleRange{0, chosen.feed->size()}
-                                                   : *parse_sample_range(config.samples);
-  communicator.agree([&] {
-    REVODE_REQUIRE(range.last <= chosen.feed->size(),
-                   "--samples {}:{}: the {} split of {} has {} samples", range.first, range.last,
-                   config.split, config.dataset, chosen.feed->size());
-  });
-  chosen.indices.resize(range.size());
-  std::iota(chosen.indices.begin(), chosen.indices.end(), range.first);
-
   const ParameterMap& map = network.map();
   float* mean = network.values().data() + map.input_mean.offset;
   float* std = network.values().data() + map.input_std.offset;
   // Initial weights come without statistics: take those of the training split, as training would.
   communicator.agree([&] {
-    if (!communicator.is_root() || has_stored_statistics) return;
-    const ChannelStatistics statistics =
-        chosen.feed->split() == Split::train ? chosen.feed->statistics() : train_statistics(config);
+    if (!communicator.is_root() || !config.checkpoint.empty()) return;
+    const ChannelStatistics statistics = samples.feed->split() == Split::train
+                                             ? samples.feed->statistics()
+                                             : train_statistics(config);
     std::copy(statistics.mean.begin(), statistics.mean.end(), mean);
     std::copy(statistics.std.begin(), statistics.std.end(), std);
   });
   if (communicator.is_root())
-    chosen.feed->set_transform(
+    samples.feed->set_transform(
         {.statistics = {{mean, mean + map.input_mean.size()}, {std, std + map.input_std.size()}},
          .augment = false,
          .seed = config.seed});
-  return chosen;
+}
+
+void check_results(const Config& config, const Communicator& communicator) {
+  communicator.agree([&] {
+    if (communicator.is_root()) check_result_files(config);
+  });
+  if (config.output.empty()) return;
+  const std::filesystem::path folder = std::filesystem::path(config.output).parent_path();
+  check_folder_is_shared("--output", folder.empty() ? "." : folder, communicator);
 }
 
 ArraySlice last_rank_rows(const Communicator& communicator, const std::string& path,

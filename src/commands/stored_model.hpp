@@ -18,17 +18,28 @@ namespace revode {
 /// errors are shared.
 void complete_config(Config& config, const Communicator& communicator);
 
-/// The network with the weights of --checkpoint, or its initial ones.
-std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,
-                                      int mini_batch);
-
-/// Samples --samples of --split (all where not given), with the model's normalisation and no
-/// augmentation.
+/// Samples --samples of --split (all where not given).
 struct ChosenSamples {
   std::unique_ptr<DataFeed> feed;
   std::vector<std::int64_t> indices;
+
+  int size() const { return static_cast<int>(indices.size()); }
 };
-ChosenSamples choose_samples(const Config& config, Network& network, bool has_stored_statistics);
+/// Collective; errors are shared.
+ChosenSamples choose_samples(const Config& config, const Communicator& communicator);
+
+/// The network with the weights of --checkpoint, or its initial ones, for mini-batches of up to
+/// `mini_batch` images. Collective.
+std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,
+                                      int mini_batch);
+
+/// The samples are fed as the model of --checkpoint wants them, or as training from initial weights
+/// would; without augmentation. Collective.
+void normalise(ChosenSamples& samples, const Config& config, Network& network);
+
+/// Collective. Refuses result files that may not be written, and --output in a folder that the
+/// ranks do not share.
+void check_results(const Config& config, const Communicator& communicator);
 
 /// Gathers [rows, columns] collected on the last rank into an array slice for writing (other ranks
 /// hold no rows).

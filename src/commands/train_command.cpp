@@ -1,8 +1,7 @@
 // revode train: see trainer.hpp.
-#include <cstdio>
+#include <utility>
 
-#include <fmt/format.h>
-
+#include "revode/io/write_permission.hpp"
 #include "revode/train/trainer.hpp"
 
 #include "commands/commands.hpp"
@@ -10,8 +9,11 @@
 namespace revode {
 
 ExitStatus train_command(Config config, const Communicator& communicator) {
-  const StartPoint start = choose_start(config, communicator);
-  return Trainer(config, start, communicator).run();
+  communicator.agree([&] {
+    if (communicator.is_root()) check_result_files(config);
+  });
+  StartPoint start = choose_start(config, communicator);
+  return Trainer(config, std::move(start), communicator).run();
 }
 
 }  // namespace revode

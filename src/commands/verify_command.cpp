@@ -12,7 +12,7 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/random.hpp"
-#include "revode/io/metrics.hpp"
+#include "revode/io/write_permission.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/training_step.hpp"
 
@@ -36,9 +36,11 @@ class Trial {
  public:
   Trial(const Config& config, const Communicator& communicator)
       : config_(config),
+        samples_(choose_samples(with_samples(config), communicator)),
         network_(load_network(config, communicator, config.batch_size)),
-        samples_(choose_samples(with_samples(config), *network_, !config.checkpoint.empty())),
-        training_(config, *network_) {}
+        training_(config, *network_) {
+    normalise(samples_, config, *network_);
+  }
 
   Network& network() { return *network_; }
   TrainingStep& training() { return training_; }
@@ -57,8 +59,8 @@ class Trial {
   }
 
   Config config_;
-  std::unique_ptr<Network> network_;
   ChosenSamples samples_;
+  std::unique_ptr<Network> network_;
   TrainingStep training_;
 };
 
@@ -266,6 +268,7 @@ void print_table(const std::vector<Check>& checks) {
 
 ExitStatus verify_command(Config config, const Communicator& communicator) {
   if (!config.given("batch-size")) config.batch_size = default_batch;
+  check_results(config, communicator);
   complete_config(config, communicator);
 
   Trial base(config, communicator);
@@ -297,15 +300,13 @@ ExitStatus verify_command(Config config, const Communicator& communicator) {
                    config.batch_size, config.dataset);
       print_table(checks);
     }
-    if (!config.json.empty()) {
-      nlohmann::ordered_json list = nlohmann::ordered_json::array();
-      for (const Check& check : checks)
-        list.push_back({{"name", check.name},
-                        {"found", check.found},
-                        {"expected", check.expected},
-                        {"passed", check.passed}});
-      write_json(config.json, {{"passed", passed}, {"checks", list}});
-    }
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    for (const Check& check : checks)
+      list.push_back({{"name", check.name},
+                      {"found", check.found},
+                      {"expected", check.expected},
+                      {"passed", check.passed}});
+    write_json_result(config, {{"passed", passed}, {"checks", list}});
   }
   return passed ? ExitStatus::success : ExitStatus::failure;
 }

@@ -12,17 +12,6 @@
 namespace revode {
 namespace {
 
-/// The whole of `text` to a descriptor; false, with errno, where that fails.
-bool write_all(int descriptor, std::string_view text) noexcept {
-  while (!text.empty()) {
-    const ssize_t done = ::write(descriptor, text.data(), text.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return false;
-    text.remove_prefix(static_cast<std::size_t>(done));
-  }
-  return true;
-}
-
 void print_line(std::string_view kind, std::string_view message) noexcept {
   try {
     write_all(STDERR_FILENO, fmt::format("revode: {}: {}\n", kind, one_line(message)));
@@ -33,6 +22,16 @@ void print_line(std::string_view kind, std::string_view message) noexcept {
 }
 
 }  // namespace
+
+bool write_all(int descriptor, std::string_view text) noexcept {
+  while (!text.empty()) {
+    const ssize_t done = ::write(descriptor, text.data(), text.size());
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(done));
+  }
+  return true;
+}
 
 std::string one_line(std::string_view text) {
   std::string line;

@@ -1,4 +1,5 @@
 // What the table of options says in words: --help, --version, INI files.
+#include <cerrno>
 #include <sstream>
 
 #include <boost/program_options/options_description.hpp>
@@ -148,6 +149,31 @@ std::vector<OptionText> option_texts(const Config& config) {
     texts.push_back({option.name, value ? to_text(*value) : "", config.given(option.name)});
   }
   return texts;
+}
+
+std::string resume_command(const Config& config, int num_ranks) {
+  const auto quoted = [](const std::string& word) {
+    constexpr std::string_view plain =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:,=+@%";
+    if (!word.empty() && word.find_first_not_of(plain) == std::string::npos) return word;
+    std::string text = "'";
+    for (const char character : word)
+      text += character == '\'' ? "'\\''" : std::string(1, character);
+    return text + "'";
+  };
+  std::string command = num_ranks > 1 ? fmt::format("mpirun -n {} ", num_ranks) : "";
+  command += fmt::format("{} --output {} --resume auto", quoted(program_invocation_name),
+                         quoted(config.output));
+  for (const Option& option : option_table()) {
+    const bool said =
+        option.name == "output" || option.name == "resume" || option.name == "checkpoint";
+    if (said || option.stored != Stored::no || !option.is_ini_key() || option.name == "depth")
+      continue;
+    const std::optional<Value> value = get_value(option, config);
+    if (config.given(option.name) && value)
+      command += fmt::format(" --{} {}", option.name, quoted(to_text(*value)));
+  }
+  return command;
 }
 
 std::string version_text() { return "revode " REVODE_VERSION; }

@@ -182,6 +182,8 @@ std::vector<Option> make_table() {
        &Config::lr_decay, number_above(0)},
       {"warmup-epochs", "N", "epochs over which the rate rises to its value", "", training, train,
        Stored::policy, &Config::warmup_epochs, whole(0)},
+      {"eval-every", "N", "epochs between evaluations on the test split; 0: at the end alone", "",
+       training, train, Stored::policy, &Config::eval_every, whole(0, " (0: at the end alone)")},
       {"momentum", "M", "momentum of SGD", "", training, trains, Stored::policy, &Config::momentum,
        momentum_factor()},
       {"weight-decay", "A", "weight of the squared kernels", "", training, trains | gradient,

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "revode/core/error.hpp"
 #include "revode/pipeline/partition.hpp"
 
@@ -11,7 +13,7 @@ namespace revode {
 
 DataFeed::DataFeed(const Config& config, Split split, double fraction,
                    const Communicator& communicator)
-    : split_(split) {
+    : communicator_(&communicator), split_(split) {
   // Every rank needs the labels: their number sets the length of an epoch. They are small; the
   // pixels are not.
   communicator.agree([&] {
@@ -19,12 +21,22 @@ DataFeed::DataFeed(const Config& config, Split split, double fraction,
         load_dataset(config.dataset, config.data_dir, split,
                      communicator.is_root() ? Contents::images_and_labels : Contents::labels_only);
   });
+  communicator.require_same(
+      {{fmt::format("the {} split of {}", to_string(split), config.dataset),
+        fmt::format("{} labels of digest {:08x}", data_.size, label_digest(data_))}},
+      "let --data-dir name the same files on every rank");
   if (fraction < 1) {
     indices_ = balanced_subset(data_.labels.span(), data_.info.num_classes, fraction, config.seed);
   } else {
     indices_.resize(data_.size);
     std::iota(indices_.begin(), indices_.end(), std::int64_t{0});
   }
+}
+
+std::string DataFeed::digest() const {
+  const std::string mine =
+      communicator_->is_root() ? fmt::format("{:08x}", dataset_digest(data_, indices_)) : "";
+  return communicator_->broadcast(mine, 0);
 }
 
 ChannelStatistics DataFeed::statistics() const { return channel_statistics(data_, indices_); }

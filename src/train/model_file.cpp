@@ -99,10 +99,28 @@ void check_arrays(const CheckpointReader& reader, const Architecture& architectu
 
 void note_missing_checksums(const CheckpointReader& reader, const std::string& file) {
   if (reader.has_checksums()) return;
-  print_note(
-      fmt::format("'{}' has no checksums (it was not written by this version of revode): damage to it "
-                  "would not be seen",
-                  file));
+  print_note(fmt::format(
+      "'{}' has no checksums (it was not written by this version of revode): damage to it "
+      "would not be seen",
+      file));
+}
+
+std::optional<std::string> first_non_finite(const ParameterMap& map, const float* values,
+                                            const float* velocity) {
+  for (const ParameterEntry* entry : map.entries()) {
+    for (const float* array : {values, velocity}) {
+      if (array == velocity && !entry->trainable) continue;
+      const float* begin = array + entry->offset;
+      const float* end = begin + entry->size();
+      const float* bad =
+          std::find_if(begin, end, [](float value) { return !std::isfinite(value); });
+      if (bad == end) continue;
+      return fmt::format(
+          "{}/{} (row {})", array == values ? "/model" : "/optimizer/momentum", entry->name,
+          entry->first_row + (bad - begin) / static_cast<std::int64_t>(entry->row_size()));
+    }
+  }
+  return std::nullopt;
 }
 
 Attributes to_attributes(const RunProgress& progress, std::uint64_t seed) {

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 
+#include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 #include "revode/io/dataset.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
+#include "revode/train/memory_forecast.hpp"
 
 namespace revode {
 namespace {
@@ -13,9 +15,36 @@ namespace {
 constexpr int default_epochs = 200;
 constexpr int default_epochs_synthetic = 10;
 
+/// More threads a processor than this do nothing but wait for each other.
+constexpr int most_threads_a_processor = 4;
+
+/// Collective.
 int threads_of(const Config& config, const Communicator& communicator) {
   const Communicator::HostShare share = communicator.host_share();
-  return config.threads.value_or(std::max(1, share.num_processors / share.num_sharing));
+  const int threads =
+      config.threads.value_or(std::max(1, share.num_processors / share.num_sharing));
+  communicator.agree([&] {
+    REVODE_REQUIRE(threads <= most_threads_a_processor * share.num_processors,
+                   "--threads {}: a rank may use {} processors here, and more than {} threads for "
+                   "each would only wait "
+                   "for one another; give at most {}",
+                   threads, share.num_processors, most_threads_a_processor,
+                   most_threads_a_processor * share.num_processors);
+  });
+  if (communicator.is_root() && threads > share.num_processors)
+    print_note(fmt::format("--threads {} are more than the {} processors that a rank may use here",
+                           threads, share.num_processors));
+  return threads;
+}
+
+/// Collective. The architecture, if the ranks have room for it.
+const Architecture& with_room(const Config& config, const Architecture& architecture,
+                              const Communicator& communicator, int largest_micro_batch) {
+  const BlockRange slice = partition(architecture, communicator.size())[communicator.rank()];
+  check_memory(
+      forecast_memory(config, architecture, slice, communicator.size(), largest_micro_batch),
+      communicator);
+  return architecture;
 }
 
 }  // namespace
@@ -56,7 +85,7 @@ void check_ranks(const Config& config, const Communicator& communicator) {
 
 Network::Network(const Config& config, const Architecture& architecture,
                  const Communicator& communicator, int largest_micro_batch)
-    : architecture_(architecture),
+    : architecture_(with_room(config, architecture, communicator, largest_micro_batch)),
       communicator_(communicator),
       largest_micro_batch_(largest_micro_batch),
       num_threads_(threads_of(config, communicator)),

@@ -1,101 +1,103 @@
-// Which checkpoint a run starts from, and where it writes.
+#include "revode/train/start_point.hpp"
+
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
-#include <string_view>
-#include <vector>
+#include <thread>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
+#include <unistd.h>
 
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
-#include "revode/io/metrics.hpp"
-#include "revode/train/trainer.hpp"
+#include "revode/io/host.hpp"
+#include "revode/train/model_file.hpp"
+#include "revode/train/network.hpp"
 
 namespace revode {
 namespace {
 
 namespace fs = std::filesystem;
 
-bool holds_results(const fs::path& folder) {
-  return fs::exists(folder / "metrics.jsonl") || !list_checkpoints(folder).empty();
-}
-
-/// runs/<arch>-<depth>-<dataset>, followed by -2, -3, ... where that holds results already.
-fs::path default_output(const Config& config, bool want_existing) {
+/// runs/<arch>-<depth>-<dataset>, or the like with a number.
+fs::path default_output(const Config& config, bool existing) {
   const Architecture architecture = make_architecture(config);
-  const fs::path first =
-      fs::path("runs") / fmt::format("{}-{}-{}", config.arch, architecture.depth(), config.dataset);
-  fs::path path = first, last_with_results = first;
-  for (int number = 2; holds_results(path); ++number) {
-    last_with_results = path;
-    path = fmt::format("{}-{}", first.string(), number);
-  }
-  return want_existing ? last_with_results : path;
+  return default_run_folder(
+      fmt::format("{}-{}-{}", config.arch, architecture.depth(), config.dataset), existing);
 }
 
-/// The newest checkpoint of the folder that can be read; damaged ones are named and passed over.
-std::string newest_complete(const fs::path& folder) {
-  std::vector<fs::path> files = list_checkpoints(folder);
-  for (auto file = files.rbegin(); file != files.rend(); ++file) {
-    try {
-      const CheckpointReader reader(*file);
-      from_attributes(reader.progress(), file->string());
-      return file->string();
-    } catch (const Error& error) {
-      print_note(fmt::format("passing over a checkpoint: {}", error.what()));
-    }
-  }
-  return {};
-}
-
-StartPoint find_start(const Config& config, const fs::path& output) {
-  REVODE_REQUIRE(config.resume.empty() || config.checkpoint.empty(),
-                 "--resume and --checkpoint both name where to start: --resume goes on with a run, "
-                 "--checkpoint starts a new "
-                 "one from its weights; give one");
-  if (!config.checkpoint.empty()) return {StartPoint::Kind::weights, config.checkpoint};
-  if (config.resume.empty()) return {};
-  if (config.resume != "auto") return {StartPoint::Kind::resume, config.resume};
-  const std::string newest = newest_complete(output);
-  if (newest.empty()) return {};
-  return {StartPoint::Kind::resume, newest};
-}
-
+/// Empty where only the checkpoint's config can tell.
 fs::path find_output(const Config& config) {
   if (!config.output.empty()) return config.output;
-  if (config.resume.empty()) return {};  // known once a checkpoint has filled the config
+  if (config.resume.empty()) return {};
   if (config.resume == "auto") return default_output(config, true);
-  const fs::path folder = fs::weakly_canonical(config.resume).parent_path();
+  std::error_code ignored;
+  const fs::path folder = fs::weakly_canonical(config.resume, ignored).parent_path();
   return folder.empty() ? fs::path(".") : folder;
+}
+
+/// Rank 0 alone.
+void find_start(const Config& config, StartPoint& start) {
+  using Kind = StartPoint::Kind;
+  if (!config.checkpoint.empty()) {
+    start.kind = Kind::weights;
+    start.file = config.checkpoint;
+  } else if (config.resume == "auto") {
+    start.file = start.folder->newest_complete_checkpoint().string();
+    start.kind = start.file.empty() ? Kind::fresh : Kind::resume;
+    start.begins_anew = start.file.empty() && start.folder->holds_results();
+  } else if (!config.resume.empty()) {
+    start.kind = Kind::resume;
+    start.file = config.resume;
+  }
+}
+
+/// The run that the checkpoint is of goes on in its own folder.
+bool goes_on_in_place(const StartPoint& start) {
+  if (start.kind != StartPoint::Kind::resume) return false;
+  std::error_code ignored;
+  return fs::equivalent(fs::weakly_canonical(start.file, ignored).parent_path(),
+                        start.folder->path(), ignored);
+}
+
+void check_that_results_stay(const Config& config, const StartPoint& start) {
+  REVODE_REQUIRE(
+      goes_on_in_place(start) || config.resume == "auto" || !start.folder->holds_results(),
+      "--output {}: holds the results of another run; choose another folder, or go on with that "
+      "run by "
+      "--resume auto",
+      start.folder->path().string());
 }
 
 }  // namespace
 
 StartPoint choose_start(Config& config, const Communicator& communicator) {
-  // Rank 0 looks at the files, so that all ranks decide alike on file systems that show changes
+  StartPoint start;
+
+  // 1. Rank 0 looks at the files, so that all ranks decide alike on file systems that show changes
   // late.
-  std::string file, output, stored;
-  int kind = 0;
+  std::string stored;
   communicator.agree([&] {
     if (!communicator.is_root()) return;
-    const fs::path folder = find_output(config);
-    const StartPoint start = find_start(config, folder);
-    kind = static_cast<int>(start.kind);
-    file = start.file;
-    output = folder.string();
-    if (file.empty()) return;
+    if (const fs::path folder = find_output(config); !folder.empty())
+      start.folder = std::make_unique<RunFolder>(folder);
+    find_start(config, start);
+    if (start.file.empty()) return;
     const bool verified = config.resume == "auto";
-    const CheckpointReader reader(
-        file, verified ? CheckpointReader::Checksums::ignore : CheckpointReader::Checksums::verify);
-    note_missing_checksums(reader, file);
+    const CheckpointReader reader(start.file, verified ? CheckpointReader::Checksums::ignore
+                                                       : CheckpointReader::Checksums::verify);
+    note_missing_checksums(reader, start.file);
     stored = reader.config().dump();
   });
-  StartPoint start{
-      static_cast<StartPoint::Kind>(std::stoi(communicator.broadcast(std::to_string(kind), 0))),
-      communicator.broadcast(file, 0)};
-  config.output = communicator.broadcast(output, 0);
+  start.kind = static_cast<StartPoint::Kind>(
+      std::stoi(communicator.broadcast(std::to_string(static_cast<int>(start.kind)), 0)));
+  start.file = communicator.broadcast(start.file, 0);
   stored = communicator.broadcast(stored, 0);
+
+  // 2. Options that were not given come from the checkpoint.
   communicator.agree([&] {
     if (start.kind == StartPoint::Kind::fresh) {
       check_config(config);
@@ -106,46 +108,57 @@ StartPoint choose_start(Config& config, const Communicator& communicator) {
     }
   });
 
+  // 3. The folder.
   communicator.agree([&] {
     if (!communicator.is_root()) return;
-    output = config.output.empty() ? default_output(config, false).string() : config.output;
-    const bool goes_on =
-        start.kind == StartPoint::Kind::resume &&
-        fs::weakly_canonical(start.file).parent_path() == fs::weakly_canonical(output);
-    // `--resume auto` found nothing to go on from: a run that ended before its first checkpoint.
-    const bool starts_afresh = config.resume == "auto" && start.kind == StartPoint::Kind::fresh;
-    REVODE_REQUIRE(goes_on || starts_afresh || !holds_results(output),
-                   "--output {}: holds the results of another run; choose another folder, or go on "
-                   "with that run by --resume "
-                   "auto",
-                   output);
-    std::error_code failure;
-    fs::create_directories(output, failure);
-    REVODE_REQUIRE(!failure, "--output {}: the folder can't be made: {}", output,
-                   failure.message());
+    if (!start.folder) start.folder = std::make_unique<RunFolder>(default_output(config, false));
+    check_that_results_stay(config, start);
   });
-  config.output = communicator.broadcast(output, 0);
+  const std::string folder = start.folder ? start.folder->path().string() : "";
+  config.output = communicator.broadcast(folder, 0);
+  check_folder_is_shared("--output", config.output, communicator);
   return start;
 }
 
-std::string set_aside_later_checkpoints(const fs::path& folder, std::int64_t step) {
-  constexpr std::size_t prefix = std::string_view("checkpoint-").size();
-  std::vector<std::string> names;
-  for (const fs::path& file : list_checkpoints(folder)) {
-    if (std::stoll(file.stem().string().substr(prefix)) <= step) continue;
-    names.push_back(file.filename().string());
-    fs::rename(file, file.string() + ".left-behind");
+void check_folder_is_shared(const std::string& option, const fs::path& folder,
+                            const Communicator& communicator) {
+  if (communicator.size() == 1) return;
+  constexpr auto patience = std::chrono::seconds(10);
+  constexpr auto pause = std::chrono::milliseconds(100);
+
+  // A file with a name that nobody else has, for a moment.
+  std::string sign = (folder / ".revode-sign.XXXXXX").string();
+  communicator.agree([&] {
+    if (!communicator.is_root()) return;
+    const int descriptor = ::mkstemp(sign.data());
+    if (descriptor < 0)
+      throw input_error("{} {}: can't be written to: {}", option, folder.string(),
+                        std::strerror(errno));
+    ::close(descriptor);
+  });
+  sign = communicator.broadcast(sign, 0);
+  const std::string place_of_root = communicator.broadcast(place_of_process(), 0);
+  const auto begin = std::chrono::steady_clock::now();
+  std::error_code ignored;
+  bool seen = fs::exists(sign, ignored);
+  while (!seen && std::chrono::steady_clock::now() - begin < patience) {
+    std::this_thread::sleep_for(pause);
+    seen = fs::exists(sign, ignored);
   }
-  if (names.empty()) return {};
-  const fs::path latest = folder / "latest.h5";
-  const std::vector<fs::path> left = list_checkpoints(folder);
-  if (left.empty()) {
-    fs::remove(latest);
-  } else {
-    publish_link(left.back(), latest);
+  std::exception_ptr failure;
+  try {
+    communicator.agree([&] {
+      REVODE_REQUIRE(seen,
+                     "{} {}: {} does not see the folder of rank 0, which is {}: name one on a file "
+                     "system that all "
+                     "nodes share, by its whole path",
+                     option, folder.string(), place_of_process(), place_of_root);
+    });
+  } catch (...) {
+    failure = std::current_exception();
   }
-  return fmt::format("set aside as *.left-behind, being of steps beyond {}: {}\n", step,
-                     fmt::join(names, ", "));
+  if (communicator.is_root()) fs::remove(sign, ignored);
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace revode

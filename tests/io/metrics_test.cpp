@@ -86,6 +86,26 @@ TEST_F(Metrics, WhatIsKeptKeepsItsBytes) {
   EXPECT_THAT(lines_of(file_), ElementsAre(odd));
 }
 
+TEST_F(Metrics, RecordsThatGoAreKeptElsewhere) {
+  const fs::path left_behind = folder_ / (file_.filename().string() + left_behind_suffix);
+  {
+    MetricsFile metrics(file_, -1);
+    for (const int step : {1, 2, 3}) metrics.write(record("step", step));
+    metrics.write(record("end", 3));
+  }
+  {
+    const MetricsFile metrics(file_, 2);
+    EXPECT_EQ(metrics.num_left_behind(), 2);
+  }
+  EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 1), line("step", 2)));
+  EXPECT_THAT(lines_of(left_behind), ElementsAre(line("step", 3), line("end", 3)));
+
+  EXPECT_EQ(MetricsFile(file_, -1).num_left_behind(), 2);
+  EXPECT_THAT(lines_of(file_), ElementsAre());
+  EXPECT_THAT(lines_of(left_behind),
+              ElementsAre(line("step", 3), line("end", 3), line("step", 1), line("step", 2)));
+}
+
 TEST_F(Metrics, AFileThatWasNotOpenedTakesNothing) {
   MetricsFile none;
   none.write(record("step", 1));  // ranks other than the first
@@ -98,25 +118,6 @@ TEST_F(Metrics, AFileThatWasNotOpenedTakesNothing) {
 TEST_F(Metrics, AFolderThatIsMissingIsAnErrorThatNamesTheFile) {
   EXPECT_THAT(error_text(ExitStatus::failure, [&] { MetricsFile(folder_ / "no/such.jsonl", -1); }),
               HasSubstr("such.jsonl"));
-}
-
-TEST_F(Metrics, AJsonResultReplacesTheFileAsAWhole) {
-  const fs::path file = folder_ / "result.json";
-  std::ofstream(file) << "something that is much longer than the result will be";
-  write_json(file.string(), {{"loss", 0.1}, {"ranks", {1, 2}}});
-  EXPECT_EQ(nlohmann::json::parse(std::ifstream(file)),
-            nlohmann::json::parse(R"({"loss":0.1,"ranks":[1,2]})"));
-  // Nothing else is left: the temporary file was renamed.
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator{}), 1);
-}
-
-TEST_F(Metrics, AJsonResultThatCanNotBeWrittenNamesTheOptionAndLeavesTheOldFile) {
-  const std::string file = (folder_ / "no/result.json").string();
-  EXPECT_THAT(error_text(ExitStatus::failure,
-                         [&] {
-                           write_json(file, {{"loss", 1}});
-                         }),
-              testing::AllOf(HasSubstr("--json"), HasSubstr(file)));
 }
 
 TEST(Format, Durations) {

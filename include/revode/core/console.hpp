@@ -22,10 +22,13 @@ void print_note(std::string_view message) noexcept;
 void print_result(std::string_view text);
 
 template <typename... Args>
-  requires(sizeof...(Args) > 0)
-void print_result(fmt::format_string<Args...> format, Args&&... args) {
+requires(sizeof...(Args) > 0) void print_result(fmt::format_string<Args...> format,
+                                                Args&&... args) {
   print_result(std::string_view(fmt::format(format, std::forward<Args>(args)...)));
 }
+
+/// The whole of `text` to a descriptor; false, with errno set, where that fails.
+bool write_all(int descriptor, std::string_view text) noexcept;
 
 /// Gives descriptors 0, 1 and 2 a harmless meaning where the caller has closed them: else the next
 /// file that is opened would take the number, and messages would end up in it.

@@ -43,6 +43,7 @@ struct Config {
   std::vector<int> lr_decay_epochs{80, 120, 160};  ///< ascending; empty: the rate never decays
   double lr_decay = 0.1;
   int warmup_epochs = 0;
+  int eval_every = 1;  ///< epochs; 0: at the end alone
   double momentum = 0.9;
   double weight_decay = 2e-4;
   double smoothness = 2e-4;
@@ -151,6 +152,10 @@ struct OptionText {
 /// The command (by the name "command"), then every option of the table, whether the command takes
 /// it or not.
 std::vector<OptionText> option_texts(const Config& config);
+
+/// The command that goes on with the run in config.output, on `num_ranks` ranks, as a shell reads
+/// it: with the options that were given and are not in a checkpoint.
+std::string resume_command(const Config& config, int num_ranks);
 
 /// --help of a command: usage, options in groups with their defaults, examples; at most 100
 /// columns.

@@ -75,6 +75,11 @@ struct ChannelStatistics {
 };
 ChannelStatistics channel_statistics(const Dataset& dataset, std::span<const std::int64_t> indices);
 
+/// CRC-32: of all labels; of the labels of the images `indices`, followed by their pixels where the
+/// dataset has them.
+std::uint32_t label_digest(const Dataset& dataset);
+std::uint32_t dataset_digest(const Dataset& dataset, std::span<const std::int64_t> indices);
+
 /// `indices` in the order of an epoch: a permutation drawn from (seed, Purpose::shuffle, epoch).
 std::vector<std::int64_t> epoch_order(std::span<const std::int64_t> indices, std::uint64_t seed,
                                       std::int64_t epoch);

@@ -1,4 +1,4 @@
-// What machines read of a run: metrics.jsonl while it goes, and the result as one JSON object.
+// What machines read of a run while it goes: metrics.jsonl.
 #pragma once
 
 #include <cstdint>
@@ -10,26 +10,30 @@
 
 namespace revode {
 
+/// What a run leaves behind when it goes on from before it, or starts anew, keeps its name with
+/// this at its end.
+inline constexpr const char* left_behind_suffix = ".left-behind";
+
 /// metrics.jsonl: one JSON object a line, flushed line by line.
 class MetricsFile {
  public:
   MetricsFile() = default;
-  /// Opens `file` to append. Records beyond `last_step` are cut away first (a resume), as are a
-  /// half-written last line and the closing "end" record; with last_step < 0 the file starts empty.
+  /// Opens `file` to append. Records beyond `last_step` go first (a resume), as does the closing
+  /// "end" record: to the end of the file's name with left_behind_suffix. With last_step < 0 all of
+  /// them go. A half-written last line is dropped.
   MetricsFile(const std::filesystem::path& file, std::int64_t last_step);
   ~MetricsFile();
   MetricsFile(MetricsFile&& other) noexcept;
   MetricsFile& operator=(MetricsFile&& other) noexcept;
 
   void write(const nlohmann::ordered_json& record);
+  /// Records that went when the file was opened.
+  std::int64_t num_left_behind() const { return num_left_behind_; }
 
  private:
   std::FILE* file_ = nullptr;
   std::filesystem::path path_;
+  std::int64_t num_left_behind_ = 0;
 };
-
-/// Writes a command's result: to standard output for "-", else to a file (under a temporary name,
-/// renamed).
-void write_json(const std::string& destination, const nlohmann::ordered_json& result);
 
 }  // namespace revode

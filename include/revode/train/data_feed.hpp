@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "revode/io/config.hpp"
@@ -16,9 +17,13 @@ namespace revode {
 
 class DataFeed {
  public:
-  /// Collective: reads what this rank needs and agrees on success. fraction < 1 takes a
-  /// class-balanced subset.
+  /// Collective: reads what this rank needs and agrees on success, and that all ranks read the same
+  /// labels. fraction < 1 takes a class-balanced subset.
   DataFeed(const Config& config, Split split, double fraction, const Communicator& communicator);
+
+  /// What tells these samples, images and labels, from others, as hexadecimal digits; the same on
+  /// every rank. Collective.
+  std::string digest() const;
 
   std::int64_t size() const { return static_cast<std::int64_t>(indices_.size()); }
   Split split() const { return split_; }
@@ -37,6 +42,7 @@ class DataFeed {
                              int num_micro_batches) const;
 
  private:
+  const Communicator* communicator_;
   Split split_;
   Dataset data_;
   std::vector<std::int64_t> indices_;

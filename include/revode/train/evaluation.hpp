@@ -16,12 +16,13 @@ struct Evaluation {
   std::int64_t samples = 0;
 };
 
-/// Evaluates `indices` of the feed's split in mini-batches of batch_size (the last may be smaller).
-/// The same on every rank. on_logits: on the last rank, for each micro-batch in order, the index of
-/// its first sample among `indices` and its logits. Collective.
+/// Evaluates `indices` of the feed's split, as many micro-batches of the network's largest size (or
+/// one less) as they fill, in one sweep: the pipeline fills and drains once. The same on every
+/// rank. on_logits: on the last rank, for each micro-batch in order, the index of its first sample
+/// among `indices` and its logits. Collective.
 using OnSampleLogits =
     std::function<void(std::int64_t first_sample, std::span<const float> logits)>;
 Evaluation evaluate(Network& network, const DataFeed& feed, std::span<const std::int64_t> indices,
-                    int batch_size, int num_micro_batches, const OnSampleLogits& on_logits = {});
+                    const OnSampleLogits& on_logits = {});
 
 }  // namespace revode

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,16 @@ void load_model(const CheckpointReader& reader, const std::string& file, Network
 /// values that are not finite. Collective.
 void load_momentum(const CheckpointReader& reader, const std::string& file, const Network& network,
                    float* velocity);
+
+/// Keys of a checkpoint's config that no option has: how many samples its run trains on, and
+/// DataFeed::digest() of them.
+inline constexpr const char* train_samples_key = "train-samples";
+inline constexpr const char* train_digest_key = "train-digest";
+
+/// The first of a rank's arrays in which there is a value that is not finite:
+/// "/model/stage_1/kernel (coupling 3)", say.
+std::optional<std::string> first_non_finite(const ParameterMap& map, const float* values,
+                                            const float* velocity);
 
 /// Which arrays a file must hold: to evaluate and to start from its weights, or to be resumed.
 enum class StoredArrays { model, model_and_momentum };

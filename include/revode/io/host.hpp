@@ -1,0 +1,14 @@
+// Where this process runs, in words.
+#pragma once
+
+#include <string>
+
+namespace revode {
+
+std::string host_name();
+/// "node1 in /home/user/study".
+std::string place_of_process();
+/// The time now: "2026-01-31T12:00:00Z".
+std::string utc_time();
+
+}  // namespace revode

@@ -1,0 +1,25 @@
+// How much memory a rank will need, from shapes alone: known before anything is made.
+#pragma once
+
+#include "revode/io/config.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/pipeline/communicator.hpp"
+
+namespace revode {
+
+/// Bytes that a rank needs at the least (doubles: what is asked for may exceed any integer).
+struct MemoryForecast {
+  double weights = 0;  ///< parameters, their gradients and momentum as the command needs them, and
+                       ///< kernels as the backend keeps them
+  double states = 0;   ///< states and adjoints being computed and sent, and stored activations
+  double total() const { return weights + states; }
+};
+/// Of the rank that owns `slice` out of `num_ranks`.
+MemoryForecast forecast_memory(const Config& config, const Architecture& architecture,
+                               BlockRange slice, int num_ranks, int largest_micro_batch);
+
+/// Collective. Throws an input error that all ranks share where the ranks of a host need more than
+/// it has, data that has been read included; says how much for what, and what would need less.
+void check_memory(const MemoryForecast& mine, const Communicator& communicator);
+
+}  // namespace revode

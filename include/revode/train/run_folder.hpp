@@ -1,0 +1,64 @@
+// The folder of a run, held for this process: what is in it, what may stay there, and what is set
+// aside. One process of a run has one.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "revode/io/config.hpp"
+#include "revode/io/metrics.hpp"
+#include "revode/io/run_lock.hpp"
+#include "revode/train/model_file.hpp"
+
+namespace revode {
+
+class RunFolder {
+ public:
+  /// Makes the folder where it is missing, and holds it. Throws an input error where it can't be
+  /// made or written to, is held by another run, or holds files that a run would write over and no
+  /// run of revode's made.
+  explicit RunFolder(const std::filesystem::path& folder);
+  /// Removes what the constructor made where nothing else has been written since.
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
+
+  const std::filesystem::path& path() const { return folder_; }
+  bool holds_results() const;
+  /// The newest checkpoint that is whole, holds finite numbers, and says where the run stood:
+  /// checkpoint-<step>.h5 or, where it is of a later step than any of those, best.h5. Those passed
+  /// over are named in notes on standard error. Empty where there is none.
+  std::filesystem::path newest_complete_checkpoint() const;
+
+  /// Readies the folder for a run that goes on from `step`, or begins (nothing): sets aside, as
+  /// <name>.left-behind, what such a run would write over, removes what a killed run had not
+  /// finished, writes config.ini, and opens metrics.jsonl. Returns lines for people that say what
+  /// was set aside.
+  std::vector<std::string> prepare(const Config& config, std::optional<std::int64_t> step);
+  MetricsFile& metrics() { return metrics_; }
+
+  /// Accuracy of best.h5 as that file has it; 0 where there is no such file.
+  double best_accuracy() const;
+  /// Points latest.h5 to the checkpoint of `step` and removes all but the `keep` newest of this run
+  /// (0: none).
+  void publish(std::int64_t step, int keep);
+  /// Throws a run error where another process has taken the folder.
+  void check_held() const;
+
+ private:
+  std::optional<RunProgress> progress_of_best() const;
+
+  std::filesystem::path folder_;
+  std::vector<std::filesystem::path> made_;  ///< folders that were missing, the outermost first
+  std::optional<RunLock> lock_;
+  MetricsFile metrics_;
+};
+
+/// The next folder after runs/<name> that no run has taken: runs/<name>, runs/<name>-2, ...
+/// existing: the last one that one has, if any.
+std::filesystem::path default_run_folder(const std::string& name, bool existing);
+
+}  // namespace revode

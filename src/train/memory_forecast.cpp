@@ -1,0 +1,82 @@
+#include "revode/train/memory_forecast.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "revode/core/buffer.hpp"
+#include "revode/core/error.hpp"
+#include "revode/core/host_memory.hpp"
+#include "revode/io/host.hpp"
+#include "revode/io/run_log.hpp"
+#include "revode/model/parameters.hpp"
+#include "revode/pipeline/schedule.hpp"
+
+namespace revode {
+namespace {
+
+/// Couplings of the stage that lie in the slice.
+int couplings_in(const Architecture& architecture, int stage, BlockRange slice) {
+  int first_block = 0;
+  for (int k = 0; k < stage; ++k) first_block += architecture.stages()[k].blocks;
+  const int begin = std::max(first_block, slice.first);
+  const int end = std::min(first_block + architecture.stages()[stage].blocks, slice.last);
+  return std::max(end - begin, 0) * architecture.rule().couplings_per_block;
+}
+
+double weight_arrays(const Config& config) {
+  const bool updates = config.command == "train" || config.command == "bench";
+  const bool has_gradient = config.command != "eval";
+  // The parameters themselves, and at least one copy of them in the kernels' layout.
+  return 2.0 + (has_gradient ? 1 : 0) + (updates ? 1 : 0);
+}
+
+}  // namespace
+
+MemoryForecast forecast_memory(const Config& config, const Architecture& architecture,
+                               BlockRange slice, int num_ranks, int largest_micro_batch) {
+  const double parameters = static_cast<double>(ParameterMap(architecture, slice).size());
+  MemoryForecast forecast;
+  forecast.weights = weight_arrays(config) * parameters * sizeof(float);
+
+  double largest_state = 0, stored = 0;
+  for (int k = 0; k < static_cast<int>(architecture.stages().size()); ++k) {
+    const int couplings = couplings_in(architecture, k, slice);
+    if (couplings == 0) continue;
+    const Stage& stage = architecture.stages()[k];
+    // P and Q of a micro-batch.
+    const double state =
+        2.0 * stage.channels * static_cast<double>(stage.plane_size()) * largest_micro_batch;
+    largest_state = std::max(largest_state, state);
+    stored += couplings * state;
+  }
+  const int buffers = num_ranks > 1 ? num_message_buffers : 1;
+  // One state forward; backward a state and its adjoint.
+  forecast.states = 3 * buffers * largest_state * sizeof(float);
+  if (config.activations == "store") forecast.states += stored * sizeof(float);
+  return forecast;
+}
+
+void check_memory(const MemoryForecast& mine, const Communicator& communicator) {
+  const MemoryUse use = memory_use();
+  const double data = static_cast<double>(use.current(Memory::data));
+  const double here =
+      static_cast<double>(std::hash<std::string>()(host_name()) >> 12);  // exact in a double
+  const std::vector<double> all =
+      communicator.all_gather(std::vector<double>{here, mine.total() + data});
+  double needed = 0;
+  for (std::size_t i = 0; i < all.size(); i += 2) needed += all[i] == here ? all[i + 1] : 0;
+  const auto present = static_cast<double>(host_memory_bytes());
+  communicator.agree([&] {
+    REVODE_REQUIRE(present == 0 || needed <= present,
+                   "this needs at least {} of memory on {}, which has {}; a rank there needs {} "
+                   "for weights and what "
+                   "belongs to them, {} for states, {} for data: smaller --widths, a smaller "
+                   "--batch-size, more "
+                   "--micro-batches or more hosts need less",
+                   format_bytes(needed), host_name(), format_bytes(present),
+                   format_bytes(mine.weights), format_bytes(mine.states), format_bytes(data));
+  });
+}
+
+}  // namespace revode

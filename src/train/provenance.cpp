@@ -1,0 +1,54 @@
+#include "revode/train/provenance.hpp"
+
+#include <fstream>
+
+#include <fmt/format.h>
+
+#include "revode/io/checkpoint.hpp"
+#include "revode/io/host.hpp"
+
+namespace revode {
+
+using Json = nlohmann::ordered_json;
+
+Json start_record(const Config& config, Network& network, std::int64_t step, std::int64_t epoch) {
+  Json options = Json::object();
+  for (const OptionText& option : option_texts(config))
+    if (option.name != "command" && !option.text.empty()) options[option.name] = option.text;
+  return {{"kind", "start"},
+          {"epoch", epoch},
+          {"step", step},
+          {"version", version_text()},
+          {"revision", source_revision()},
+          {"date", utc_time()},
+          {"host", host_name()},
+          {"ranks", network.communicator().size()},
+          {"threads", network.num_threads()},
+          {"backend", network.backend().description()},
+          {"mpi", Communicator::library_version()},
+          {"hdf5", hdf5_version()},
+          {"options", options}};
+}
+
+std::string provenance_line(const Json& record) {
+  const auto text = [&](const char* key) { return record.value(key, std::string("unknown")); };
+  return fmt::format("{}, revision {}, on {} at {}\n{}, HDF5 {}", text("version"), text("revision"),
+                     text("host"), text("date"), text("mpi"), text("hdf5"));
+}
+
+Json start_record_of(const std::filesystem::path& checkpoint, std::int64_t step) {
+  std::error_code ignored;
+  const std::filesystem::path folder =
+      std::filesystem::weakly_canonical(checkpoint, ignored).parent_path();
+  std::ifstream metrics(folder / "metrics.jsonl");
+  Json latest = nullptr;
+  for (std::string line; std::getline(metrics, line);) {
+    Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!record.is_object() || record.value("kind", Json()) != "start") continue;
+    const Json begun = record.value("step", Json());
+    if (begun.is_number_integer() && begun.get<std::int64_t>() <= step) latest = std::move(record);
+  }
+  return latest;
+}
+
+}  // namespace revode
