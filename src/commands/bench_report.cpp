@@ -30,7 +30,7 @@ std::string sweep_line(const Json& result, const std::string& title, const std::
 
 std::string summary(const Json& result) {
   std::string text = fmt::format("{:<15}{:>9} {:>9} {:>9} {:>12} {:>11} {:>9}\n", "", "median ms",
-                                 "least ms", "most ms", "images/s", "GFLOP/s", "of peak");
+                                 "least ms", "most ms", "images/s", "eff.GFLOP/s", "eff./peak");
   text += sweep_line(result, "training step", "step_seconds", "images_per_second",
                      "effective_gflops", "peak_share");
   text += sweep_line(result, "forward only", "forward_seconds", "forward_images_per_second",
@@ -40,8 +40,9 @@ std::string summary(const Json& result) {
   text += fmt::format("{:<15}{:>9} {:>9} {:>9} {:>12} {:>11.1f} {:>9}\n", "FMA peak", "", "", "",
                       "", number(result, "peak_gflops"), "100.0%");
   text += fmt::format(
-      "GFLOP/s count direct convolutions; the peak is that of multiply-adds on registers,\n"
-      "measured between the steps. {}, {}, revision {}\n",
+      "eff.: effective, counting direct convolutions. Winograd kernels do with fewer operations,\n"
+      "so that more than 100% of the peak is possible; the peak is that of multiply-adds on\n"
+      "registers, measured between the steps. {},\n{}, revision {}\n",
       result["processor"].get<std::string>(), result["version"].get<std::string>(),
       result["revision"].get<std::string>());
   return text;
@@ -50,8 +51,8 @@ std::string summary(const Json& result) {
 std::string stage_table(const Json& stages) {
   std::string text =
       fmt::format("\n{:>4} {:>5} {:>9} {:>12}  {:>8} {:>8} {:>7}  {:>8} {:>8} {:>7}  {}\n", "rank",
-                  "stage", "couplings", "c x h x w", "forw. ms", "GFLOP/s", "of peak", "back ms",
-                  "GFLOP/s", "of peak", "kernels");
+                  "stage", "couplings", "c x h x w", "forw. ms", "eff.GF/s", "/peak", "back ms",
+                  "eff.GF/s", "/peak", "kernels");
   for (const Json& stage : stages)
     text += fmt::format(
         "{:>4} {:>5} {:>9} {:>12}  {:>8} {:>8.1f} {:>7}  {:>8} {:>8.1f} {:>7}  {}\n",

@@ -108,8 +108,10 @@ std::string advice(const DatasetEntry& wanted, const fs::path& folder, Split spl
           fs::path(file).stem().string(), wanted.title);
     }
   }
-  return fmt::format("point --data-dir to the folder of {}'s binary version, unpacked",
-                     wanted.title);
+  return fmt::format(
+      "point --data-dir to the folder of {}'s binary version, unpacked; `tools/fetch_data {} DIR` "
+      "downloads it",
+      wanted.title, wanted.info.name);
 }
 
 void check_folder(const DatasetEntry& wanted, const fs::path& folder, Split split) {
@@ -120,8 +122,10 @@ void check_folder(const DatasetEntry& wanted, const fs::path& folder, Split spli
   std::error_code error;
   const fs::file_status status = fs::status(folder, error);
   REVODE_REQUIRE(status.type() != fs::file_type::not_found,
-                 "--data-dir: the folder '{}' does not exist, expected the folder with {}",
-                 folder.string(), listed(wanted.files(split)));
+                 "--data-dir: the folder '{}' does not exist, expected the folder with {}; "
+                 "`tools/fetch_data {} {}` "
+                 "downloads them",
+                 folder.string(), listed(wanted.files(split)), name, folder.string());
   REVODE_REQUIRE(status.type() != fs::file_type::none, "--data-dir: cannot look at '{}': {}",
                  folder.string(), error.message());
   REVODE_REQUIRE(status.type() == fs::file_type::directory,

@@ -149,8 +149,7 @@ void Regularizer::add_stage(int stage, const float* values, float* gradient, Row
 
 // One double a coupling, and one an array of the ends, in the order of the layers: so the sums do
 // not depend on the cut.
-RowSums Regularizer::add(const float* values, float* gradient) {
-  exchange_edges(values);
+RowSums Regularizer::add(const float* values, float* gradient) const {
   RowSums sums;
   const auto add_whole = [&](const ParameterEntry& entry) {
     if (entry.num_rows == 0) return;

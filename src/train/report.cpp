@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "revode/io/metrics.hpp"
+#include "revode/core/host_memory.hpp"
+#include "revode/io/host.hpp"
 #include "revode/io/run_log.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
@@ -16,6 +18,25 @@ namespace {
 
 /// Above this share of idle time the block says what would help.
 constexpr double notable_bubble = 0.25;
+/// Hundreds of ranks would bury the rest: the table shows the ends.
+constexpr int most_lines = 32;
+
+/// "opening, stages 1-3, closing".
+std::string held_by(const Architecture& architecture, BlockRange slice) {
+  const int first = architecture.stage_of_block(slice.first) + 1;
+  const int last = architecture.stage_of_block(slice.last - 1) + 1;
+  return fmt::format(
+      "{}{}{}", slice.first == 0 ? "opening, " : "",
+      first == last ? fmt::format("stage {}", first) : fmt::format("stages {}-{}", first, last),
+      slice.last == architecture.num_blocks() ? ", closing" : "");
+}
+
+std::int64_t num_trainable(const ParameterMap& map) {
+  std::int64_t count = 0;
+  for (const ParameterEntry* entry : map.entries())
+    if (entry->trainable) count += static_cast<std::int64_t>(entry->size());
+  return count;
+}
 
 std::string partition_lines(const Config& config, Network& network) {
   const Architecture& architecture = network.architecture();
@@ -32,61 +53,62 @@ std::string partition_lines(const Config& config, Network& network) {
   const std::vector<std::int64_t> stash = communicator.all_gather(static_cast<std::int64_t>(
       network.slice().stash_bytes(network.largest_micro_batch()) *
       schedule.most_in_flight(communicator.rank(), num_ranks, *config.micro_batches)));
-  const std::vector<std::int64_t> weights =
-      communicator.all_gather(static_cast<std::int64_t>(network.values().size()));
+  const std::vector<std::int64_t> parameters =
+      communicator.all_gather(num_trainable(network.map()));
 
-  std::string text = fmt::format("  {:>4}  {:>13}  {:>6}  {:>11}  {:>10}  {}\n", "rank", "blocks",
+  std::string text = fmt::format("  {:>4} {:>11} {:>6} {:>11} {:>10}  {}\n", "rank", "blocks",
                                  "work", "parameters", "stash", "holds");
-  // Hundreds of ranks would bury the rest: show the ends.
-  constexpr int most_lines = 32;
   for (int rank = 0; rank < num_ranks; ++rank) {
     if (num_ranks > most_lines && rank == most_lines / 2) {
       text += fmt::format("  {:>4}\n", "...");
       rank = num_ranks - most_lines / 2;
     }
     const BlockRange slice = slices[rank];
-    std::vector<std::string> held;
-    if (slice.first == 0) held.emplace_back("opening");
-    for (int stage = architecture.stage_of_block(slice.first);
-         stage <= architecture.stage_of_block(slice.last - 1); ++stage)
-      held.push_back(fmt::format("stage {}", stage + 1));
-    if (slice.last == architecture.num_blocks()) held.emplace_back("closing");
-    text += fmt::format("  {:>4}  {:>13}  {:>5.1f}%  {:>11}  {:>10}  {}\n", rank,
-                        fmt::format("{}..{}", slice.first, slice.last - 1),
-                        100 * static_cast<double>(slice_cost(architecture, slice)) / total,
-                        format_count(weights[rank]), format_bytes(static_cast<double>(stash[rank])),
-                        fmt::join(held, ", "));
+    text +=
+        fmt::format("  {:>4} {:>11} {:>5.1f}% {:>11} {:>10}  {}\n", rank,
+                    fmt::format("{}..{}", slice.first, slice.last - 1),
+                    100 * static_cast<double>(slice_cost(architecture, slice)) / total,
+                    format_count(parameters[rank]), format_bytes(static_cast<double>(stash[rank])),
+                    held_by(architecture, slice));
   }
   if (num_ranks == 1) return text;
   const double balance = total / (num_ranks * largest);
   const double bubble = schedule.bubble(num_ranks, *config.micro_batches);
   text += fmt::format(
-      "  balance {:.1f}%, {} over {} micro-batches: {:.0f}% of each rank's time idle while the "
-      "pipeline fills "
-      "and drains\n",
+      "  balance {:.1f}%; {} over {} micro-batches: {:.0f}% of each rank's time idle\n"
+      "  while the pipeline fills and drains\n",
       100 * balance, schedule.name, *config.micro_batches, 100 * bubble);
   if (bubble > notable_bubble)
     text += fmt::format(
-        "  note: with {} ranks, --micro-batches {} would bring that to {:.0f}% (batch norm then "
-        "sees smaller "
-        "batches, so results change)\n",
+        "  note: with {} ranks, --micro-batches {} would bring that to {:.0f}%\n"
+        "  (batch norm then sees smaller batches, so results change)\n",
         num_ranks, 4 * num_ranks, 100 * schedule.bubble(num_ranks, 4 * num_ranks));
   return text;
 }
 
+std::string bytes_of(const MemoryUse& use, Memory category) {
+  return format_bytes(static_cast<double>(use.current(category)));
+}
+
+/// Of the rank that holds most, at the start.
 std::string memory_lines(const MemoryReport& report) {
-  const auto most = [&](Memory category) {
-    std::int64_t bytes = 0;
-    for (const MemoryUse& use : report.ranks) bytes = std::max(bytes, use.current(category));
-    return format_bytes(static_cast<double>(bytes));
+  const auto total = [](const MemoryUse& use) {
+    return std::accumulate(use.current_bytes.begin(), use.current_bytes.end(), std::int64_t{0});
   };
+  const auto most = std::ranges::max_element(report.ranks, {}, total);
+  const std::int64_t host = host_memory_bytes();
   return fmt::format(
-      "memory a rank (largest)\n"
-      "  grows with depth      weights {}, gradients {}, momentum {}, kernel-layout copies {}\n"
-      "  does not              message and state buffers {}, data {}; stash as above; workspace "
-      "with the first step\n",
-      most(Memory::weights), most(Memory::gradients), most(Memory::momentum),
-      most(Memory::packed_weights), most(Memory::state), most(Memory::data));
+      "memory of rank {}, which holds most{}\n"
+      "  grows with depth  weights {}, gradients {}, momentum {},\n"
+      "                    kernel-layout copies {}\n"
+      "  does not          states and messages {}, data {};\n"
+      "                    stash as above; workspace with the first step\n",
+      most - report.ranks.begin(),
+      host > 0 ? fmt::format("; {} has {}", host_name(), format_bytes(static_cast<double>(host)))
+               : "",
+      bytes_of(*most, Memory::weights), bytes_of(*most, Memory::gradients),
+      bytes_of(*most, Memory::momentum), bytes_of(*most, Memory::packed_weights),
+      bytes_of(*most, Memory::state), bytes_of(*most, Memory::data));
 }
 
 }  // namespace
@@ -107,19 +129,25 @@ MemoryReport gather_memory(const Communicator& communicator) {
   return report;
 }
 
-std::string peak_memory_text(const MemoryReport& report) {
+std::string peak_memory_text(const MemoryReport& report, int indentation) {
   const auto largest = std::ranges::max_element(report.peak_resident);
-  const MemoryUse& use = report.ranks[largest - report.peak_resident.begin()];
+  const auto rank = largest - report.peak_resident.begin();
+  const MemoryUse& use = report.ranks[rank];
   const auto sum = [&](std::initializer_list<Memory> categories) {
     std::int64_t bytes = 0;
     for (const Memory category : categories) bytes += use.peak(category);
-    return format_bytes(static_cast<double>(bytes));
+    return bytes;
   };
+  const auto in_words = [](std::int64_t bytes) { return format_bytes(static_cast<double>(bytes)); };
+  const std::int64_t weights =
+      sum({Memory::weights, Memory::gradients, Memory::momentum, Memory::packed_weights});
+  const std::int64_t states = sum({Memory::state, Memory::stash, Memory::workspace});
+  const std::int64_t data = sum({Memory::data});
   return fmt::format(
-      "{} (weights, gradients, momentum, copies {}; state, stash, workspace {}; data {})",
-      format_bytes(static_cast<double>(*largest)),
-      sum({Memory::weights, Memory::gradients, Memory::momentum, Memory::packed_weights}),
-      sum({Memory::state, Memory::stash, Memory::workspace}), sum({Memory::data}));
+      "{} (rank {}): weights, gradients and the like {};\n"
+      "{:<{}}states {}, data {}, program and libraries {}",
+      in_words(*largest), rank, in_words(weights), "", indentation, in_words(states),
+      in_words(data), in_words(std::max(*largest - weights - states - data, std::int64_t{0})));
 }
 
 nlohmann::ordered_json peaks_by_category(const MemoryReport& report) {
@@ -146,7 +174,7 @@ std::string start_block(const Config& config, Network& network) {
   text += fmt::format("{} on {} {}, {}, activations {}\n", network.backend().description(),
                       network.communicator().size(),
                       network.communicator().size() == 1 ? "rank" : "ranks", config.precision,
-                      config.activations == "store" ? "stored" : "recomputed in reverse");
+                      config.activations == "store" ? "stored" : "rebuilt");
   text += partition_lines(config, network);
   text += memory_lines(gather_memory(network.communicator()));
   return text;

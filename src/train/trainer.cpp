@@ -173,9 +173,9 @@ void Trainer::open_folder() {
                            config_.output));
   for (const std::string& line : set_aside) log_.print(line);
   std::string text = fmt::format("{}\n{}", provenance_line(record), block);
-  text += fmt::format("{}: {} training samples, {} a step, {} steps an epoch; {} test samples\n",
-                      config_.dataset, format_count(train_data_.size()), config_.batch_size,
-                      steps_per_epoch_, format_count(test_data_.size()));
+  text += fmt::format("{}: {} training samples ({} steps of {} an epoch), {} test samples\n",
+                      config_.dataset, format_count(train_data_.size()), steps_per_epoch_,
+                      config_.batch_size, format_count(test_data_.size()));
   if (start_.kind == StartPoint::Kind::weights)
     text += fmt::format("starting from the weights of {}\n", start_.file);
   if (resumes)
@@ -455,7 +455,7 @@ void Trainer::print_summary(const Evaluation& test, const MemoryReport& memory) 
                                  test.accuracy, format_count(test.samples), best_in_file_);
   text += fmt::format("{:<20}{:.4f}\n", "test loss", test.loss);
   text += fmt::format("{:<20}{:.1f}\n", "images/s", images_per_second());
-  text += fmt::format("{:<20}{}\n", "peak memory a rank", peak_memory_text(memory));
+  text += fmt::format("{:<20}{}\n", "peak memory a rank", peak_memory_text(memory, 20));
   if (config_.grid_bits > 0)
     text += fmt::format("{:<20}{}\n", "reversal",
                         progress_.range.out_of_range == 0

@@ -33,6 +33,10 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   }
   const SweepResult sweep =
       network_.executor().train(schedule_, source, gradient_.data(), on_logits);
+  {
+    const PhaseScope timed(timer, Phase::waiting);
+    regularizer_.exchange_edges(network_.values().data());
+  }
   const RowSums rows = [&] {
     const PhaseScope timed(timer, Phase::regularization);
     return regularizer_.add(network_.values().data(), gradient_.data());

@@ -89,6 +89,7 @@ Result regularize(const Architecture& architecture, BlockRange range, const Para
                   const std::vector<float>& values, std::vector<float> gradient,
                   const Communicator& communicator) {
   Regularizer regularizer(architecture, range, map, weight_decay, smoothness, communicator);
+  regularizer.exchange_edges(values.data());
   const RowSums sums = regularizer.add(values.data(), gradient.data());
   const std::vector<double> norms = communicator.all_gather(sums.gradient);
   return {.gradient = std::move(gradient),

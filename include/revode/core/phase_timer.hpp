@@ -18,9 +18,9 @@ enum class Phase {
   stage_back,      ///< couplings of one stage: states rebuilt, adjoints, gradients
   transition,      ///< forward and back, with the copy of its input that is kept
   closing,         ///< forward and back, with batch norm and loss
-  regularization,  ///< weight decay and smoothness, with the exchange of edge weights
+  regularization,  ///< weight decay and smoothness
   optimizer,       ///< update of the weights and of the backend's copies of them
-  waiting,         ///< for messages of other ranks
+  waiting,         ///< for messages and edge weights of other ranks
 };
 inline constexpr int num_phases = 9;
 

@@ -28,15 +28,16 @@ class Regularizer {
   Regularizer(const Architecture& architecture, BlockRange range, const ParameterMap& map,
               double weight_decay, double smoothness, const Communicator& communicator);
 
-  /// gradient += dR/dvalues; returns this rank's row sums. Collective: neighbours exchange their
-  /// edge blocks.
-  RowSums add(const float* values, float* gradient);
+  /// Neighbours exchange their edge blocks, and wait for each other's. Collective; before each
+  /// add().
+  void exchange_edges(const float* values);
+  /// gradient += dR/dvalues; returns this rank's row sums.
+  RowSums add(const float* values, float* gradient) const;
 
   /// R from the row sums of all ranks, concatenated in rank order.
   double value(const std::vector<double>& decay, const std::vector<double>& smoothness) const;
 
  private:
-  void exchange_edges(const float* values);
   void add_stage(int stage, const float* values, float* gradient, RowSums& sums) const;
 
   const ParameterMap& map_;

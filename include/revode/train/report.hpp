@@ -17,8 +17,9 @@ struct MemoryReport {
   std::vector<std::int64_t> peak_resident;  ///< bytes, one a rank
 };
 MemoryReport gather_memory(const Communicator& communicator);
-/// "62 MiB (weights ... 13 MiB; state ... 4 MiB; data 26 MiB)" of the rank that took most.
-std::string peak_memory_text(const MemoryReport& report);
+/// Of the rank that took most: "62 MiB (rank 0): weights ... 13 MiB;", and in a second line, which
+/// `indentation` blanks open, the rest, so that the parts add up.
+std::string peak_memory_text(const MemoryReport& report, int indentation);
 /// Peaks by category, one number a rank: {"state": [...], ...}, for --json.
 nlohmann::ordered_json peaks_by_category(const MemoryReport& report);
 
