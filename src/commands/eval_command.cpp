@@ -1,5 +1,6 @@
 // revode eval: loss and accuracy of a checkpoint on samples of a split; the logits on request.
 #include <algorithm>
+#include <chrono>
 
 #include <fmt/format.h>
 
@@ -30,11 +31,13 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
     logits.resize(count * classes);
     for (const std::int64_t index : samples.indices) labels.push_back(samples.feed->label(index));
   }
+  const auto begin = std::chrono::steady_clock::now();
   const Evaluation result =
       evaluate(*network, *samples.feed, samples.indices,
                [&](std::int64_t first, std::span<const float> values) {
                  if (!logits.empty()) std::ranges::copy(values, logits.begin() + first * classes);
                });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
 
   if (!config.output.empty()) {
     write_checkpoint(behind_links(config.output),
@@ -51,13 +54,15 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
     print_result("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
                  config.checkpoint, config.split, config.dataset, result.loss, result.accuracy,
                  format_count(result.samples));
-  write_json_result(config, {{"loss", result.loss},
-                             {"accuracy", result.accuracy},
-                             {"samples", result.samples},
-                             {"split", config.split},
-                             {"dataset", config.dataset},
-                             {"checkpoint", config.checkpoint},
-                             {"peak_memory_bytes", memory.peak_resident}});
+  write_json_result(config,
+                    {{"loss", result.loss},
+                     {"accuracy", result.accuracy},
+                     {"samples", result.samples},
+                     {"images_per_second", static_cast<double>(result.samples) / seconds.count()},
+                     {"split", config.split},
+                     {"dataset", config.dataset},
+                     {"checkpoint", config.checkpoint},
+                     {"peak_memory_bytes", memory.peak_resident}});
   return ExitStatus::success;
 }
 

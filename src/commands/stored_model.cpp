@@ -57,8 +57,9 @@ ChosenSamples choose_samples(const Config& config, const Communicator& communica
   const SampleRange range = config.samples.empty() ? SampleRange{0, chosen.feed->size()}
                                                    : *parse_sample_range(config.samples);
   communicator.agree([&] {
-    REVODE_REQUIRE(range.last <= chosen.feed->size(),
-                   "--samples {}:{}: the {} split of {} has {} samples", range.first, range.last,
+    REVODE_REQUIRE(range.last <= chosen.feed->size(), "{}: the {} split of {} has {} samples",
+                   config.given("samples") ? fmt::format("--samples {}", config.samples)
+                                           : fmt::format("--batch-size {}", config.batch_size),
                    config.split, config.dataset, chosen.feed->size());
   });
   chosen.indices.resize(range.size());

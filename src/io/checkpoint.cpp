@@ -24,20 +24,6 @@ bool is_letter_or_digit(char c) {
   return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
 
-/// The step in "checkpoint-<step>.h5"; nothing for any other name.
-std::optional<std::int64_t> step_of(std::string_view name) {
-  constexpr std::string_view prefix = "checkpoint-";
-  constexpr std::string_view suffix = ".h5";
-  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return std::nullopt;
-  if (name.size() <= prefix.size() + suffix.size()) return std::nullopt;
-  const char* first = name.data() + prefix.size();
-  const char* last = name.data() + name.size() - suffix.size();
-  std::int64_t step = 0;
-  const auto [end, error] = std::from_chars(first, last, step);
-  if (error != std::errc{} || end != last || step < 0) return std::nullopt;
-  return step;
-}
-
 /// "best.h5" of ".best.h5.a1B2c3.tmp" (make_temporary_file()); nothing for any other name.
 std::optional<std::string_view> name_of_temporary(std::string_view name) {
   constexpr std::string_view end = ".tmp";
@@ -51,6 +37,20 @@ std::optional<std::string_view> name_of_temporary(std::string_view name) {
 
 }  // namespace
 
+std::optional<std::int64_t> step_of_checkpoint(std::string_view name) {
+  constexpr std::string_view prefix = "checkpoint-";
+  constexpr std::string_view suffix = ".h5";
+  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return std::nullopt;
+  if (name.size() <= prefix.size() + suffix.size()) return std::nullopt;
+  const char* first = name.data() + prefix.size();
+  const char* last = name.data() + name.size() - suffix.size();
+  std::int64_t step = 0;
+  const auto [end, error] = std::from_chars(first, last, step);
+  if (error != std::errc{} || end != last || step < 0 || name != checkpoint_name(step))
+    return std::nullopt;
+  return step;
+}
+
 std::string checkpoint_name(std::int64_t step) { return fmt::format("checkpoint-{}.h5", step); }
 
 std::vector<fs::path> list_checkpoints(const fs::path& folder) {
@@ -59,7 +59,7 @@ std::vector<fs::path> list_checkpoints(const fs::path& folder) {
   for (fs::directory_iterator item(folder, error), end; !error && item != end;
        item.increment(error)) {
     std::error_code ignored;
-    const auto step = step_of(item->path().filename().string());
+    const auto step = step_of_checkpoint(item->path().filename().string());
     if (step && item->is_regular_file(ignored)) found.emplace_back(*step, item->path());
   }
   if (error && error != std::errc::no_such_file_or_directory) {
@@ -82,7 +82,7 @@ std::vector<fs::path> remove_left_over_temporaries(const fs::path& folder) {
     std::error_code ignored;
     const fs::file_type type = item->symlink_status(ignored).type();
     const bool is_ours = *name == "latest.h5" ? type == fs::file_type::symlink
-                                              : (*name == "best.h5" || step_of(*name)) &&
+                                              : (*name == "best.h5" || step_of_checkpoint(*name)) &&
                                                     type == fs::file_type::regular;
     if (is_ours && fs::remove(item->path(), ignored)) removed.push_back(item->path());
   }

@@ -237,6 +237,8 @@ void write_stream(const Request& request, std::string_view text) {
 
 }  // namespace
 
+bool is_log_of_run(const fs::path& file) { return has_record(file, /*of_results=*/false); }
+
 bool is_config_ini_of_run(const fs::path& file) { return first_line(file) == config_ini_header; }
 
 void write_config_ini(const fs::path& file, const Config& config) {
@@ -245,8 +247,8 @@ void write_config_ini(const fs::path& file, const Config& config) {
 }
 
 bool holds_run(const fs::path& folder) {
-  return is_config_ini_of_run(folder / "config.ini") ||
-         has_record(folder / "metrics.jsonl", /*of_results=*/false) || has_checkpoint(folder);
+  return is_config_ini_of_run(folder / "config.ini") || is_log_of_run(folder / "metrics.jsonl") ||
+         has_checkpoint(folder);
 }
 
 bool holds_results(const fs::path& folder) {
@@ -263,7 +265,12 @@ std::vector<std::string> names_of_run_files(const fs::path& folder) {
         std::string_view(name) == "metrics.jsonl" && S_ISREG(status.st_mode) && status.st_size == 0;
     if (!empty_log) names.emplace_back(name);
   }
-  for (const fs::path& file : list_checkpoints(folder)) names.push_back(file.filename().string());
+  std::error_code failure;
+  for (fs::directory_iterator item(folder, failure), end; !failure && item != end;
+       item.increment(failure))
+    if (step_of_checkpoint(item->path().filename().string()))
+      names.push_back(item->path().filename().string());
+  std::ranges::sort(names);
   return names;
 }
 

@@ -32,7 +32,7 @@ int threads_of(const Config& config, const Communicator& communicator) {
                    most_threads_a_processor * share.num_processors);
   });
   if (communicator.is_root() && threads > share.num_processors)
-    print_note(fmt::format("--threads {} are more than the {} processors that a rank may use here",
+    print_note(fmt::format("--threads {}: more than the {} processors that a rank may use here",
                            threads, share.num_processors));
   return threads;
 }

@@ -46,7 +46,10 @@ Json start_record_of(const std::filesystem::path& checkpoint, std::int64_t step)
     Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!record.is_object() || record.value("kind", Json()) != "start") continue;
     const Json begun = record.value("step", Json());
-    if (begun.is_number_integer() && begun.get<std::int64_t>() <= step) latest = std::move(record);
+    // A part of a run writes no checkpoint of the step that it begins at, unless the run begins
+    // there.
+    if (begun.is_number_integer() && (begun.get<std::int64_t>() < step || latest.is_null()))
+      latest = std::move(record);
   }
   return latest;
 }

@@ -25,6 +25,12 @@ constexpr const char* metrics_name = "metrics.jsonl";
 constexpr const char* latest_name = "latest.h5";
 constexpr const char* best_name = "best.h5";
 
+/// A file itself, not a link to one.
+bool is_plain_file(const fs::path& path) {
+  std::error_code ignored;
+  return fs::symlink_status(path, ignored).type() == fs::file_type::regular;
+}
+
 /// Whether there is anything of that name; dangling links are.
 bool is_there(const fs::path& path) {
   std::error_code ignored;
@@ -51,11 +57,6 @@ fs::path set_aside(const fs::path& file) {
     throw run_error("'{}' can't be renamed to '{}': {}", file.string(), aside.string(),
                     failure.message());
   return aside;
-}
-
-std::int64_t step_of(const fs::path& checkpoint) {
-  constexpr std::size_t prefix = std::string_view("checkpoint-").size();
-  return std::stoll(checkpoint.stem().string().substr(prefix));
 }
 
 /// Where the run stood, if the file is whole and can be gone on from. Says why not.
@@ -145,19 +146,27 @@ std::vector<std::string> RunFolder::prepare(const Config& config,
 
   // 1. What was computed after the step that the run goes on from, or before it begins anew:
   // --resume auto must not take it for this run's, and nothing of it is lost.
-  for (const fs::path& file : list_checkpoints(folder_))
-    if (!step || step_of(file) > *step) put_aside(file);
+  for (const std::string& name : names_of_run_files(folder_)) {
+    const std::optional<std::int64_t> its_step = step_of_checkpoint(name);
+    if (its_step && (!step || *its_step > *step || !is_plain_file(folder_ / name)))
+      put_aside(folder_ / name);
+  }
   const fs::path best = folder_ / best_name;
   const std::optional<RunProgress> in_best = progress_of_best();
-  if (is_there(best) && (!step || !in_best || in_best->step > *step)) put_aside(best);
+  if (is_there(best) && (!step || !in_best || in_best->step > *step || !is_plain_file(best)))
+    put_aside(best);
 
   // 2. What others put in the way of this run's files.
   const fs::path latest = folder_ / latest_name;
   if (is_there(latest) && !is_link_of_run(latest)) put_aside(latest);
   const fs::path ini = folder_ / config_name;
-  if (is_there(ini) && !is_config_ini_of_run(ini)) put_aside(ini);
-  const std::vector<fs::path> left = list_checkpoints(folder_);
+  if (is_there(ini) && !(is_plain_file(ini) && is_config_ini_of_run(ini))) put_aside(ini);
+  // A log may have been moved to another place, with a link to it left here.
+  const fs::path log = folder_ / metrics_name;
   std::error_code ignored;
+  const bool is_empty = is_plain_file(log) && fs::file_size(log, ignored) == 0;
+  if (is_there(log) && !is_empty && !is_log_of_run(log)) put_aside(log);
+  const std::vector<fs::path> left = list_checkpoints(folder_);
   if (left.empty()) {
     fs::remove(latest, ignored);
   } else {
@@ -166,14 +175,14 @@ std::vector<std::string> RunFolder::prepare(const Config& config,
 
   // 3. The run's own.
   write_config_ini(ini, config);
-  metrics_ = MetricsFile(folder_ / metrics_name, step.value_or(-1));
+  metrics_ = MetricsFile(behind_links(log), step.value_or(-1));
 
   std::vector<std::string> lines;
   if (!names.empty()) lines.push_back(fmt::format("set aside: {}", fmt::join(names, ", ")));
   if (metrics_.num_left_behind() > 0)
-    lines.push_back(fmt::format("moved {} records to {}{}",
+    lines.push_back(fmt::format("moved {} lines of {} to {}",
                                 format_count(metrics_.num_left_behind()), metrics_name,
-                                left_behind_suffix));
+                                metrics_.left_behind().filename().string()));
   return lines;
 }
 
@@ -199,7 +208,8 @@ void RunFolder::publish(std::int64_t step, int keep) {
   const std::vector<fs::path> files = list_checkpoints(folder_);
   for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < files.size(); ++i) {
     std::error_code ignored;  // A file that can't be removed costs space alone.
-    if (content_of(files[i]) == FileContent::checkpoint) fs::remove(files[i], ignored);
+    if (is_plain_file(files[i]) && content_of(files[i]) == FileContent::checkpoint)
+      fs::remove(files[i], ignored);
   }
 }
 

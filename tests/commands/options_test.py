@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """Command line, exit statuses, and errors that are printed once whatever the number of ranks."""
+import os
+
 import program
 from program import NETWORK
 
@@ -50,6 +52,34 @@ class Options(program.ProgramTest):
                               ("--lr-decay-epochs", "5,3")]:
             with self.subTest(option=option, value=value):
                 self.expect_error([option], option, value)
+
+    # Known from shapes alone: said before anything is made, in one sentence, whatever the command.
+    def test_what_no_machine_could_hold_is_refused(self):
+        for arguments, words in [(["--batch-size", "16777217"], ["--batch-size 16777217", "8000"]),
+                                 (["--widths", "100000,100000,100000"], ["--widths", "parameters"]),
+                                 (["--widths", "20000,20000,20000"], ["GiB", "--widths"]),
+                                 (["--blocks", "1000000000,1000000000,1000000000"], ["--blocks", "3000000000"]),
+                                 (["gradient", "--samples", "0:1000000000000"], ["--samples 0:1000000000000", "1000"]),
+                                 (["verify", *NETWORK, "--batch-size", "16777217"], ["--batch-size 16777217", "8000"]),
+                                 (["bench", *NETWORK, "--batch-size", "16777217"], ["--batch-size 16777217", "8000"])]:
+            with self.subTest(arguments):
+                self.expect_error(words, *arguments)
+        self.expect_error(["GiB", "--widths"], "--widths", "20000,20000,20000", ranks=3)
+        (self.folder / "run.ini").write_text("step-size = 1e400\n")
+        self.expect_error(["run.ini line 1", "step-size", "1e400"], "--config", "run.ini")
+        self.assertEqual(list(self.folder.iterdir()), [self.folder / "run.ini"])
+
+    def test_threads_beyond_the_processors(self):
+        processors = len(os.sched_getaffinity(0))
+        self.expect_error([f"--threads {4 * processors + 1}", f"{processors} processors"], *program.SMALL, "--threads",
+                          str(4 * processors + 1))
+        done = self.train("run", "--steps", "1", "--threads", str(processors + 1))
+        self.assertIn(f"revode: note: --threads {processors + 1}: more than the {processors} processors", done.stderr)
+
+    def test_control_characters_are_spelt_out(self):
+        self.expect_error(["--arch", r"'a\nb'"], "--arch", "a\nb")
+        (self.folder / "run.ini").write_text("arch = \x1b[2Jx\n")
+        self.expect_error([r"'\x1b[2Jx'"], "--config", "run.ini")
 
     def test_parts_of_later_versions_are_refused_by_name(self):
         self.expect_error(["--precision", "bf16"], "--precision", "bf16")

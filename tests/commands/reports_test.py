@@ -17,7 +17,63 @@ class Reports(program.ProgramTest):
                     self.assertEqual(re.findall(r"[\x00-\x09\x0b-\x1f\x7f]", text), [])
                     for step in range(1, 6):
                         self.assertEqual(text.count(f"step {step}/5"), 1, text)
-        self.assertNotIn("step 1/5", self.train("off", "--steps", "5", "--progress", "off").stdout)
+        # Off is about progress alone.
+        off = self.train("off", "--steps", "5", "--progress", "off").stdout
+        self.assertNotIn("step 1/5", off)
+        self.assertIn("epoch 0 done", off)
+
+    def test_a_file_shows_the_first_and_the_last_step_whatever_the_interval(self):
+        text = self.train("run", "--steps", "7", "--log-every", "4").stdout
+        self.assertEqual(re.findall(r"step (\d)/7", text), ["1", "4", "7"])
+        self.assertEqual([r["step"] for r in self.metrics("run") if r["kind"] == "step"], [4])
+
+    def test_the_start_block_fits_eighty_columns_and_its_numbers_agree(self):
+        for ranks in [None, 4]:
+            text = self.train(f"run-{ranks}", "--steps", "1", ranks=ranks).stdout
+            for line in text.splitlines():
+                self.assertLessEqual(len(line), 80, line)
+            total = int(re.search(r"([\d,]+) parameters", text).group(1).replace(",", ""))
+            table = re.findall(r"^ +\d+ +\d+\.\.\d+ +[\d.]+% +([\d,]+)", text, re.MULTILINE)
+            self.assertEqual(len(table), ranks or 1)
+            self.assertEqual(sum(int(number.replace(",", "")) for number in table), total)
+
+    def test_where_the_numbers_come_from_is_on_record_and_in_no_checkpoint(self):
+        begun = self.train("run", "--steps", "2", ranks=2)
+        self.train("run", "--steps", "4", "--resume", "auto")
+        with open(self.folder / "run/metrics.jsonl") as lines:
+            records = [json.loads(line) for line in lines]
+        starts = [record for record in records if record["kind"] == "start"]
+        self.assertEqual(records[0], starts[0])
+        self.assertEqual([(start["step"], start["ranks"]) for start in starts], [(0, 2), (2, 1)])
+        version = self.run_program("--version").stdout.strip()
+        self.assertEqual(f"{starts[0]['version']}, revision {starts[0]['revision']}", version)
+        self.assertIn(version, begun.stdout)
+        for key in ["host", "date", "backend", "threads", "mpi", "hdf5"]:
+            self.assertTrue(starts[0][key], key)
+        self.assertEqual(starts[0]["options"]["widths"], "6,10,16")
+        info = self.json_of("info", "run/latest.h5")
+        self.assertEqual(info["run"], starts[1])
+        self.assertEqual(self.json_of("info", "run/checkpoint-2.h5")["run"], starts[0])
+        self.assertIn(starts[1]["host"], self.run_program("info", "run/latest.h5").stdout)
+        self.assertNotIn(starts[0]["date"].encode(), (self.folder / "run/checkpoint-4.h5").read_bytes())
+
+    def test_evaluation_every_few_epochs(self):
+        self.train("run", "--steps", "20", "--eval-every", "2")
+        self.train("each", "--steps", "20")
+        epochs = [record for record in self.metrics("run") if record["kind"] == "epoch"]
+        self.assertEqual(["test_accuracy" in record for record in epochs], [False, True, False, True, False])
+        each = [record for record in self.metrics("each") if record["kind"] == "epoch"]
+        self.assertEqual(epochs[1]["test_loss"], each[1]["test_loss"])
+        self.assertEqual(self.metrics("run")[-1], self.metrics("each")[-1])
+        never = self.train("never", "--steps", "8", "--eval-every", "0").stdout
+        self.assertNotIn("test loss 2", never)
+        self.assertIn("test accuracy", never)  # at the end
+
+    def test_the_last_evaluation_counts_for_the_best(self):
+        self.train("run", "--steps", "6", "--eval-every", "0")
+        end = self.metrics("run")[-1]
+        self.assertGreater(end["test_accuracy"], 0)
+        self.assertEqual(self.json_of("eval", "--checkpoint", "run/best.h5")["accuracy"], end["test_accuracy"])
 
     def test_start_block_and_results_are_printed_once(self):
         text = self.train("run", "--steps", "1", ranks=3).stdout

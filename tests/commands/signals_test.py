@@ -9,7 +9,7 @@ import program
 
 # 20 steps an epoch; long enough for the signal to arrive in the middle.
 RUN = [*program.NETWORK, "--batch-size", "20", "--train-fraction", "0.05", "--steps", "60", "--log-every", "1",
-       "--keep-checkpoints", "0"]
+       "--keep-checkpoints", "0", "--progress", "off"]
 
 
 class Signals(program.ProgramTest):
@@ -31,7 +31,9 @@ class Signals(program.ProgramTest):
         last = json.loads(metrics.read_text().splitlines()[-1])
         self.assertLess(last["step"], 60)
         self.assertIn(last["step"], self.checkpoints("stopped"))
-        self.assertIn("stopped by a signal", (self.folder / "stdout").read_text())
+        text = (self.folder / "stdout").read_text()
+        self.assertIn("stopped by a signal", text)
+        self.assertRegex(text, r"go on with: .*revode --output stopped --resume auto")
 
     def expect_resumed_equals_undisturbed(self, ranks=None):
         self.run_program(*RUN, "--output", "stopped", "--resume", "auto", ranks=ranks)

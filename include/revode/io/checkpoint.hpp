@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <mpi.h>
@@ -112,5 +113,7 @@ std::string hdf5_version();
 
 /// The file name of a step's checkpoint.
 std::string checkpoint_name(std::int64_t step);
+/// The step of such a name; nothing for any other name.
+std::optional<std::int64_t> step_of_checkpoint(std::string_view name);
 
 }  // namespace revode

@@ -18,9 +18,9 @@ inline constexpr const char* left_behind_suffix = ".left-behind";
 class MetricsFile {
  public:
   MetricsFile() = default;
-  /// Opens `file` to append. Records beyond `last_step` go first (a resume), as does the closing
-  /// "end" record: to the end of the file's name with left_behind_suffix. With last_step < 0 all of
-  /// them go. A half-written last line is dropped.
+  /// Opens `file` to append. Lines that are no records up to `last_step` go first: later records, a
+  /// half-written last line, the closing "end" record. They are added to a file of that name with
+  /// left_behind_suffix. With last_step < 0 all go.
   MetricsFile(const std::filesystem::path& file, std::int64_t last_step);
   ~MetricsFile();
   MetricsFile(MetricsFile&& other) noexcept;
@@ -29,11 +29,14 @@ class MetricsFile {
   void write(const nlohmann::ordered_json& record);
   /// Records that went when the file was opened.
   std::int64_t num_left_behind() const { return num_left_behind_; }
+  /// Where they went; empty where there were none.
+  const std::filesystem::path& left_behind() const { return left_behind_; }
 
  private:
   std::FILE* file_ = nullptr;
   std::filesystem::path path_;
   std::int64_t num_left_behind_ = 0;
+  std::filesystem::path left_behind_;
 };
 
 }  // namespace revode

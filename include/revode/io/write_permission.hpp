@@ -24,6 +24,9 @@ bool holds_results(const std::filesystem::path& folder);
 /// beginning leaves one.
 std::vector<std::string> names_of_run_files(const std::filesystem::path& folder);
 
+/// Whether the file is a metrics.jsonl with records of a run.
+bool is_log_of_run(const std::filesystem::path& file);
+
 /// Writes the resolved options of a run, under a first line that tells the file from anybody
 /// else's.
 void write_config_ini(const std::filesystem::path& file, const Config& config);
