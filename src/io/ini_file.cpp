@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "revode/core/error.hpp"
 
@@ -44,20 +45,36 @@ std::string_view value_of(std::string_view text) {
   return text.starts_with('#') ? std::string_view{} : without_comment(text);
 }
 
-std::ifstream open(const std::string& file) {
+/// A pipe of the shell's, as `--config <(command)` makes it.
+bool is_pipe_of_shell(const std::string& file) {
+  return file == "/dev/stdin" || file.starts_with("/dev/fd/") || file.starts_with("/proc/self/fd/");
+}
+
+/// The file's text; of a device that never ends no more than shows that it is none.
+std::string read_text(const std::string& file) {
+  constexpr std::size_t most_bytes = std::size_t{1} << 20;
   std::error_code ignored;
-  REVODE_REQUIRE(!std::filesystem::is_directory(file, ignored),
+  const std::filesystem::file_type type = std::filesystem::status(file, ignored).type();
+  REVODE_REQUIRE(type != std::filesystem::file_type::directory,
                  "--config {}: found a folder, expected an INI file", file);
+  REVODE_REQUIRE(type != std::filesystem::file_type::fifo || is_pipe_of_shell(file),
+                 "--config {}: found a FIFO, expected an INI file", file);
   std::ifstream stream(file);
   REVODE_REQUIRE(stream.is_open(), "--config {}: cannot be read ({}); expected an INI file", file,
                  std::strerror(errno));
-  return stream;
+  std::string text(most_bytes + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  REVODE_REQUIRE(!stream.bad(), "--config {}: cannot be read to its end", file);
+  text.resize(static_cast<std::size_t>(stream.gcount()));
+  REVODE_REQUIRE(text.size() <= most_bytes,
+                 "--config {}: found more than {} bytes, expected an INI file", file, most_bytes);
+  return text;
 }
 
 }  // namespace
 
 std::vector<IniEntry> read_ini_file(const std::string& file) {
-  std::ifstream stream = open(file);
+  std::istringstream stream(read_text(file));
   std::vector<IniEntry> entries;
   std::string text;
   for (int line = 1; std::getline(stream, text); ++line) {
@@ -76,7 +93,6 @@ std::vector<IniEntry> read_ini_file(const std::string& file) {
                    file, line, key, earlier->line);
     entries.push_back({key, std::string(value_of(trimmed(content.substr(equals + 1)))), line});
   }
-  REVODE_REQUIRE(!stream.bad(), "--config {}: cannot be read to its end", file);
   return entries;
 }
 

@@ -145,7 +145,7 @@ std::string peak_memory_text(const MemoryReport& report, int indentation) {
   const std::int64_t data = sum({Memory::data});
   return fmt::format(
       "{} (rank {}): weights and their copies {};\n"
-      "{:<{}}states {}, data {}, program and libraries {}",
+      "{:<{}}states {}, data {}, program, libraries {}",
       in_words(*largest), rank, in_words(weights), "", indentation, in_words(states),
       in_words(data), in_words(std::max(*largest - weights - states - data, std::int64_t{0})));
 }

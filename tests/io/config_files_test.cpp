@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "revode/io/config.hpp"
 #include "revode/io/dataset.hpp"
@@ -46,6 +47,17 @@ void expect_stored_error(const std::vector<std::string>& words, StoredUse use,
                          const nlohmann::json& stored, const std::vector<std::string>& parts) {
   SCOPED_TRACE(testing::PrintToString(words));
   expect_input_error([&] { with_stored(words, use, stored); }, parts);
+}
+
+// Neither waits for a writer nor reads for ever.
+TEST(IniFile, WhatIsNoFileIsRefusedAtOnce) {
+  const TemporaryFile file("");
+  const std::string fifo = file.path() + ".fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  expect_error({"--config", fifo}, {"--config", fifo, "FIFO"});
+  std::filesystem::remove(fifo);
+  expect_error({"--config", "/dev/zero"}, {"--config /dev/zero", "1048576 bytes"});
+  expect_error({"--config", "/"}, {"--config /", "folder"});
 }
 
 TEST(StoredConfig, FillsWhatWasNotGiven) {
