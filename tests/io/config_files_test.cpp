@@ -54,10 +54,10 @@ TEST(IniFile, WhatIsNoFileIsRefusedAtOnce) {
   const TemporaryFile file("");
   const std::string fifo = file.path() + ".fifo";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
-  expect_error({"--config", fifo}, {"--config", fifo, "FIFO"});
+  test::expect_error({"--config", fifo}, {"--config", fifo, "FIFO"});
   std::filesystem::remove(fifo);
-  expect_error({"--config", "/dev/zero"}, {"--config /dev/zero", "1048576 bytes"});
-  expect_error({"--config", "/"}, {"--config /", "folder"});
+  test::expect_error({"--config", "/dev/zero"}, {"--config /dev/zero", "1048576 bytes"});
+  test::expect_error({"--config", "/"}, {"--config /", "folder"});
 }
 
 TEST(StoredConfig, FillsWhatWasNotGiven) {
