@@ -1,8 +1,14 @@
 #!/usr/bin/env python3
 """What people and machines read of a run: log, metrics, JSON, the files that are kept, and the end of a run gone wrong."""
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
+import subprocess
+import termios
 
 import program
 
@@ -26,6 +32,26 @@ class Reports(program.ProgramTest):
         text = self.train("run", "--steps", "7", "--log-every", "4").stdout
         self.assertEqual(re.findall(r"step (\d)/7", text), ["1", "4", "7"])
         self.assertEqual([r["step"] for r in self.metrics("run") if r["kind"] == "step"], [4])
+
+    # A longer one wraps, and each redraw leaves a line behind.
+    def test_the_live_line_fits_the_window(self):
+        for ranks in [None, 2]:
+            with self.subTest(ranks=ranks):
+                ours, theirs = pty.openpty()
+                fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
+                command = self.command(*program.SMALL, "--steps", "40", "--output", f"run-{ranks}", ranks=ranks)
+                with subprocess.Popen(command, cwd=self.folder, stdout=theirs, stderr=subprocess.DEVNULL) as process:
+                    os.close(theirs)
+                    shown = b""
+                    with contextlib.suppress(OSError):  # the end of a terminal
+                        while part := os.read(ours, 65536):
+                            shown += part
+                    os.close(ours)
+                self.assertEqual(process.returncode, 0)
+                live = re.findall(r"\r(epoch \d+ step [^\r\n\x1b]*)\x1b\[K", shown.decode())
+                self.assertGreater(len(live), 1, shown)
+                for line in live:
+                    self.assertLessEqual(len(line), 49, line)
 
     def test_the_start_block_fits_eighty_columns_and_its_numbers_agree(self):
         for ranks in [None, 4]:
