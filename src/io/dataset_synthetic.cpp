@@ -224,13 +224,13 @@ Dataset read_synthetic(const ReadRequest& request) {
   }
   if (request.contents == Contents::labels_only) return dataset;
 
-  const std::size_t image_bytes = request.info.image.size();
-  dataset.pixels = Buffer<std::uint8_t>(dataset.size * image_bytes, Memory::data);
-  for (std::int64_t i = 0; i < dataset.size; ++i) {
-    RandomStream random(synthetic_seed, purpose, i);
-    const Scene scene = draw_scene(dataset.labels[i], random);
-    render(scene, random, dataset.pixels.data() + i * image_bytes);
-  }
+  dataset.pixels = Buffer<std::uint8_t>(dataset.size * request.info.image.size(), Memory::data);
+  dataset.is_made.resize(dataset.size);
+  dataset.make_image = [purpose](std::int64_t index, std::uint8_t* pixels) {
+    RandomStream random(synthetic_seed, purpose, index);
+    const Scene scene = draw_scene(static_cast<int>(index % num_classes), random);
+    render(scene, random, pixels);
+  };
   return dataset;
 }
 

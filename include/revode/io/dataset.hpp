@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -46,12 +47,24 @@ struct Dataset {
   DatasetInfo info;
   Split split = Split::train;
   std::int64_t size = 0;
-  Buffer<std::uint8_t>
-      pixels;  ///< [size, channels, height, width], row-major planes; empty for labels_only
+  /// [size, channels, height, width], row-major planes; empty for labels_only. To be read through
+  /// image().
+  mutable Buffer<std::uint8_t> pixels;
   Buffer<std::uint8_t> labels;  ///< [size], 0 .. num_classes - 1
+  /// Where images are made and not read: fills one when it is first asked for, since a run may use
+  /// few of them.
+  std::function<void(std::int64_t index, std::uint8_t* pixels)> make_image = {};
+  mutable std::vector<bool> is_made = {};
 
+  /// Not from several threads at once.
   std::span<const std::uint8_t> image(std::int64_t index) const {
-    return pixels.span().subspan(index * info.image.size(), info.image.size());
+    const std::span<std::uint8_t> values =
+        pixels.span().subspan(index * info.image.size(), info.image.size());
+    if (make_image && !is_made[index]) {
+      make_image(index, values.data());
+      is_made[index] = true;
+    }
+    return values;
   }
 };
 
