@@ -40,8 +40,9 @@ Json start_record_of(const std::filesystem::path& checkpoint, std::int64_t step)
   std::error_code ignored;
   const std::filesystem::path folder =
       std::filesystem::weakly_canonical(checkpoint, ignored).parent_path();
-  std::ifstream metrics(folder / "metrics.jsonl");
   Json latest = nullptr;
+  if (!std::filesystem::is_regular_file(folder / "metrics.jsonl", ignored)) return latest;
+  std::ifstream metrics(folder / "metrics.jsonl");
   for (std::string line; std::getline(metrics, line);) {
     Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!record.is_object() || record.value("kind", Json()) != "start") continue;

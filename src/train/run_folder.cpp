@@ -161,11 +161,11 @@ std::vector<std::string> RunFolder::prepare(const Config& config,
   if (is_there(latest) && !is_link_of_run(latest)) put_aside(latest);
   const fs::path ini = folder_ / config_name;
   if (is_there(ini) && !(is_plain_file(ini) && is_config_ini_of_run(ini))) put_aside(ini);
-  // A log may have been moved to another place, with a link to it left here.
   const fs::path log = folder_ / metrics_name;
   std::error_code ignored;
-  const bool is_empty = is_plain_file(log) && fs::file_size(log, ignored) == 0;
-  if (is_there(log) && !is_empty && !is_log_of_run(log)) put_aside(log);
+  const bool is_ours =
+      is_plain_file(log) && (fs::file_size(log, ignored) == 0 || is_log_of_run(log));
+  if (is_there(log) && !is_ours) put_aside(log);
   const std::vector<fs::path> left = list_checkpoints(folder_);
   if (left.empty()) {
     fs::remove(latest, ignored);
@@ -175,7 +175,7 @@ std::vector<std::string> RunFolder::prepare(const Config& config,
 
   // 3. The run's own.
   write_config_ini(ini, config);
-  metrics_ = MetricsFile(behind_links(log), step.value_or(-1));
+  metrics_ = MetricsFile(log, step.value_or(-1));
 
   std::vector<std::string> lines;
   if (!names.empty()) lines.push_back(fmt::format("set aside: {}", fmt::join(names, ", ")));
