@@ -7,9 +7,9 @@
 
 #include <mpi.h>
 
+#include "revode/comm/communicator.hpp"
 #include "revode/core/console.hpp"
 #include "revode/io/config.hpp"
-#include "revode/pipeline/communicator.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/common_ground.hpp"
@@ -84,8 +84,11 @@ ExitStatus run_on_one_rank(const Config& config) {
 int run_without_mpi(const Options& options) {
   if (options.refused) return report(*options.refused);
   try {
+    // `revode info FILE | head`: a filter whose reader has seen enough ends without a word.
+    std::signal(SIGPIPE, SIG_DFL);
     return static_cast<int>(run_on_one_rank(options.config));
   } catch (...) {
+    std::signal(SIGPIPE, SIG_IGN);
     return report(revode::current_error());
   }
 }
@@ -125,6 +128,8 @@ int run_with_mpi(const Options& options) {
 
 int main(int argc, char** argv) {
   revode::open_missing_streams();
+  // Whoever reads the output may stop doing so: that costs the output, not the run or its status.
+  std::signal(SIGPIPE, SIG_IGN);
 
   // 1. Options. Where there are other ranks, they may have read others, or none: they are to be
   // asked first.
@@ -132,9 +137,7 @@ int main(int argc, char** argv) {
   const bool alone = options.refused || needs_no_ranks(options.config);
   if (alone && !is_one_of_several()) return run_without_mpi(options);
 
-  // 2. MPI: one thread of each rank talks. Whoever reads the output may stop doing so: that costs
-  // the output, not the run.
-  std::signal(SIGPIPE, SIG_IGN);
+  // 2. MPI: one thread of each rank talks.
   int provided = 0;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);

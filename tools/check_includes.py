@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks that dependencies point down only:
 
-    commands > train > pipeline > model > backend > core,   train > io > core
+    commands > train > pipeline > model > backend > core,   train > io > comm > core,   pipeline > comm
 
-and that each outside interface stays where it belongs: MPI calls in pipeline and main.cpp (io takes part in collectives
+and that each outside interface stays where it belongs: MPI calls in comm and main.cpp (io takes part in collectives
 on the communicator it is handed), HDF5 in io, highway in backend/cpu, CUDA in backend.
 
     tools/check_includes.py [REPOSITORY]
@@ -19,11 +19,12 @@ BELOW = {
     "core": set(),
     "backend": {"core"},
     "model": {"backend", "core"},
-    "pipeline": {"model", "backend", "core"},
-    "io": {"core"},
-    "train": {"pipeline", "model", "backend", "io", "core"},
-    "commands": {"train", "pipeline", "model", "backend", "io", "core"},
-    "main.cpp": {"commands", "train", "pipeline", "model", "backend", "io", "core"},
+    "comm": {"core"},
+    "pipeline": {"model", "backend", "comm", "core"},
+    "io": {"comm", "core"},
+    "train": {"pipeline", "model", "backend", "io", "comm", "core"},
+    "commands": {"train", "pipeline", "model", "backend", "io", "comm", "core"},
+    "main.cpp": {"commands", "train", "pipeline", "model", "backend", "io", "comm", "core"},
 }
 
 # io works on a communicator that it is given: collectives and constants, no messages, no start-up.
@@ -83,12 +84,12 @@ def module_included(target, source, repository):
 def outside_interfaces(path, module, include, code):
     """What this line uses of MPI, HDF5, highway and CUDA and must not."""
     in_cpu_kernels = path.parts[:3] == ("src", "backend", "cpu")
-    if module not in ("pipeline", "main.cpp"):
+    if module not in ("comm", "main.cpp"):
         if include == "mpi.h" and module != "io":
-            yield "includes mpi.h; MPI lives in pipeline and main.cpp"
+            yield "includes mpi.h; MPI lives in comm and main.cpp"
         for name in MPI_NAME.findall(code):
             if module != "io":
-                yield f"uses {name}; MPI lives in pipeline and main.cpp"
+                yield f"uses {name}; MPI lives in comm and main.cpp"
             elif name != name.upper() and name not in MPI_CALLS_OF_IO:
                 yield f"uses {name}; io only takes part in collectives on the communicator it is given"
     if module != "io":

@@ -4,7 +4,7 @@
 
 #include "revode/core/error.hpp"
 #include "revode/io/config.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 
 namespace revode {
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "revode/io/config.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 
 namespace revode {
 

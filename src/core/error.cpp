@@ -7,7 +7,7 @@
 
 namespace revode {
 
-Error current_error() {
+Error current_error(std::string_view context) {
   try {
     throw;
   } catch (const Error& error) {
@@ -20,9 +20,9 @@ Error current_error() {
   } catch (const std::filesystem::filesystem_error& error) {
     return run_error("'{}': {}", error.path1().string(), error.code().message());
   } catch (const std::exception& error) {
-    return run_error("internal error: {}", error.what());
+    return run_error("{}: {}", context, error.what());
   } catch (...) {
-    return run_error("internal error of an unknown kind");
+    return run_error("{}: of an unknown kind", context);
   }
 }
 

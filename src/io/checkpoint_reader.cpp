@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "revode/comm/agreement.hpp"
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
 
-#include "io/agreement.hpp"
 #include "io/checkpoint_inspection.hpp"
 #include "io/hdf5_handles.hpp"
 

@@ -10,10 +10,10 @@
 
 #include <unistd.h>
 
+#include "revode/comm/agreement.hpp"
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
 
-#include "io/agreement.hpp"
 #include "io/checkpoint_format.hpp"
 #include "io/checksums.hpp"
 #include "io/durable_files.hpp"

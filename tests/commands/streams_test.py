@@ -9,11 +9,11 @@ from program import SMALL, TIMEOUT_SECONDS
 class Streams(program.ProgramTest):
     def run_shell(self, redirection, *arguments):
         """The program with a redirection of the shell's."""
-        return subprocess.run(["sh", "-c", f'exec "$@" {redirection}', "sh", *self.command(*arguments)], cwd=self.folder,
-                              capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        return subprocess.run(["bash", "-c", f'set -o pipefail; "$@" {redirection}', "bash", *self.command(*arguments)],
+                              cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
 
     def test_errors_keep_their_status_where_nobody_hears_them(self):
-        for redirection in ["2>&-", "2>/dev/full"]:
+        for redirection in ["2>&-", "2>/dev/full", "2>&1 | true"]:
             for arguments, status in [(["--learning-rate", "x"], 2), (["info", "absent.h5"], 2),
                                       (["eval", "--checkpoint", "absent.h5"], 2)]:
                 with self.subTest(redirection=redirection, arguments=arguments):

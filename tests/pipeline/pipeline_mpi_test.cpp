@@ -11,7 +11,7 @@
 
 #include <gtest/gtest.h>
 
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 #include "revode/pipeline/executor.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"

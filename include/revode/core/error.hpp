@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -48,8 +49,9 @@ Error run_error(fmt::format_string<Args...> format, Args&&... args) {
 }
 
 /// The exception that is being handled, as an Error: one of ours as it is; of others what a person
-/// can use. To be called in a catch block.
-Error current_error();
+/// can use, after `context` (what was being done) where nothing better is known. To be called in a
+/// catch block.
+Error current_error(std::string_view context = "internal error");
 
 namespace detail {
 [[noreturn]] void assertion_failed(const char* expression, const char* file, int line);

@@ -12,7 +12,7 @@
 #include "revode/backend/backend.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/model/time_slice.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 #include "revode/pipeline/schedule.hpp"
 
 namespace revode {

@@ -10,7 +10,7 @@
 
 #include "revode/io/config.hpp"
 #include "revode/io/dataset.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 #include "revode/pipeline/executor.hpp"
 
 namespace revode {

@@ -3,7 +3,7 @@
 
 #include "revode/io/config.hpp"
 #include "revode/model/architecture.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 
 namespace revode {
 

@@ -14,7 +14,7 @@
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
 #include "revode/model/time_slice.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 #include "revode/pipeline/executor.hpp"
 
 namespace revode {

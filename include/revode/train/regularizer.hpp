@@ -8,7 +8,7 @@
 #include "revode/core/buffer.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 
 namespace revode {
 

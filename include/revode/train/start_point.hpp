@@ -5,7 +5,7 @@
 #include <string>
 
 #include "revode/io/config.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 #include "revode/train/run_folder.hpp"
 
 namespace revode {

@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "revode/core/error.hpp"
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 
 namespace revode {
 namespace {

@@ -1,4 +1,5 @@
-// How ranks that work on one file together agree on whether it went well. Knows nothing of files.
+// How ranks that do something together agree on whether it went well. Knows nothing of what they
+// do.
 #pragma once
 
 #include <functional>
@@ -9,7 +10,8 @@
 namespace revode {
 
 /// Collective. Runs `action` on every rank; where it throws on any, every rank throws the error of
-/// the lowest such rank, with scope all_ranks. What is no Error becomes one of a failed run, as
+/// the lowest such rank, with scope all_ranks; where only some failed and rank 0 is none of them,
+/// it says which. What is neither an Error nor known to current_error() becomes a failed run, as
 /// "`context`: ...". So no rank goes on to a collective call that another never reaches; the action
 /// itself must not leave a collective call half way on one rank alone. With MPI_COMM_NULL there is
 /// no one to agree with: the action is run, and its Error keeps its scope.

@@ -1,4 +1,4 @@
-#include "revode/pipeline/communicator.hpp"
+#include "revode/comm/communicator.hpp"
 
 #include <algorithm>
 #include <array>
@@ -6,23 +6,15 @@
 #include <exception>
 #include <limits>
 #include <numeric>
-#include <optional>
 
 #include <fmt/format.h>
 #include <sched.h>
 
+#include "revode/comm/agreement.hpp"
 #include "revode/core/error.hpp"
 
 namespace revode {
 namespace {
-
-void check(int code, const char* call) {
-  if (code == MPI_SUCCESS) return;
-  std::array<char, MPI_MAX_ERROR_STRING> text{};
-  int length = 0;
-  MPI_Error_string(code, text.data(), &length);
-  throw run_error("{} failed: {}", call, std::string_view(text.data(), length));
-}
 
 int message_length(std::size_t size) {
   if (size > static_cast<std::size_t>(std::numeric_limits<int>::max()))
@@ -52,19 +44,19 @@ Request::~Request() {
 bool Request::done() {
   if (!active()) return true;
   int flag = 0;
-  check(MPI_Test(&request_, &flag, MPI_STATUS_IGNORE), "MPI_Test");
+  check_mpi(MPI_Test(&request_, &flag, MPI_STATUS_IGNORE), "MPI_Test");
   return flag != 0;
 }
 
 void Request::wait() {
-  if (active()) check(MPI_Wait(&request_, MPI_STATUS_IGNORE), "MPI_Wait");
+  if (active()) check_mpi(MPI_Wait(&request_, MPI_STATUS_IGNORE), "MPI_Wait");
 }
 
 Communicator::Communicator(MPI_Comm parent) {
-  check(MPI_Comm_dup(parent, &handle_), "MPI_Comm_dup");
-  check(MPI_Comm_set_errhandler(handle_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  check(MPI_Comm_rank(handle_, &rank_), "MPI_Comm_rank");
-  check(MPI_Comm_size(handle_, &size_), "MPI_Comm_size");
+  check_mpi(MPI_Comm_dup(parent, &handle_), "MPI_Comm_dup");
+  check_mpi(MPI_Comm_set_errhandler(handle_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  check_mpi(MPI_Comm_rank(handle_, &rank_), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_size(handle_, &size_), "MPI_Comm_size");
 }
 
 Communicator::~Communicator() {
@@ -75,7 +67,7 @@ Communicator::~Communicator() {
 std::string Communicator::library_version() {
   std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
   int length = 0;
-  check(MPI_Get_library_version(text.data(), &length), "MPI_Get_library_version");
+  check_mpi(MPI_Get_library_version(text.data(), &length), "MPI_Get_library_version");
   // Open MPI: "Open MPI v4.1.4, package: ..., repo rev: ..."; MPICH: lines of "name: value".
   const std::string_view whole(text.data(), length);
   return std::string(whole.substr(0, whole.find_first_of(",\n")));
@@ -84,80 +76,63 @@ std::string Communicator::library_version() {
 Request Communicator::send(std::span<const float> values, int to, MessageKind kind,
                            int micro_batch) const {
   MPI_Request request = MPI_REQUEST_NULL;
-  check(MPI_Isend(values.data(), message_length(values.size()), MPI_FLOAT, to,
-                  tag_of(kind, micro_batch), handle_, &request),
-        "MPI_Isend");
+  check_mpi(MPI_Isend(values.data(), message_length(values.size()), MPI_FLOAT, to,
+                      tag_of(kind, micro_batch), handle_, &request),
+            "MPI_Isend");
   return Request(request);
 }
 
 Request Communicator::receive(std::span<float> values, int from, MessageKind kind,
                               int micro_batch) const {
   MPI_Request request = MPI_REQUEST_NULL;
-  check(MPI_Irecv(values.data(), message_length(values.size()), MPI_FLOAT, from,
-                  tag_of(kind, micro_batch), handle_, &request),
-        "MPI_Irecv");
+  check_mpi(MPI_Irecv(values.data(), message_length(values.size()), MPI_FLOAT, from,
+                      tag_of(kind, micro_batch), handle_, &request),
+            "MPI_Irecv");
   return Request(request);
 }
 
-void Communicator::barrier() const { check(MPI_Barrier(handle_), "MPI_Barrier"); }
+void Communicator::barrier() const { check_mpi(MPI_Barrier(handle_), "MPI_Barrier"); }
 
 std::vector<std::int64_t> Communicator::all_gather(std::int64_t value) const {
   std::vector<std::int64_t> all(size_);
-  check(MPI_Allgather(&value, 1, MPI_INT64_T, all.data(), 1, MPI_INT64_T, handle_),
-        "MPI_Allgather");
+  check_mpi(MPI_Allgather(&value, 1, MPI_INT64_T, all.data(), 1, MPI_INT64_T, handle_),
+            "MPI_Allgather");
   return all;
 }
 
 std::vector<double> Communicator::all_gather(std::span<const double> values) const {
   std::vector<int> counts(size_), offsets(size_);
   const int count = message_length(values.size());
-  check(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, handle_), "MPI_Allgather");
+  check_mpi(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, handle_), "MPI_Allgather");
   std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
   std::vector<double> all(offsets.back() + counts.back());
-  check(MPI_Allgatherv(values.data(), count, MPI_DOUBLE, all.data(), counts.data(), offsets.data(),
-                       MPI_DOUBLE, handle_),
-        "MPI_Allgatherv");
+  check_mpi(MPI_Allgatherv(values.data(), count, MPI_DOUBLE, all.data(), counts.data(),
+                           offsets.data(), MPI_DOUBLE, handle_),
+            "MPI_Allgatherv");
   return all;
 }
 
 void Communicator::broadcast(std::span<double> values, int root) const {
-  check(MPI_Bcast(values.data(), message_length(values.size()), MPI_DOUBLE, root, handle_),
-        "MPI_Bcast");
+  check_mpi(MPI_Bcast(values.data(), message_length(values.size()), MPI_DOUBLE, root, handle_),
+            "MPI_Bcast");
 }
 
 void Communicator::broadcast(std::span<float> values, int root) const {
-  check(MPI_Bcast(values.data(), message_length(values.size()), MPI_FLOAT, root, handle_),
-        "MPI_Bcast");
+  check_mpi(MPI_Bcast(values.data(), message_length(values.size()), MPI_FLOAT, root, handle_),
+            "MPI_Bcast");
 }
 
 std::string Communicator::broadcast(const std::string& text, int root) const {
   std::int64_t length = static_cast<std::int64_t>(text.size());
-  check(MPI_Bcast(&length, 1, MPI_INT64_T, root, handle_), "MPI_Bcast");
+  check_mpi(MPI_Bcast(&length, 1, MPI_INT64_T, root, handle_), "MPI_Bcast");
   std::string result = rank_ == root ? text : std::string(length, '\0');
-  check(MPI_Bcast(result.data(), message_length(result.size()), MPI_CHAR, root, handle_),
-        "MPI_Bcast");
+  check_mpi(MPI_Bcast(result.data(), message_length(result.size()), MPI_CHAR, root, handle_),
+            "MPI_Bcast");
   return result;
 }
 
 void Communicator::agree(const std::function<void()>& action) const {
-  std::optional<Error> mine;
-  try {
-    action();
-  } catch (...) {
-    mine = current_error();
-  }
-  const std::vector<std::int64_t> failed = all_gather(std::int64_t{mine.has_value()});
-  const auto first = std::ranges::find(failed, 1);
-  if (first == failed.end()) return;
-
-  const int lowest = static_cast<int>(first - failed.begin());
-  std::string message = mine ? mine->what() : "";
-  // Where only some ranks met it, which one did helps.
-  if (lowest != 0) message += fmt::format(" (rank {})", rank_);
-  message = broadcast(message, lowest);
-  int status = mine ? static_cast<int>(mine->status()) : 0;
-  check(MPI_Bcast(&status, 1, MPI_INT, lowest, handle_), "MPI_Bcast");
-  throw Error(static_cast<ExitStatus>(status), message, ErrorScope::all_ranks);
+  on_all_ranks(handle_, "internal error", action);
 }
 
 void Communicator::require_same(const std::vector<Fact>& facts, std::string_view advice) const {
@@ -187,17 +162,17 @@ void Communicator::require_same(const std::vector<Fact>& facts, std::string_view
 
 Communicator::HostShare Communicator::host_share() const {
   MPI_Comm host = MPI_COMM_NULL;
-  check(MPI_Comm_split_type(handle_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
-        "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_split_type(handle_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
+            "MPI_Comm_split_type");
   int num_ranks = 1;
-  check(MPI_Comm_size(host, &num_ranks), "MPI_Comm_size");
+  check_mpi(MPI_Comm_size(host, &num_ranks), "MPI_Comm_size");
   cpu_set_t mine;
   CPU_ZERO(&mine);
   sched_getaffinity(0, sizeof mine, &mine);
   std::vector<cpu_set_t> all(num_ranks);
-  check(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all.data(), sizeof mine, MPI_BYTE, host),
-        "MPI_Allgather");
-  check(MPI_Comm_free(&host), "MPI_Comm_free");
+  check_mpi(MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all.data(), sizeof mine, MPI_BYTE, host),
+            "MPI_Allgather");
+  check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
   HostShare share{0, CPU_COUNT(&mine)};
   for (const cpu_set_t& theirs : all) {
     cpu_set_t common;

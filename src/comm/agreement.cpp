@@ -1,4 +1,4 @@
-#include "io/agreement.hpp"
+#include "revode/comm/agreement.hpp"
 
 #include <climits>
 #include <optional>
@@ -13,24 +13,21 @@ namespace {
 std::optional<Error> run_and_catch(std::string_view context, const std::function<void()>& action) {
   try {
     action();
-  } catch (const Error& error) {
-    return error;
-  } catch (const std::exception& error) {
-    return run_error("{}: {}", context, error.what());
+  } catch (...) {
+    return current_error(context);
   }
   return std::nullopt;
 }
 
-/// The lowest rank that failed tells all others its status and message; `num_failed` of `num_ranks`
-/// failed.
-Error broadcast_error(MPI_Comm communicator, int rank, int failed_rank, int num_failed,
-                      int num_ranks, const std::optional<Error>& error) {
+/// The lowest rank that failed tells all others its status and message.
+Error broadcast_error(MPI_Comm communicator, int rank, int failed_rank,
+                      const std::optional<Error>& error) {
   int header[2] = {0, 0};  // exit status, length of the message
   std::string message;
   if (rank == failed_rank) {
     message = error->what();
     // Where only some ranks met it, which one did helps.
-    if (num_failed < num_ranks && failed_rank != 0) message += fmt::format(" (rank {})", rank);
+    if (failed_rank != 0) message += fmt::format(" (rank {})", rank);
     header[0] = static_cast<int>(error->status());
     header[1] = static_cast<int>(message.size());
   }
@@ -58,18 +55,11 @@ void on_all_ranks(MPI_Comm communicator, std::string_view context,
     return;
   }
   int rank = 0;
-  int num_ranks = 1;
   check_mpi(MPI_Comm_rank(communicator, &rank), "MPI_Comm_rank");
-  check_mpi(MPI_Comm_size(communicator, &num_ranks), "MPI_Comm_size");
   int failed_rank = error ? rank : INT_MAX;
-  int num_failed = error ? 1 : 0;
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, &failed_rank, 1, MPI_INT, MPI_MIN, communicator),
             "MPI_Allreduce");
-  if (failed_rank == INT_MAX) return;
-
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &num_failed, 1, MPI_INT, MPI_SUM, communicator),
-            "MPI_Allreduce");
-  throw broadcast_error(communicator, rank, failed_rank, num_failed, num_ranks, error);
+  if (failed_rank != INT_MAX) throw broadcast_error(communicator, rank, failed_rank, error);
 }
 
 void on_first_rank(MPI_Comm communicator, std::string_view context,
