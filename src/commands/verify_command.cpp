@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "revode/core/console.hpp"
 #include "revode/core/random.hpp"
@@ -172,6 +173,9 @@ double fitted_slope(const std::vector<double>& x, const std::vector<double>& y) 
 // a point nearby.
 Check check_taylor(Config config, const Communicator& communicator) {
   config.grid_bits = 0;
+  // Few images cross few kinks, too few for their signs to even out: for one image and 8 channels
+  // the slope was seen from 1.07 to 1.73 over the seeds, for 16 images from 1.57.
+  config.batch_size = std::max(config.batch_size, default_batch);
   Trial trial(config, communicator);
   Network& network = trial.network();
   std::vector<float> origin(network.values().begin(), network.values().end());
@@ -308,7 +312,14 @@ ExitStatus verify_command(Config config, const Communicator& communicator) {
                       {"passed", check.passed}});
     write_json_result(config, {{"passed", passed}, {"checks", list}});
   }
-  return passed ? ExitStatus::success : ExitStatus::failure;
+  if (passed) return ExitStatus::success;
+  std::vector<std::string> failed;
+  for (const Check& check : checks)
+    if (!check.passed) failed.push_back(fmt::format("{} (found: {})", check.name, check.found));
+  throw Error(ExitStatus::failure,
+              fmt::format("{} of {} checks failed: {}", failed.size(), checks.size(),
+                          fmt::join(failed, ", ")),
+              ErrorScope::all_ranks);
 }
 
 }  // namespace revode

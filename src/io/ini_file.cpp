@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+
+#include <fcntl.h>
 
 #include "revode/core/error.hpp"
 
@@ -45,9 +48,18 @@ std::string_view value_of(std::string_view text) {
   return text.starts_with('#') ? std::string_view{} : without_comment(text);
 }
 
-/// A pipe of the shell's, as `--config <(command)` makes it.
+/// A pipe of the shell's, as `--config <(command)` makes it; not an output of this process, from
+/// which nothing would ever come.
 bool is_pipe_of_shell(const std::string& file) {
-  return file == "/dev/stdin" || file.starts_with("/dev/fd/") || file.starts_with("/proc/self/fd/");
+  if (file == "/dev/stdin") return true;
+  for (const std::string_view prefix : {"/dev/fd/", "/proc/self/fd/"}) {
+    if (!file.starts_with(prefix)) continue;
+    int descriptor = -1;
+    std::from_chars(file.data() + prefix.size(), file.data() + file.size(), descriptor);
+    const int flags = ::fcntl(descriptor, F_GETFL);
+    return flags >= 0 && (flags & O_ACCMODE) != O_WRONLY;
+  }
+  return false;
 }
 
 /// The file's text; of a device that never ends no more than shows that it is none.
