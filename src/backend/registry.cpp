@@ -29,8 +29,6 @@ std::vector<std::string> backend_names() {
 std::unique_ptr<Backend<float>> make_backend(std::string_view name, int num_threads) {
   for (const Entry& entry : entries)
     if (name == "auto" || name == entry.name) return entry.make(num_threads);
-  if (name == "cuda")
-    throw input_error("--backend cuda is not part of this version of revode; use --backend cpu");
   throw input_error("--backend: found '{}', expected auto, {}", name,
                     fmt::join(backend_names(), ", "));
 }

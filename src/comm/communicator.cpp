@@ -73,21 +73,35 @@ std::string Communicator::library_version() {
   return std::string(whole.substr(0, whole.find_first_of(",\n")));
 }
 
+namespace {
+
+/// `code` of a call that moves `size` floats to or from `peer`.
+void check_message(int code, std::string_view call, std::string_view direction, int peer,
+                   std::size_t size, int tag) {
+  if (code != MPI_SUCCESS)
+    check_mpi(code,
+              fmt::format("{} of {} values {} rank {} (tag {})", call, size, direction, peer, tag));
+}
+
+}  // namespace
+
 Request Communicator::send(std::span<const float> values, int to, MessageKind kind,
                            int micro_batch) const {
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Isend(values.data(), message_length(values.size()), MPI_FLOAT, to,
-                      tag_of(kind, micro_batch), handle_, &request),
-            "MPI_Isend");
+  const int tag = tag_of(kind, micro_batch);
+  check_message(MPI_Isend(values.data(), message_length(values.size()), MPI_FLOAT, to, tag, handle_,
+                          &request),
+                "MPI_Isend", "to", to, values.size(), tag);
   return Request(request);
 }
 
 Request Communicator::receive(std::span<float> values, int from, MessageKind kind,
                               int micro_batch) const {
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Irecv(values.data(), message_length(values.size()), MPI_FLOAT, from,
-                      tag_of(kind, micro_batch), handle_, &request),
-            "MPI_Irecv");
+  const int tag = tag_of(kind, micro_batch);
+  check_message(MPI_Irecv(values.data(), message_length(values.size()), MPI_FLOAT, from, tag,
+                          handle_, &request),
+                "MPI_Irecv", "from", from, values.size(), tag);
   return Request(request);
 }
 

@@ -241,15 +241,10 @@ std::unique_ptr<DataFeed> make_feed(const Config& config, const Communicator& co
 /// The model's normalisation or, for initial weights, the split's own.
 void normalise(DataFeed& feed, const Config& config, Network& network) {
   if (!network.communicator().is_root()) return;
-  const ParameterMap& map = network.map();
-  const float* mean = network.values().data() + map.input_mean.offset;
-  const float* std = network.values().data() + map.input_std.offset;
-  feed.set_transform({.statistics = config.checkpoint.empty()
-                                        ? feed.statistics()
-                                        : ChannelStatistics{{mean, mean + map.input_mean.size()},
-                                                            {std, std + map.input_std.size()}},
-                      .augment = config.augment,
-                      .seed = config.seed});
+  feed.set_transform(
+      {.statistics = config.checkpoint.empty() ? feed.statistics() : network.input_statistics(),
+       .augment = config.augment,
+       .seed = config.seed});
 }
 
 }  // namespace

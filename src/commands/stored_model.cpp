@@ -81,23 +81,15 @@ ChannelStatistics train_statistics(const Config& config) {
 
 void normalise(ChosenSamples& samples, const Config& config, Network& network) {
   const Communicator& communicator = network.communicator();
-  const ParameterMap& map = network.map();
-  float* mean = network.values().data() + map.input_mean.offset;
-  float* std = network.values().data() + map.input_std.offset;
   // Initial weights come without statistics: take those of the training split, as training would.
   communicator.agree([&] {
     if (!communicator.is_root() || !config.checkpoint.empty()) return;
-    const ChannelStatistics statistics = samples.feed->split() == Split::train
-                                             ? samples.feed->statistics()
-                                             : train_statistics(config);
-    std::copy(statistics.mean.begin(), statistics.mean.end(), mean);
-    std::copy(statistics.std.begin(), statistics.std.end(), std);
+    network.set_input_statistics(samples.feed->split() == Split::train ? samples.feed->statistics()
+                                                                       : train_statistics(config));
   });
   if (communicator.is_root())
     samples.feed->set_transform(
-        {.statistics = {{mean, mean + map.input_mean.size()}, {std, std + map.input_std.size()}},
-         .augment = false,
-         .seed = config.seed});
+        {.statistics = network.input_statistics(), .augment = false, .seed = config.seed});
 }
 
 void check_results(const Config& config, const Communicator& communicator) {

@@ -101,6 +101,19 @@ Network::Network(const Config& config, const Architecture& architecture,
   executor_ = std::make_unique<Executor>(communicator_, *slice_, *backend_, largest_micro_batch);
 }
 
+ChannelStatistics Network::input_statistics() const {
+  const auto copy = [&](const ParameterEntry& entry) {
+    const float* begin = values_.data() + entry.offset;
+    return std::vector<float>(begin, begin + entry.size());
+  };
+  return {copy(map_.input_mean), copy(map_.input_std)};
+}
+
+void Network::set_input_statistics(const ChannelStatistics& statistics) {
+  std::ranges::copy(statistics.mean, values_.data() + map_.input_mean.offset);
+  std::ranges::copy(statistics.std, values_.data() + map_.input_std.offset);
+}
+
 void Network::time_phases() {
   phase_timer_.emplace(static_cast<int>(architecture_.stages().size()));
   slice_->set_phase_timer(&*phase_timer_);

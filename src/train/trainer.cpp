@@ -92,16 +92,10 @@ Trainer::Trainer(const Config& config, StartPoint start, const Communicator& com
 }
 
 void Trainer::load() {
-  const ParameterMap& map = network_.map();
-  float* values = network_.values().data();
   training_.velocity();  // so that the start-up block counts it
   train_digest_ = train_data_.digest();
   if (start_.kind == StartPoint::Kind::fresh) {
-    if (communicator_.is_root()) {
-      const ChannelStatistics statistics = train_data_.statistics();
-      std::copy(statistics.mean.begin(), statistics.mean.end(), values + map.input_mean.offset);
-      std::copy(statistics.std.begin(), statistics.std.end(), values + map.input_std.offset);
-    }
+    if (communicator_.is_root()) network_.set_input_statistics(train_data_.statistics());
   } else {
     const CheckpointReader reader(start_.file, communicator_.handle(),
                                   CheckpointReader::Checksums::ignore);  // verified when chosen
@@ -116,12 +110,8 @@ void Trainer::load() {
     }
   }
   if (!communicator_.is_root()) return;
-  const float* mean = values + map.input_mean.offset;
-  const float* std = values + map.input_std.offset;
   InputTransform transform{
-      .statistics = {{mean, mean + map.input_mean.size()}, {std, std + map.input_std.size()}},
-      .augment = config_.augment,
-      .seed = config_.seed};
+      .statistics = network_.input_statistics(), .augment = config_.augment, .seed = config_.seed};
   train_data_.set_transform(transform);
   transform.augment = false;
   test_data_.set_transform(transform);

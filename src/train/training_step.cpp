@@ -1,6 +1,7 @@
 #include "revode/train/training_step.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <vector>
@@ -45,27 +46,31 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   // What is left are sums over ranks: the time goes into waiting for the last of them.
   const PhaseScope timed(timer, Phase::waiting);
   const RangeCounts counts = network_.slice().take_counts();
-  const std::vector<double> mine{sweep.loss_sum, static_cast<double>(sweep.num_correct),
-                                 static_cast<double>(counts.out_of_range),
-                                 static_cast<double>(counts.rounded_to_zero),
-                                 stop_requested ? 1.0 : 0.0};
+  // What the ranks add up; counts of a mini-batch are exact in a double.
+  enum Field { loss, correct, out_of_range, rounded_to_zero, ranks_that_stop, num_fields };
+  std::array<double, num_fields> mine{};
+  mine[loss] = sweep.loss_sum;
+  mine[correct] = static_cast<double>(sweep.num_correct);
+  mine[out_of_range] = static_cast<double>(counts.out_of_range);
+  mine[rounded_to_zero] = static_cast<double>(counts.rounded_to_zero);
+  mine[ranks_that_stop] = stop_requested ? 1 : 0;
   const std::vector<double> all = communicator.all_gather(mine);
   const std::vector<double> gradient_rows = communicator.all_gather(rows.gradient);
-  const auto sum_over_ranks = [&](std::size_t field) {
+  const auto sum_over_ranks = [&](Field field) {
     double sum = 0;
-    for (std::size_t i = field; i < all.size(); i += mine.size()) sum += all[i];
+    for (std::size_t i = field; i < all.size(); i += num_fields) sum += all[i];
     return sum;
   };
   return {
-      .loss = sum_over_ranks(0) / source.size(),
+      .loss = sum_over_ranks(loss) / source.size(),
       .regularization = regularizer_.value(communicator.all_gather(rows.decay),
                                            communicator.all_gather(rows.smoothness)),
       .gradient_norm = std::sqrt(std::accumulate(gradient_rows.begin(), gradient_rows.end(), 0.0)),
-      .num_correct = static_cast<std::int64_t>(sum_over_ranks(1)),
+      .num_correct = static_cast<std::int64_t>(sum_over_ranks(correct)),
       .num_samples = source.size(),
-      .range = {static_cast<std::int64_t>(sum_over_ranks(2)),
-                static_cast<std::int64_t>(sum_over_ranks(3))},
-      .stop_requested = sum_over_ranks(4) > 0};
+      .range = {static_cast<std::int64_t>(sum_over_ranks(out_of_range)),
+                static_cast<std::int64_t>(sum_over_ranks(rounded_to_zero))},
+      .stop_requested = sum_over_ranks(ranks_that_stop) > 0};
 }
 
 void TrainingStep::update(double rate, const StepReport& report) {

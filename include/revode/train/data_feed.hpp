@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "revode/comm/communicator.hpp"
 #include "revode/io/config.hpp"
 #include "revode/io/dataset.hpp"
-#include "revode/comm/communicator.hpp"
 #include "revode/pipeline/executor.hpp"
 
 namespace revode {

@@ -1,9 +1,9 @@
 // How much memory a rank will need, from shapes alone: known before anything is made.
 #pragma once
 
+#include "revode/comm/communicator.hpp"
 #include "revode/io/config.hpp"
 #include "revode/model/architecture.hpp"
-#include "revode/comm/communicator.hpp"
 
 namespace revode {
 

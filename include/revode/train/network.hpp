@@ -8,13 +8,14 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
+#include "revode/comm/communicator.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/io/config.hpp"
+#include "revode/io/dataset.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
 #include "revode/model/time_slice.hpp"
-#include "revode/comm/communicator.hpp"
 #include "revode/pipeline/executor.hpp"
 
 namespace revode {
@@ -57,6 +58,10 @@ class Network {
 
   /// Flat values of map(); after changing them call slice().load_weights().
   Buffer<float>& values() { return values_; }
+
+  /// What images are normalised by, which is kept with the weights; on the first rank.
+  ChannelStatistics input_statistics() const;
+  void set_input_statistics(const ChannelStatistics& statistics);
 
  private:
   Architecture architecture_;

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "revode/comm/communicator.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
-#include "revode/comm/communicator.hpp"
 
 namespace revode {
 

@@ -4,8 +4,8 @@
 #include <memory>
 #include <string>
 
-#include "revode/io/config.hpp"
 #include "revode/comm/communicator.hpp"
+#include "revode/io/config.hpp"
 #include "revode/train/run_folder.hpp"
 
 namespace revode {
