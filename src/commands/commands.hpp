@@ -2,9 +2,9 @@
 // throws Errors.
 #pragma once
 
+#include "revode/comm/communicator.hpp"
 #include "revode/core/error.hpp"
 #include "revode/io/config.hpp"
-#include "revode/comm/communicator.hpp"
 
 namespace revode {
 

@@ -2,8 +2,8 @@
 // libraries, instruction set.
 #pragma once
 
-#include "revode/io/config.hpp"
 #include "revode/comm/communicator.hpp"
+#include "revode/io/config.hpp"
 
 namespace revode {
 

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
+#include "revode/comm/communicator.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/model/time_slice.hpp"
-#include "revode/comm/communicator.hpp"
 #include "revode/pipeline/schedule.hpp"
 
 namespace revode {
