@@ -31,7 +31,8 @@ function(revode_add_module name)
 endfunction()
 
 # revode_add_test(<name> SOURCES <files> [LINK <targets>] [RANKS <counts>] [LABELS <labels>] [TIMEOUT <seconds>])
-# Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun).
+# Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun). The target
+# revode_unit_tests builds those of one process and nothing else.
 function(revode_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LINK;RANKS;LABELS")
   if(NOT arg_TIMEOUT)
@@ -50,6 +51,10 @@ function(revode_add_test name)
     endforeach()
   else()
     target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest GTest::gtest_main)
+    if(NOT TARGET revode_unit_tests)
+      add_custom_target(revode_unit_tests)
+    endif()
+    add_dependencies(revode_unit_tests ${name})
     add_test(NAME ${name} COMMAND ${name})
     set_tests_properties(${name} PROPERTIES
       LABELS "unit;${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${REVODE_MPI_TEST_ENVIRONMENT}")
