@@ -6,7 +6,7 @@
 namespace revode {
 
 std::string host_name();
-/// "node1 in /home/user/study".
+/// "node1 in /data/study".
 std::string place_of_process();
 /// The time now: "2026-01-31T12:00:00Z".
 std::string utc_time();
