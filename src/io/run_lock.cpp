@@ -208,6 +208,7 @@ struct RunLock::Impl {
     write_record();
     std::error_code failure;
     fs::rename(fresh, file, failure);
+    if (failure) ::unlink(fresh.c_str());
     REVODE_REQUIRE(!failure, "--output {}: can't be written: {}", folder.string(),
                    failure.message());
     std::this_thread::sleep_for(settings.beat / 5);

@@ -34,6 +34,9 @@ nlohmann::json stored_config(const Config& config, const Architecture& architect
 
 namespace {
 
+constexpr const char* train_samples_key = "train-samples";
+constexpr const char* train_digest_key = "train-digest";
+
 enum class Numbers { any, at_least_zero, above_zero };
 
 /// What an array of the model may hold.
@@ -103,6 +106,25 @@ void note_missing_checksums(const CheckpointReader& reader, const std::string& f
       "'{}' has no checksums (it was not written by this version of revode): damage to it "
       "would not be seen",
       file));
+}
+
+void store_training_data(const TrainingData& data, nlohmann::json& config) {
+  config[train_samples_key] = data.samples;
+  config[train_digest_key] = data.digest;
+}
+
+std::optional<TrainingData> training_data_of(const nlohmann::json& config,
+                                             const std::string& file) {
+  const auto samples = config.find(train_samples_key), digest = config.find(train_digest_key);
+  if (samples == config.end() && digest == config.end()) return std::nullopt;
+  const bool makes_sense = samples != config.end() && samples->is_number_integer() &&
+                           *samples > 0 && digest != config.end() && digest->is_string();
+  REVODE_REQUIRE(
+      makes_sense,
+      "{}: its config holds '{}' = {} and '{}' = {}, expected a whole number above 0 and a text",
+      file, train_samples_key, samples == config.end() ? "nothing" : samples->dump(),
+      train_digest_key, digest == config.end() ? "nothing" : digest->dump());
+  return TrainingData{samples->get<std::int64_t>(), digest->get<std::string>()};
 }
 
 std::optional<std::string> first_non_finite(const ParameterMap& map, const float* values,

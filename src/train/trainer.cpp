@@ -117,29 +117,26 @@ void Trainer::load() {
   test_data_.set_transform(transform);
 }
 
-// A run goes on with the images that it began with. Files from before these keys tell by their
+// A run goes on with the images that it began with. Files from before it was noted tell by their
 // epoch alone.
 void Trainer::check_training_data(const CheckpointReader& reader) const {
-  const nlohmann::json& stored = reader.config();
-  const std::int64_t samples = stored.value(train_samples_key, train_data_.size());
-  REVODE_REQUIRE(samples == train_data_.size(),
-                 "{}: its run trains on {} samples, and there are {} of {} now; give the same "
-                 "data, or start a new "
-                 "run from these weights with --checkpoint",
-                 start_.file, format_count(samples), format_count(train_data_.size()),
-                 config_.dataset);
-  const std::string digest = stored.value(train_digest_key, train_digest_);
-  REVODE_REQUIRE(digest == train_digest_,
-                 "{}: its run trains on other images than those of {} now (their digests are {} "
-                 "and {}); give the same "
-                 "data, or start a new run from these weights with --checkpoint",
-                 start_.file, config_.dataset, digest, train_digest_);
+  constexpr const char* advice =
+      "give the same data, or start a new run from these weights with --checkpoint";
+  if (const auto stored = training_data_of(reader.config(), start_.file)) {
+    REVODE_REQUIRE(stored->samples == train_data_.size(),
+                   "{}: its run trains on {} samples, and there are {} of {} now; {}", start_.file,
+                   format_count(stored->samples), format_count(train_data_.size()), config_.dataset,
+                   advice);
+    REVODE_REQUIRE(
+        stored->digest == train_digest_,
+        "{}: its run trains on other images than those of {} now (their digests are {} and {}); {}",
+        start_.file, config_.dataset, stored->digest, train_digest_, advice);
+  }
   REVODE_REQUIRE(progress_.epoch == progress_.step / steps_per_epoch_,
                  "{}: it is at step {} in epoch {}, and {} samples in mini-batches of {} make that "
-                 "epoch {}; give the "
-                 "same data, or start a new run from these weights with --checkpoint",
+                 "epoch {}; {}",
                  start_.file, progress_.step, progress_.epoch, format_count(train_data_.size()),
-                 config_.batch_size, progress_.step / steps_per_epoch_);
+                 config_.batch_size, progress_.step / steps_per_epoch_, advice);
 }
 
 void Trainer::open_folder() {
@@ -379,8 +376,7 @@ void Trainer::write_file(const std::string& name, double best_accuracy) {
       .root_attributes = Attributes::object(),
       .progress = to_attributes(progress, config_.seed),
       .arrays = array_slices(network_.map(), ArraySet::all, "/model", network_.values().data())};
-  contents.config[train_samples_key] = train_data_.size();
-  contents.config[train_digest_key] = train_digest_;
+  store_training_data({train_data_.size(), train_digest_}, contents.config);
   for (ArraySlice& slice : array_slices(network_.map(), ArraySet::trainable, "/optimizer/momentum",
                                         training_.velocity().data()))
     contents.arrays.push_back(std::move(slice));
@@ -410,9 +406,11 @@ void Trainer::save() {
   time_limit_.note_save(seconds_since(start));
 }
 
+// As at the end of an epoch the evaluation comes first: a run that has diverged while its weights
+// are still finite must not take the place of the last good checkpoint.
 void Trainer::finish() {
-  if (progress_.step != last_saved_step_) save();
   const Evaluation test = evaluate_test();
+  if (progress_.step != last_saved_step_) save();
   keep_if_best(test);
   const MemoryReport memory = gather_memory(communicator_);
   if (!communicator_.is_root()) return;

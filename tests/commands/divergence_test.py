@@ -29,8 +29,12 @@ class Divergence(program.ProgramTest):
 
     def test_evaluation_that_is_not_finite_is_no_success(self):
         # One step that leaves the weights finite and the loss not: the sums of the network overflow.
-        done = self.run_program("train", *SMALL, "--steps", "1", "--learning-rate", "1e20", "--output", "run", status=1)
-        self.assertIn("not finite", self.only_error(done))
+        self.train("run", "--steps", "6", "--keep-checkpoints", "1")
+        done = self.train("run", "--steps", "7", "--keep-checkpoints", "1", "--learning-rate", "1e20", "--resume", "auto",
+                          status=1)
+        self.assertIn("test loss after step 7 is not finite", self.only_error(done))
+        self.assertIn("the last checkpoint is run/checkpoint-6.h5", self.only_error(done))
+        self.assertEqual(self.checkpoints("run"), [6])
 
 
 if __name__ == "__main__":

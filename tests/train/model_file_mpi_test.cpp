@@ -48,6 +48,27 @@ void expect_equal(const RunProgress& a, const RunProgress& b) {
   EXPECT_EQ(a.range.rounded_to_zero, b.range.rounded_to_zero);
 }
 
+TEST(TrainingData, ComesBackAndMustMakeSense) {
+  nlohmann::json config = nlohmann::json::object();
+  EXPECT_FALSE(training_data_of(config, "some.h5").has_value());  // a file from before
+
+  store_training_data({80, "0a1b2c3d"}, config);
+  const auto stored = training_data_of(config, "some.h5");
+  ASSERT_TRUE(stored.has_value());
+  EXPECT_EQ(stored->samples, 80);
+  EXPECT_EQ(stored->digest, "0a1b2c3d");
+
+  for (const char* text : {R"({"train-samples": "x", "train-digest": "0a"})",
+                           R"({"train-samples": 1.5, "train-digest": "0a"})",
+                           R"({"train-samples": -1, "train-digest": "0a"})",
+                           R"({"train-samples": 80, "train-digest": 7})",
+                           R"({"train-samples": 80})", R"({"train-digest": "0a"})"})
+    EXPECT_THAT(error_text(ExitStatus::bad_input,
+                           [&] { training_data_of(nlohmann::json::parse(text), "some.h5"); }),
+                testing::AllOf(testing::HasSubstr("some.h5"), testing::HasSubstr("train-samples")))
+        << text;
+}
+
 TEST(RunProgress, ComesBackFromItsAttributes) {
   const Attributes attributes = to_attributes(some_progress(), 7);
   expect_equal(from_attributes(attributes, "file"), some_progress());

@@ -34,10 +34,17 @@ void load_model(const CheckpointReader& reader, const std::string& file, Network
 void load_momentum(const CheckpointReader& reader, const std::string& file, const Network& network,
                    float* velocity);
 
-/// Keys of a checkpoint's config that no option has: how many samples its run trains on, and
-/// DataFeed::digest() of them.
-inline constexpr const char* train_samples_key = "train-samples";
-inline constexpr const char* train_digest_key = "train-digest";
+/// What tells the images that a run trains on from others.
+struct TrainingData {
+  std::int64_t samples = 0;
+  std::string digest;  ///< DataFeed::digest()
+};
+/// Puts it into a checkpoint's config, as "train-samples" and "train-digest", keys that no option
+/// has.
+void store_training_data(const TrainingData& data, nlohmann::json& config);
+/// Nothing where the file is from before it was stored. Throws an input error where it can't be
+/// meant.
+std::optional<TrainingData> training_data_of(const nlohmann::json& config, const std::string& file);
 
 /// The first of a rank's arrays in which there is a value that is not finite:
 /// "/model/stage_1/kernel (coupling 3)", say.
