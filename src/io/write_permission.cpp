@@ -168,11 +168,14 @@ void check_can_be_made(const Request& request) {
 void check_stream(const Request& request) {
   REVODE_REQUIRE(request.format == ResultFormat::json,
                  "{}: that is a device or a FIFO, and HDF5 needs a regular file", request.name());
-  const std::optional<int> descriptor = own_descriptor(request.path);
-  const bool writable = descriptor ? (::fcntl(*descriptor, F_GETFL) & O_ACCMODE) != O_RDONLY
-                                   : ::access(request.path.c_str(), W_OK) == 0;
-  if (!writable)
+  if (const std::optional<int> descriptor = own_descriptor(request.path)) {
+    const int flags = ::fcntl(*descriptor, F_GETFL);
+    REVODE_REQUIRE(flags >= 0, "{}: can't be written: it is not open", request.name());
+    REVODE_REQUIRE((flags & O_ACCMODE) != O_RDONLY,
+                   "{}: can't be written: it is open for reading alone", request.name());
+  } else if (::access(request.path.c_str(), W_OK) != 0) {
     throw input_error("{}: can't be written: {}", request.name(), std::strerror(errno));
+  }
 }
 
 void check(const Request& request) {

@@ -5,8 +5,10 @@
 #include <string>
 #include <thread>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "revode/core/error.hpp"
 
@@ -110,6 +112,10 @@ TEST_F(WritePermission, WhatWouldFailLaterIsRefused) {
   expect_refused(eval("", at(std::string(300, 'x'))), "File name too long");
   expect_refused(eval(folder_.path().string(), ""), "that is a folder");
   expect_refused(eval("/dev/null", ""), "HDF5 needs a regular file");
+  expect_refused(eval("", "/dev/fd/987"), "not open");
+  const int reading = ::open("/dev/null", O_RDONLY);
+  expect_refused(eval("", "/dev/fd/" + std::to_string(reading)), "reading alone");
+  ::close(reading);
 }
 
 TEST_F(WritePermission, ResultsGoWhereLinksPointTo) {
