@@ -8,11 +8,10 @@
 #include <thread>
 #include <utility>
 
-#include <unistd.h>
-
 #include "revode/comm/agreement.hpp"
 #include "revode/core/error.hpp"
 #include "revode/io/checkpoint.hpp"
+#include "revode/io/host.hpp"
 
 #include "io/checkpoint_format.hpp"
 #include "io/checksums.hpp"
@@ -238,13 +237,11 @@ void look_for(const fs::path& temporary, std::uintmax_t bytes, const fs::path& f
       std::this_thread::sleep_for(pause);
       continue;
     }
-    char host[256] = "";
-    gethostname(host, sizeof host - 1);
     throw run_error(
-        "cannot write '{}': not all ranks see the same folder: the working folder '{}' on host {} "
-        "does not show the file that rank 0 has begun there; give --output on a file system that "
-        "all nodes share",
-        file.string(), fs::current_path(error).string(), host);
+        "cannot write '{}': not all ranks see the same folder: the working folder ({}) does not "
+        "show the file that rank 0 has begun there; give --output on a file system that all nodes "
+        "share",
+        file.string(), place_of_process());
   }
 }
 
