@@ -77,8 +77,7 @@ Measurements measure(const Config& config, Network& network, TrainingStep& train
     timer.reset();
     const double step_seconds = time_together(communicator, [&] {
       const StepReport report = training.compute_gradient(source);
-      if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm))
-        training.explain_non_finite(source, report, fmt::format("step {} of bench", step + 1));
+      training.require_finite(source, report, fmt::format("step {} of bench", step + 1));
       training.update(config.learning_rate, report);
     });
     const PhaseTimer phases = timer;

@@ -31,6 +31,7 @@ ExitStatus gradient_command(Config config, const Communicator& communicator) {
       training.compute_gradient(source, false, [&](int, std::span<const float> values) {
         logits.insert(logits.end(), values.begin(), values.end());
       });
+  training.require_finite(source, report, fmt::format("samples {}", config.samples));
 
   if (!config.output.empty()) {
     CheckpointContents contents{

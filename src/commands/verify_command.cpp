@@ -36,8 +36,8 @@ constexpr int default_batch = 16;
 class Trial {
  public:
   Trial(const Config& config, const Communicator& communicator)
-      : config_(config),
-        samples_(choose_samples(with_samples(config), communicator)),
+      : config_(with_samples(config)),
+        samples_(choose_samples(config_, communicator)),
         network_(load_network(config, communicator, config.batch_size)),
         training_(config, *network_) {
     normalise(samples_, config, *network_);
@@ -45,11 +45,14 @@ class Trial {
 
   Network& network() { return *network_; }
   TrainingStep& training() { return training_; }
-  const Buffer<float>& gradient() { return training_.gradient(); }
+  std::span<const float> gradient() { return training_.gradient(); }
 
   StepReport compute() {
-    return training_.compute_gradient(
-        samples_.feed->mini_batch(samples_.indices, 0, *config_.micro_batches));
+    const MiniBatchSource source =
+        samples_.feed->mini_batch(samples_.indices, 0, *config_.micro_batches);
+    const StepReport report = training_.compute_gradient(source);
+    training_.require_finite(source, report, fmt::format("samples {}", config_.samples));
+    return report;
   }
 
  private:
@@ -245,7 +248,7 @@ Check check_serial(Trial& base, const Config& config) {
     of_one.time_ranks = 1;
     Trial trial(of_one, alone);
     trial.compute();
-    std::ranges::copy(trial.gradient().span(), serial.begin());
+    std::ranges::copy(trial.gradient(), serial.begin());
   });
   communicator.broadcast(std::span<float>(serial), 0);
   return equal_bits(communicator.size() == 1

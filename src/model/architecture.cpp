@@ -194,6 +194,14 @@ std::vector<int> Architecture::widths() const {
   return result;
 }
 
+std::string Architecture::layer_name(int layer) const {
+  if (layer == 0) return "the opening";
+  if (layer == closing_layer()) return "the closing";
+  std::size_t k = stages_.size() - 1;
+  while (stages_[k].first_coupling > layer - 1) --k;
+  return fmt::format("coupling {} of stage {}", layer - 1 - stages_[k].first_coupling, k + 1);
+}
+
 int Architecture::stage_of_block(int block) const {
   int stage = 0;
   while (block >= stages_[stage].blocks) block -= stages_[stage++].blocks;

@@ -234,19 +234,40 @@ NormStatistics TimeSlice<Real>::running(const NormEntries& norm) const {
 
 // running <- 0.9 running + 0.1 batch, the variance made unbiased: count / (count - 1)
 template <typename Real>
-void TimeSlice<Real>::follow(const NormEntries& norm, const NormStatistics& batch, double count) {
-  const double unbiased = count > 1 ? count / (count - 1) : 1;
+void TimeSlice<Real>::follow(const NormEntries& norm,
+                             const std::map<int, BatchStatistics>& batches) {
+  if (batches.empty()) return;
+  NormStatistics average = running(norm);
+  for (const auto& [micro_batch, batch] : batches) {
+    const double unbiased = batch.count > 1 ? batch.count / (batch.count - 1) : 1;
+    for (std::size_t f = 0; f < norm.mean.size(); ++f) {
+      average.mean[f] =
+          (1 - norm_momentum) * average.mean[f] + norm_momentum * batch.values.mean[f];
+      average.variance[f] = (1 - norm_momentum) * average.variance[f] +
+                            norm_momentum * unbiased * batch.values.variance[f];
+    }
+  }
   for (std::size_t f = 0; f < norm.mean.size(); ++f) {
-    Real& mean = values_[norm.mean.offset + f];
-    Real& variance = values_[norm.variance.offset + f];
-    mean = static_cast<Real>((1 - norm_momentum) * mean + norm_momentum * batch.mean[f]);
-    variance = static_cast<Real>((1 - norm_momentum) * variance +
-                                 norm_momentum * unbiased * batch.variance[f]);
+    values_[norm.mean.offset + f] = static_cast<Real>(average.mean[f]);
+    values_[norm.variance.offset + f] = static_cast<Real>(average.variance[f]);
   }
 }
 
 template <typename Real>
-void TimeSlice<Real>::open(InFlight& kept, int batch, Mode mode, Real* state) {
+void TimeSlice<Real>::update_running_averages() {
+  follow(map_.opening_norm, opening_statistics_);
+  follow(map_.closing_norm, closing_statistics_);
+}
+
+template <typename Real>
+void TimeSlice<Real>::begin_sweep() {
+  opening_statistics_.clear();
+  closing_statistics_.clear();
+  overflow_.reset();
+}
+
+template <typename Real>
+void TimeSlice<Real>::open(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state) {
   const PhaseScope timed(timer_, Phase::opening);
   const OpeningShape shape = architecture_.opening(batch);
   const StateView<Real> front = view(state, pieces_.front(), batch);
@@ -254,20 +275,19 @@ void TimeSlice<Real>::open(InFlight& kept, int batch, Mode mode, Real* state) {
                             mode == Mode::evaluate ? nullptr : &kept.opening);
   if (mode == Mode::evaluate) kept.opening = running(map_.opening_norm);
   if (mode == Mode::train)
-    follow(map_.opening_norm, kept.opening, double{1} * batch * shape.height * shape.width);
+    opening_statistics_[micro_batch] = {kept.opening,
+                                        double{1} * batch * shape.height * shape.width};
   backend_.opening_normalise(shape, opening_weights(), kept.opening, front);
-  if (mode == Mode::inspect)
-    note_non_finite(state, piece_size(pieces_.front(), batch), 0,
-                    [] { return std::string("the opening"); });
+  if (mode == Mode::inspect) note_non_finite(state, piece_size(pieces_.front(), batch), 0);
 }
 
 template <typename Real>
 void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* message) {
   InFlight& kept = in_flight(micro_batch);
-  if (mode == Mode::inspect) non_finite_.reset();
+  if (mode == Mode::inspect) non_finite_layer_.reset();
   Real* state = home(kept, 0, batch, message);
   if (is_first()) {
-    open(kept, batch, mode, state);
+    open(kept, micro_batch, batch, mode, state);
   } else if (state != message) {
     std::copy_n(message, input_size(batch), state);
   }
@@ -297,12 +317,12 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
     state = next;
   }
   if (mode == Mode::train) kept.recorded_batch = std::max(kept.recorded_batch, batch);
-  if (is_last()) close(kept, batch, mode, state);
+  if (is_last()) close(kept, micro_batch, batch, mode, state);
   if (mode != Mode::train && !is_last()) release(micro_batch);
 }
 
 template <typename Real>
-void TimeSlice<Real>::close(InFlight& kept, int batch, Mode mode, Real* state) {
+void TimeSlice<Real>::close(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state) {
   const PhaseScope timed(timer_, Phase::closing);
   const ClosingShape shape = architecture_.closing(batch);
   const StateView<Real> end = view(state, pieces_.back(), batch);
@@ -311,14 +331,14 @@ void TimeSlice<Real>::close(InFlight& kept, int batch, Mode mode, Real* state) {
   } else {
     kept.closing = backend_.closing_statistics(shape, end);
     if (mode == Mode::train)
-      follow(map_.closing_norm, kept.closing, double{1} * batch * shape.height * shape.width);
+      closing_statistics_[micro_batch] = {kept.closing,
+                                          double{1} * batch * shape.height * shape.width};
   }
   kept.logits.resize(std::size_t{1} * batch * shape.num_classes);
   kept.probabilities.resize(kept.logits.size());
   backend_.closing_forward(shape, end, closing_weights(), kept.closing, kept.logits.data());
   if (mode == Mode::inspect)
-    note_non_finite(kept.logits.data(), kept.logits.size(), architecture_.num_couplings() + 1,
-                    [] { return std::string("the closing"); });
+    note_non_finite(kept.logits.data(), kept.logits.size(), architecture_.closing_layer());
   kept.result =
       softmax_cross_entropy(std::span<const Real>(kept.logits), kept.labels, kept.probabilities);
 }
@@ -335,7 +355,7 @@ std::span<const Real> TimeSlice<Real>::logits(int micro_batch) const {
 
 template <typename Real>
 void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, Real* adjoint,
-                                     Real* gradient) {
+                                     ExactSum* gradient, int* overflow) {
   const PhaseScope timed(timer_, Phase::closing);
   std::vector<Real> grad_logits(kept.probabilities.size());
   softmax_cross_entropy_gradient(std::span<const double>(kept.probabilities), kept.labels,
@@ -344,12 +364,13 @@ void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, 
       architecture_.closing(batch), view(kept.states.back().data(), pieces_.back(), batch),
       closing_weights(), kept.closing, grad_logits.data(), view(adjoint, pieces_.back(), batch),
       {gradient + map_.closing_norm.scale.offset, gradient + map_.closing_norm.shift.offset,
-       gradient + map_.closing_weight.offset, gradient + map_.closing_bias.offset});
+       gradient + map_.closing_weight.offset, gradient + map_.closing_bias.offset},
+      overflow);
 }
 
 template <typename Real>
 void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real* message,
-                               Real* message_adjoint, Real* gradient) {
+                               Real* message_adjoint, ExactSum* gradient) {
   InFlight& kept = in_flight(micro_batch);
   std::size_t transitions =
       is_last()
@@ -357,7 +378,9 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
           : static_cast<std::size_t>(std::ranges::count_if(pieces_, &Piece::transition_behind));
   Real* adjoint = adjoint_behind(transitions, batch, message_adjoint);
   if (is_last()) {
-    begin_backward(kept, batch, mini_batch, adjoint, gradient);
+    int overflow = 0;
+    begin_backward(kept, batch, mini_batch, adjoint, gradient, &overflow);
+    if (overflow > 0) note_overflow(micro_batch, architecture_.closing_layer());
   } else if (adjoint != message_adjoint) {
     std::copy_n(message_adjoint, output_size(batch), adjoint);
   }
@@ -375,19 +398,24 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
     const PhaseScope timed(timer_, Phase::stage_back, piece.stage);
     const Recording* recording =
         activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
+    int overflow = 0;  // 1 + the last coupling of the piece that overflowed
     piece.segment->retreat(piece.all(), view(state, piece, batch), view(adjoint, piece, batch),
-                           gradient + piece.kernel->offset, gradient + piece.bias->offset,
-                           recording);
+                           {gradient + piece.kernel->offset, gradient + piece.bias->offset},
+                           recording, &overflow);
+    if (overflow > 0) note_overflow(micro_batch, layer_of(piece, overflow - 1));
   }
   if (measures_reversal_) compare(kept.front_state, state);
   if (is_first()) {
     const PhaseScope timed(timer_, Phase::opening);
     const Piece& front = pieces_.front();
+    int overflow = 0;
     backend_.opening_backward(
         architecture_.opening(batch), kept.images.data(), opening_weights(), kept.opening,
         view(state, front, batch), view(adjoint, front, batch),
         {gradient + map_.opening_kernel.offset, gradient + map_.opening_norm.scale.offset,
-         gradient + map_.opening_norm.shift.offset});
+         gradient + map_.opening_norm.shift.offset},
+        &overflow);
+    if (overflow > 0) note_overflow(micro_batch, 0);
   } else if (state != message) {
     std::copy_n(state, input_size(batch), message);
   }
@@ -397,6 +425,13 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
 template <typename Real>
 RangeCounts TimeSlice<Real>::take_counts() {
   return std::exchange(counts_, RangeCounts{});
+}
+
+// The backward sweep comes from the closing: what a micro-batch notes first is nearest to it.
+template <typename Real>
+void TimeSlice<Real>::note_overflow(int micro_batch, int layer) {
+  if (!overflow_ || micro_batch < overflow_->micro_batch)
+    overflow_ = GradientOverflow{micro_batch, layer};
 }
 
 template <typename Real>
@@ -416,11 +451,16 @@ Reversal TimeSlice<Real>::take_reversal() {
 }
 
 template <typename Real>
-void TimeSlice<Real>::note_non_finite(const Real* values, std::size_t size, int order,
-                                      const std::function<std::string()>& layer) {
-  if (non_finite_) return;
+void TimeSlice<Real>::note_non_finite(const Real* values, std::size_t size, int layer) {
+  if (non_finite_layer_) return;
   if (std::all_of(values, values + size, [](Real value) { return std::isfinite(value); })) return;
-  non_finite_ = NonFinite{order, layer()};
+  non_finite_layer_ = layer;
+}
+
+/// The layer of coupling j of a piece (Architecture::layer_name).
+template <typename Real>
+int TimeSlice<Real>::layer_of(const Piece& piece, int j) const {
+  return 1 + architecture_.stages()[piece.stage].first_coupling + piece.first_coupling + j;
 }
 
 // One coupling at a time, looking at the state after each.
@@ -429,11 +469,7 @@ void TimeSlice<Real>::inspect(const Piece& piece, int batch, Real* state) {
   RangeCounts ignored;
   for (int j = 0; j < piece.segment->shape().num_couplings; ++j) {
     piece.segment->advance({j, j + 1}, view(state, piece, batch), ignored, nullptr);
-    const int in_stage = piece.first_coupling + j;
-    note_non_finite(state, piece_size(piece, batch),
-                    1 + architecture_.stages()[piece.stage].first_coupling + in_stage, [&] {
-                      return fmt::format("coupling {} of stage {}", in_stage, piece.stage + 1);
-                    });
+    note_non_finite(state, piece_size(piece, batch), layer_of(piece, j));
   }
 }
 

@@ -12,6 +12,16 @@ int MiniBatchSource::size() const {
   return std::accumulate(micro_batches.begin(), micro_batches.end(), 0);
 }
 
+MicroBatchResult SweepResult::total() const {
+  MicroBatchResult sum;
+  for (const MicroBatchResult& result : micro_batches) {
+    sum.loss_sum += result.loss_sum;
+    sum.num_correct += result.num_correct;
+    sum.num_samples += result.num_samples;
+  }
+  return sum;
+}
+
 Executor::Executor(const Communicator& communicator, TimeSlice<float>& slice,
                    Backend<float>& backend, int largest_micro_batch)
     : communicator_(communicator), slice_(slice), backend_(backend) {
@@ -34,7 +44,7 @@ Executor::Executor(const Communicator& communicator, TimeSlice<float>& slice,
 Executor::~Executor() { backend_.set_progress({}); }
 
 SweepResult Executor::train(const ScheduleRule& schedule, const MiniBatchSource& source,
-                            float* gradient, const OnLogits& on_logits) {
+                            ExactSum* gradient, const OnLogits& on_logits) {
   play(schedule.make(communicator_.rank(), communicator_.size(),
                      static_cast<int>(source.micro_batches.size())),
        source, Mode::train, gradient, on_logits);
@@ -57,8 +67,10 @@ std::optional<Executor::Finding> Executor::inspect(const MiniBatchSource& source
 }
 
 void Executor::play(const Program& program, const MiniBatchSource& source, Mode mode,
-                    float* gradient, const OnLogits& on_logits) {
+                    ExactSum* gradient, const OnLogits& on_logits) {
   result_ = {};
+  if (slice_.is_last()) result_.micro_batches.resize(source.micro_batches.size());
+  slice_.begin_sweep();
   begin(program);
   source_ = &source;
   for (const Instruction& instruction : program) {
@@ -84,7 +96,7 @@ void Executor::begin(const Program& program) {
 }
 
 void Executor::execute(const Instruction& instruction, const MiniBatchSource& source, Mode mode,
-                       float* gradient, const OnLogits& on_logits) {
+                       ExactSum* gradient, const OnLogits& on_logits) {
   const int m = instruction.micro_batch, batch = source.micro_batches[m];
   const int before = communicator_.rank() - 1, behind = communicator_.rank() + 1;
   switch (instruction.operation) {
@@ -130,18 +142,16 @@ void Executor::forward(int micro_batch, const MiniBatchSource& source, Mode mode
   }
   if (slice_.is_last()) slice_.set_labels(micro_batch, source.labels(micro_batch));
   slice_.forward(micro_batch, batch, mode, forward_.current->state.data());
-  if (mode == Mode::inspect && slice_.non_finite() && !finding_)
-    finding_ = Finding{micro_batch, *slice_.non_finite()};
+  if (mode == Mode::inspect && slice_.non_finite_layer() && !finding_)
+    finding_ = Finding{micro_batch, *slice_.non_finite_layer()};
   if (!slice_.is_last()) return;
-  const MicroBatchResult result = slice_.result(micro_batch);
-  result_.loss_sum += result.loss_sum;
-  result_.num_correct += result.num_correct;
+  result_.micro_batches[micro_batch] = slice_.result(micro_batch);
   if (on_logits) on_logits(micro_batch, slice_.logits(micro_batch));
   if (mode != Mode::train) slice_.release(micro_batch);
   forward_.current = nullptr;
 }
 
-void Executor::backward(int micro_batch, const MiniBatchSource& source, float* gradient) {
+void Executor::backward(int micro_batch, const MiniBatchSource& source, ExactSum* gradient) {
   Slot& slot = *backward_.current;
   slice_.backward(micro_batch, source.micro_batches[micro_batch], source.size(), slot.state.data(),
                   slot.adjoint.data(), gradient);

@@ -17,7 +17,8 @@ Evaluation evaluate(Network& network, const DataFeed& feed, std::span<const std:
         if (on_logits) on_logits(next_sample, logits);
         next_sample += source.micro_batches[m];
       });
-  std::array<double, 2> sums{result.loss_sum, static_cast<double>(result.num_correct)};
+  const MicroBatchResult sum = result.total();
+  std::array<double, 2> sums{sum.loss_sum, static_cast<double>(sum.num_correct)};
   network.communicator().broadcast(std::span<double>(sums), network.communicator().size() - 1);
   return {.loss = sums[0] / static_cast<double>(total),
           .accuracy = sums[1] / static_cast<double>(total),

@@ -24,11 +24,13 @@ int couplings_in(const Architecture& architecture, int stage, BlockRange slice) 
   return std::max(end - begin, 0) * architecture.rule().couplings_per_block;
 }
 
+/// In float arrays of the parameters' size.
 double weight_arrays(const Config& config) {
   const bool updates = config.command == "train" || config.command == "bench";
   const bool has_gradient = config.command != "eval";
   // The parameters themselves, and at least one copy of them in the kernels' layout.
-  return 2.0 + (has_gradient ? 1 : 0) + (updates ? 1 : 0);
+  // Gradients are summed in 64 bits.
+  return 2.0 + (has_gradient ? 2 : 0) + (updates ? 1 : 0);
 }
 
 }  // namespace

@@ -69,6 +69,10 @@ void resolve(Config& config, const Architecture& architecture) {
   config.widths = architecture.widths();
   config.micro_batches = static_cast<int>(std::min<std::int64_t>(
       config.micro_batches.value_or(default_micro_batches), mini_batch_size(config)));
+  REVODE_REQUIRE(
+      *config.micro_batches <= most_contributions,
+      "--micro-batches {}: expected at most {}, the terms that a sum of gradients may have",
+      *config.micro_batches, most_contributions);
   if (!config.epochs)
     config.epochs = config.dataset == "synthetic" ? default_epochs_synthetic : default_epochs;
   schedule_rule(config.schedule);

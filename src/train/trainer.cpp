@@ -219,10 +219,9 @@ StepReport Trainer::step() {
   out_of_time_ =
       communicator_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_));
   const StepReport report = training_.compute_gradient(source, stop_signal_seen() || out_of_time_);
-  if (!std::isfinite(report.loss) || !std::isfinite(report.gradient_norm))
-    training_.explain_non_finite(source, report,
-                                 fmt::format("step {} (epoch {}); {}", progress_.step + 1,
-                                             progress_.epoch, last_checkpoint_in_words()));
+  training_.require_finite(source, report,
+                           fmt::format("step {} (epoch {})", progress_.step + 1, progress_.epoch),
+                           last_checkpoint_in_words());
   training_.update(rate, report);
 
   ++progress_.step;

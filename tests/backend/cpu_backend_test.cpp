@@ -246,6 +246,29 @@ TEST_P(CpuBackend, RetreatTouchesGradientsOfItsRangeOnly) {
   EXPECT_NE(sweep.grad_kernel, before.grad_kernel);
 }
 
+// g = s * adjoint[target]: with a large adjoint of the slot that coupling 1 changes, coupling 2 is
+// still in range.
+TEST_P(CpuBackend, RetreatTellsTheLastCouplingWhoseGradientLeftTheRange) {
+  const auto cpu = make_cpu_backend(2), reference = make_reference_backend<float>();
+  for (const Dynamics& line : {dynamics[0], dynamics[2]}) {
+    const SegmentShape shape = make_shape({5, 3, 3, 4}, line, 3, 16);
+    for (const int large : {-1, 2, 1}) {
+      for (Backend<float>* backend : {cpu.get(), reference.get()}) {
+        SCOPED_TRACE(fmt::format("{}, {}, coupling {}", line.name, backend->name(), large));
+        Sweep sweep = make_sweep(shape, 4);
+        const auto segment = load(*backend, shape, sweep);
+        advance(*segment, all(shape), sweep);
+        for (float& value : sweep.adjoint[std::max(large, 0) % 2])
+          if (large >= 0) value = 1e6f;
+
+        retreat(*segment, all(shape), sweep);
+
+        EXPECT_EQ(sweep.overflow, large + 1);
+      }
+    }
+  }
+}
+
 TEST_P(CpuBackend, WorkspaceDoesNotGrowWithDepth) {
   const auto workspace_of = [](int couplings) {
     const auto cpu = make_cpu_backend(2);

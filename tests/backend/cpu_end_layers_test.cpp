@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "backend/cpu_backend_test.hpp"
+#include "support/exact_values.hpp"
 
 namespace revode {
 namespace {
@@ -84,15 +85,16 @@ TEST_P(CpuBackend, OpeningEqualsReference) {
 
     State adjoint(shape.batch, opening.state_size, std::uint64_t{5});
     const auto gradient_of = [&](Backend<float>& backend) {
-      std::vector<std::vector<float>> gradient = {
-          std::vector<float>(opening.kernel.size(), 0.5f),  // += is to be seen
-          std::vector<float>(opening.num_features, 0.5f),
-          std::vector<float>(opening.num_features, 0.5f)};
+      constexpr ExactSum half = ExactSum{1} << 39;  // += is to be seen
+      std::vector<ExactSum> kernel(opening.kernel.size(), half), scale(opening.num_features, half),
+          shift = scale;
+      int overflow = 0;
       State state(shape.batch, opening.state_size, poison);
       backend.opening_backward(shape, images, opening.weights(), statistics, state.view(),
-                               adjoint.view(),
-                               {gradient[0].data(), gradient[1].data(), gradient[2].data()});
-      return gradient;
+                               adjoint.view(), {kernel.data(), scale.data(), shift.data()},
+                               &overflow);
+      return std::vector{real_values<float>(kernel), real_values<float>(scale),
+                         real_values<float>(shift)};
     };
     const auto got_gradient = gradient_of(*cpu), expected_gradient = gradient_of(*reference);
     for (int part = 0; part < 3; ++part)
@@ -181,15 +183,16 @@ std::vector<std::vector<float>> closing_backward(Backend<float>& backend, const 
                                                  Closing& closing,
                                                  const NormStatistics& statistics) {
   State adjoint(shape.batch, closing.state_size, poison);
-  std::vector<std::vector<float>> gradient;
+  std::vector<std::vector<ExactSum>> sums;
   for (const auto& array : {closing.scale, closing.shift, closing.weight, closing.bias})
-    gradient.emplace_back(array.size(), 0.5f);  // += is to be seen
+    sums.emplace_back(array.size(), ExactSum{1} << 39);  // += is to be seen
+  int overflow = 0;
   backend.closing_backward(
       shape, closing.state.view(), closing.weights(), statistics, closing.grad_logits.data(),
-      adjoint.view(),
-      {gradient[0].data(), gradient[1].data(), gradient[2].data(), gradient[3].data()});
-  gradient.insert(gradient.begin(), {adjoint.slot[0], adjoint.slot[1]});
-  return gradient;
+      adjoint.view(), {sums[0].data(), sums[1].data(), sums[2].data(), sums[3].data()}, &overflow);
+  std::vector<std::vector<float>> result = {adjoint.slot[0], adjoint.slot[1]};
+  for (const auto& array : sums) result.push_back(real_values<float>(array));
+  return result;
 }
 
 TEST_P(CpuBackend, ClosingEqualsReference) {
@@ -233,11 +236,13 @@ TEST_P(CpuBackend, EndLayersDoNotDependOnTheNumberOfThreads) {
     const NormStatistics closed = cpu->closing_statistics(closing_shape, closing.state.view());
     statistics.insert(statistics.end(), {opened, closed});
 
-    std::vector<float> all(opening.kernel.size() + 2 * opening.scale.size(), 0.5f);
-    float* grad_scale = all.data() + opening.kernel.size();
+    std::vector<ExactSum> sums(opening.kernel.size() + 2 * opening.scale.size());
+    ExactSum* grad_scale = sums.data() + opening.kernel.size();
+    int overflow = 0;
     cpu->opening_backward(opening_shape, opening.images.data(), opening.weights(), opened,
                           state.view(), adjoint.view(),
-                          {all.data(), grad_scale, grad_scale + opening.scale.size()});
+                          {sums.data(), grad_scale, grad_scale + opening.scale.size()}, &overflow);
+    std::vector<float> all = real_values<float>(sums);
     for (const auto& part : closing_backward(*cpu, closing_shape, closing, closed))
       all.insert(all.end(), part.begin(), part.end());
     results.push_back(all);

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "backend/cpu_backend_test.hpp"
+#include "support/exact_values.hpp"
 
 namespace revode {
 
@@ -63,8 +64,10 @@ inline std::string describe(const SegmentShape& shape, const Dynamics& line, int
 struct Sweep {
   std::vector<float> kernel, bias;
   std::vector<float> state[2], adjoint[2];
-  std::vector<float> grad_kernel, grad_bias;
+  std::vector<ExactSum> kernel_sums, bias_sums;
+  std::vector<float> grad_kernel, grad_bias;  ///< their values
   RangeCounts counts;
+  int overflow = 0;
   int batch = 0;
 
   StateView<float> state_view() { return {{state[0].data(), state[1].data()}, batch}; }
@@ -84,6 +87,8 @@ inline Sweep make_sweep(const SegmentShape& shape, int batch) {
   }
   sweep.grad_kernel = random_multiples(sweep.kernel.size(), 0.25, 1, 7);  // += is to be seen
   sweep.grad_bias = random_multiples(sweep.bias.size(), 0.25, 1, 8);
+  sweep.kernel_sums = exact_sums(sweep.grad_kernel);
+  sweep.bias_sums = exact_sums(sweep.grad_bias);
   sweep.batch = batch;
   return sweep;
 }
@@ -115,8 +120,10 @@ inline void advance(Segment<float>& segment, CouplingRange range, Sweep& sweep,
 }
 inline void retreat(Segment<float>& segment, CouplingRange range, Sweep& sweep,
                     const Recording* recording = nullptr) {
-  segment.retreat(range, sweep.state_view(), sweep.adjoint_view(), sweep.grad_kernel.data(),
-                  sweep.grad_bias.data(), recording);
+  segment.retreat(range, sweep.state_view(), sweep.adjoint_view(),
+                  {sweep.kernel_sums.data(), sweep.bias_sums.data()}, recording, &sweep.overflow);
+  sweep.grad_kernel = real_values<float>(sweep.kernel_sums);
+  sweep.grad_bias = real_values<float>(sweep.bias_sums);
 }
 inline CouplingRange all(const SegmentShape& shape) { return {0, shape.num_couplings}; }
 

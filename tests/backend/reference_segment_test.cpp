@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "backend/reference/reference_backend.hpp"
+#include "support/exact_values.hpp"
 #include "support/numbers.hpp"
 
 namespace revode {
@@ -282,7 +283,16 @@ struct Sweep {
   StateView<Real> adjoint_view() { return {{adjoint[0].data(), adjoint[1].data()}, batch}; }
 
   int batch;
+  void retreat(Segment<Real>& segment, CouplingRange range, const Recording* recording) {
+    std::vector<ExactSum> kernel_sums = exact_sums(grad_kernel), bias_sums = exact_sums(grad_bias);
+    segment.retreat(range, state_view(), adjoint_view(), {kernel_sums.data(), bias_sums.data()},
+                    recording, &overflow);
+    grad_kernel = real_values<Real>(kernel_sums);
+    grad_bias = real_values<Real>(bias_sums);
+  }
+
   std::vector<Real> kernel, bias, state[2], adjoint[2], grad_kernel, grad_bias;
+  int overflow = 0;
   RangeCounts counts;
 };
 
@@ -320,8 +330,7 @@ TEST_P(ReferenceSegment, RetreatMatchesFiniteDifferences) {
     segment->load_weights(start.kernel.data(), start.bias.data());
     Sweep<double> back = sweep;
     segment->advance({0, 3}, back.state_view(), back.counts, nullptr);
-    segment->retreat({0, 3}, back.state_view(), back.adjoint_view(), back.grad_kernel.data(),
-                     back.grad_bias.data(), nullptr);
+    back.retreat(*segment, {0, 3}, nullptr);
 
     constexpr double step = 1e-6, tolerance = 1e-8;
     expect_gradient("slot 0", loss, start.state[0], back.adjoint[0], step, tolerance);
@@ -340,9 +349,7 @@ TEST_P(ReferenceSegment, RetreatAddsToTheGradient) {
   Sweep<float> twice = once;
   std::fill(twice.grad_bias.begin(), twice.grad_bias.end(), 1000.0f);
 
-  for (Sweep<float>* sweep : {&once, &twice})
-    segment->retreat({0, 2}, sweep->state_view(), sweep->adjoint_view(), sweep->grad_kernel.data(),
-                     sweep->grad_bias.data(), nullptr);
+  for (Sweep<float>* sweep : {&once, &twice}) sweep->retreat(*segment, {0, 2}, nullptr);
 
   for (std::size_t i = 0; i < once.grad_bias.size(); ++i)
     EXPECT_NEAR(twice.grad_bias[i] - 1000, once.grad_bias[i], 1e-2);  // 24 float sums near 1000
@@ -359,8 +366,7 @@ TEST_P(ReferenceSegment, RetreatRestoresEveryBitOnTheGrid) {
   ASSERT_EQ(sweep.counts.out_of_range, 0);
   for (int slot = 0; slot < 2; ++slot)
     EXPECT_GT(num_differing(sweep.state[slot], before.state[slot]), before.state[slot].size() / 2);
-  segment->retreat({0, 20}, sweep.state_view(), sweep.adjoint_view(), sweep.grad_kernel.data(),
-                   sweep.grad_bias.data(), nullptr);
+  sweep.retreat(*segment, {0, 20}, nullptr);
 
   EXPECT_EQ(num_differing(sweep.state[0], before.state[0]), 0u);
   EXPECT_EQ(num_differing(sweep.state[1], before.state[1]), 0u);
@@ -375,8 +381,7 @@ TEST_P(ReferenceSegment, WithoutAGridSomeBitsAreLost) {
   segment->load_weights(sweep.kernel.data(), sweep.bias.data());
 
   segment->advance({0, 20}, sweep.state_view(), sweep.counts, nullptr);
-  segment->retreat({0, 20}, sweep.state_view(), sweep.adjoint_view(), sweep.grad_kernel.data(),
-                   sweep.grad_bias.data(), nullptr);
+  sweep.retreat(*segment, {0, 20}, nullptr);
 
   EXPECT_GT(num_differing(sweep.state[0], before.state[0]), 0u);
 }
@@ -393,10 +398,8 @@ TEST_P(ReferenceSegment, RecordingGivesTheSameBitsAsNone) {
   expect_same_bits(stored, reversed);
   for (auto& slot : stored.state)  // with a recording, the state behind is of no use
     std::fill(slot.begin(), slot.end(), std::numeric_limits<float>::quiet_NaN());
-  segment->retreat({0, 5}, reversed.state_view(), reversed.adjoint_view(),
-                   reversed.grad_kernel.data(), reversed.grad_bias.data(), nullptr);
-  segment->retreat({0, 5}, stored.state_view(), stored.adjoint_view(), stored.grad_kernel.data(),
-                   stored.grad_bias.data(), recording.get());
+  reversed.retreat(*segment, {0, 5}, nullptr);
+  stored.retreat(*segment, {0, 5}, recording.get());
 
   expect_same_bits(stored, reversed);
 }
@@ -407,8 +410,7 @@ TEST_P(ReferenceSegment, RangesChainToTheWhole) {
   const auto segment = make_reference_backend<float>()->make_segment(shape);
   segment->load_weights(whole.kernel.data(), whole.bias.data());
   const auto retreat = [&](CouplingRange range, Sweep<float>& sweep) {
-    segment->retreat(range, sweep.state_view(), sweep.adjoint_view(), sweep.grad_kernel.data(),
-                     sweep.grad_bias.data(), nullptr);
+    sweep.retreat(*segment, range, nullptr);
   };
 
   segment->advance({0, 5}, whole.state_view(), whole.counts, nullptr);

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """A run that diverges ends as an error, and leaves nothing that a later one would take for a result."""
+import re
+
 import program
 from program import SMALL
 
@@ -13,6 +15,17 @@ class Divergence(program.ProgramTest):
                                   ranks=ranks, status=1)
                 self.assertIn("not finite", self.only_error(done))
                 self.assertEqual(list((self.folder / run).glob("*.h5")), [])
+
+    # The rank apart, every number of ranks names the same place.
+    def test_a_gradient_out_of_range_ends_the_run_before_the_update(self):
+        places = set()
+        for ranks in (1, 2):
+            done = self.train(f"range{ranks}", "--steps", "6", "--learning-rate", "100", ranks=ranks, status=1)
+            error = self.only_error(done)
+            self.assertIn("the gradient left the range of exact sums; a smaller --step-size or --learning-rate may help",
+                          error)
+            places.add(re.search(r"step (\d+) \(epoch 0\), rank \d, (micro-batch \d), ((coupling|the) [^:]*):", error)[3])
+        self.assertEqual(len(places), 1)
 
     # With --keep-checkpoints 1 the good one must outlive the divergence.
     def test_the_last_good_checkpoint_stays_and_can_be_gone_on_from(self):

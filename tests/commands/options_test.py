@@ -53,6 +53,9 @@ class Options(program.ProgramTest):
             with self.subTest(option=option, value=value):
                 self.expect_error([option], option, value)
 
+    def test_more_micro_batches_than_a_sum_may_have_terms_are_refused(self):
+        self.expect_error(["--micro-batches 4097", "4096"], "--batch-size", "5000", "--micro-batches", "4097")
+
     # Known from shapes alone: said before anything is made, in one sentence, whatever the command.
     def test_what_no_machine_could_hold_is_refused(self):
         for arguments, words in [(["--batch-size", "16777217"], ["--batch-size 16777217", "8000"]),

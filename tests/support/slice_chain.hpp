@@ -14,6 +14,7 @@
 #include "revode/model/parameters.hpp"
 #include "revode/model/time_slice.hpp"
 
+#include "support/exact_values.hpp"
 #include "support/numbers.hpp"
 
 namespace revode {
@@ -71,6 +72,7 @@ class SliceChain {
          Activations activations)
         : map(architecture, range),
           values(map.size()),
+          sums(map.size()),
           gradient(map.size()),
           slice(architecture, range, map, backend, activations, values.data()) {
       initialise(architecture, map, 7, values.data());
@@ -78,7 +80,9 @@ class SliceChain {
       slice.load_weights();
     }
     ParameterMap map;
-    std::vector<Real> values, gradient;
+    std::vector<Real> values;
+    std::vector<ExactSum> sums;
+    std::vector<Real> gradient;  ///< of the sums, after backward()
     TimeSlice<Real> slice;
   };
 
@@ -96,6 +100,7 @@ class SliceChain {
   double forward(const TestBatch<Real>& batch, Mode mode) {
     double loss = 0;
     logits_.clear();
+    for (auto& part : parts_) part->slice.begin_sweep();
     for (int m = 0; m < static_cast<int>(batch.micro_batches.size()); ++m) {
       const int size = batch.micro_batches[m];
       TimeSlice<Real>& first = parts_.front()->slice;
@@ -110,14 +115,23 @@ class SliceChain {
     return loss / batch.size();
   }
 
-  /// Backward sweep of every micro-batch after forward(train); gradients from zero.
-  void backward(const TestBatch<Real>& batch) {
-    for (auto& part : parts_) std::fill(part->gradient.begin(), part->gradient.end(), Real{0});
-    for (int m = 0; m < static_cast<int>(batch.micro_batches.size()); ++m) {
+  /// Backward sweep of every micro-batch after forward(train), in `order` (empty: ascending);
+  /// gradients from zero. Then running averages follow.
+  void backward(const TestBatch<Real>& batch, std::vector<int> order = {}) {
+    if (order.empty()) {
+      order.resize(batch.micro_batches.size());
+      std::iota(order.begin(), order.end(), 0);
+    }
+    for (auto& part : parts_) std::ranges::fill(part->sums, ExactSum{0});
+    for (const int m : order) {
       const int size = batch.micro_batches[m];
       for (auto part = parts_.rbegin(); part != parts_.rend(); ++part)
         (*part)->slice.backward(m, size, batch.size(), room(state_, size), room(adjoint_, size),
-                                (*part)->gradient.data());
+                                (*part)->sums.data());
+    }
+    for (auto& part : parts_) {
+      part->gradient = real_values<Real>(part->sums);
+      part->slice.update_running_averages();
     }
   }
 

@@ -1,6 +1,7 @@
 // A small network over the ranks of a communicator, and mini-batches for it.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,16 +46,16 @@ inline MiniBatchSource source_of(const TestBatch<float>& batch) {
 
 /// Entries of `slice` (a flat array of its map) whose bits are not those of the same rows of
 /// `whole`.
-inline std::size_t num_differing_rows(const ParameterMap& slice_map, const Buffer<float>& slice,
-                                      const ParameterMap& whole_map, const Buffer<float>& whole) {
+inline std::size_t num_differing_rows(const ParameterMap& slice_map, std::span<const float> slice,
+                                      const ParameterMap& whole_map, std::span<const float> whole) {
   std::size_t count = 0;
   const auto mine = slice_map.entries(), all = whole_map.entries();
   for (std::size_t e = 0; e < mine.size(); ++e) {
     const ParameterEntry& rows = *mine[e];
     count += num_differing(
-        slice.span().subspan(rows.offset, rows.size()),
-        whole.span().subspan(
-            all[e]->offset + (rows.first_row - all[e]->first_row) * rows.row_size(), rows.size()));
+        slice.subspan(rows.offset, rows.size()),
+        whole.subspan(all[e]->offset + (rows.first_row - all[e]->first_row) * rows.row_size(),
+                      rows.size()));
   }
   return count;
 }

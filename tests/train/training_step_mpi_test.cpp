@@ -27,9 +27,8 @@ class TrainingStepOnce : public testing::Test {
   }
   std::string explanation(SmallNetwork& small, const MiniBatchSource& source,
                           const StepReport& report) {
-    return error_text(ExitStatus::failure, [&] {
-      small.training.explain_non_finite(source, report, "step 7 (epoch 0)");
-    });
+    return error_text(ExitStatus::failure,
+                      [&] { small.training.require_finite(source, report, "step 7 (epoch 0)"); });
   }
 
   Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
@@ -74,11 +73,12 @@ TEST_P(TrainingStepOf, SeveralStepsOverTheRanksEqualThoseOfOneRank) {
     EXPECT_EQ(
         num_differing_rows(slice, spread.training.gradient(), whole, alone.training.gradient()),
         0u);
-    EXPECT_EQ(num_differing_rows(slice, spread.network.values(), whole, alone.network.values()),
+    EXPECT_EQ(num_differing_rows(slice, spread.network.values().span(), whole,
+                                 alone.network.values().span()),
               0u);
-    EXPECT_EQ(
-        num_differing_rows(slice, spread.training.velocity(), whole, alone.training.velocity()),
-        0u);
+    EXPECT_EQ(num_differing_rows(slice, spread.training.velocity().span(), whole,
+                                 alone.training.velocity().span()),
+              0u);
   }
 }
 
@@ -158,13 +158,34 @@ TEST_F(TrainingStepOnce, AGradientAloneThatIsNotFiniteAroseOnTheWayBack) {
               AllOf(HasSubstr("gradient is not finite"), HasSubstr("backward sweep")));
 }
 
+// A scale of the closing of 10^7 leaves the loss finite and makes the gradient of 10^4 and more.
+TEST_F(TrainingStepOnce, AGradientOutOfRangeIsTracedToItsLayer) {
+  Config config = small_config();
+  SmallNetwork small(config, world_);
+  const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+  const ParameterMap& map = small.network.map();
+  const ParameterEntry& scale = map.closing_norm.scale;
+  for (std::size_t f = 0; f < scale.size(); ++f) small.network.values()[scale.offset + f] = 1e7f;
+  small.network.slice().load_weights();
+  const StepReport report = small.training.compute_gradient(source_of(batch));
+  ASSERT_TRUE(std::isfinite(report.loss));
+  ASSERT_TRUE(report.overflow.has_value());
+
+  EXPECT_THAT(
+      explanation(small, source_of(batch), report),
+      AllOf(HasSubstr("step 7 (epoch 0)"),
+            HasSubstr("rank " + std::to_string(world_.size() - 1) + ", micro-batch 0, the closing"),
+            HasSubstr("the gradient left the range of exact sums; a smaller --step-size or "
+                      "--learning-rate may help")));
+}
+
 TEST_F(TrainingStepOnce, TheExplanationIsAnErrorOfAllRanks) {
   SmallNetwork small(small_config(), world_);
   TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
   batch.images[0] = std::numeric_limits<float>::quiet_NaN();
   const StepReport report = small.training.compute_gradient(source_of(batch));
   try {
-    small.training.explain_non_finite(source_of(batch), report, "step 1");
+    small.training.require_finite(source_of(batch), report, "step 1");
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
     EXPECT_EQ(error.scope(), ErrorScope::all_ranks);

@@ -59,10 +59,11 @@ struct Bench {
         start(draw(2 * batch * shape.image_size(), 1.0, 0)),
         state(start.size(), Memory::workspace),
         adjoint(start.size(), Memory::workspace),
-        grad_kernel(num_couplings * shape.kernel_size(), Memory::workspace),
-        grad_bias(std::size_t{num_couplings} * shape.channels, Memory::workspace) {
+        grad_kernel(num_couplings * shape.kernel_size(), Memory::gradients),
+        grad_bias(std::size_t{num_couplings} * shape.channels, Memory::gradients) {
     const Buffer<float> kernel = draw(grad_kernel.size(), std::sqrt(2.0 / (9 * shape.channels)), 1);
-    segment->load_weights(kernel.data(), grad_bias.data());
+    const Buffer<float> bias(grad_bias.size(), Memory::workspace);
+    segment->load_weights(kernel.data(), bias.data());
   }
 
   StateView<float> view(Buffer<float>& values) const {
@@ -80,15 +81,17 @@ struct Bench {
       RangeCounts counts;
       segment->advance({0, num_couplings}, view(state), counts, nullptr);
     } else {
-      segment->retreat({0, num_couplings}, view(state), view(adjoint), grad_kernel.data(),
-                       grad_bias.data(), nullptr);
+      int overflow = 0;
+      segment->retreat({0, num_couplings}, view(state), view(adjoint),
+                       {grad_kernel.data(), grad_bias.data()}, nullptr, &overflow);
     }
   }
 
   SegmentShape shape;
   std::unique_ptr<Backend<float>> backend;
   std::unique_ptr<Segment<float>> segment;
-  Buffer<float> start, state, adjoint, grad_kernel, grad_bias;
+  Buffer<float> start, state, adjoint;
+  Buffer<ExactSum> grad_kernel, grad_bias;
 };
 
 double flops_of(const SegmentShape& shape, Direction direction) {

@@ -20,7 +20,7 @@
 // No coupling mixes images: a backend may take each image through the whole segment by itself.
 // Results must depend on the shape, the weights, the data and the instruction set alone: never on
 // the number of threads or on timing. Gradients of a micro-batch are summed over images in a fixed
-// order that depends on the batch size alone.
+// order that depends on the batch size alone, then added to exact sums.
 //
 // Calls return when the work is done. All pointers are to host memory, in the layouts stated, and
 // must not alias unless stated. Real is float in the program; double serves the tests.
@@ -34,6 +34,7 @@
 #include <string_view>
 #include <vector>
 
+#include "revode/backend/exact_sum.hpp"
 #include "revode/core/buffer.hpp"
 
 namespace revode {
@@ -66,6 +67,12 @@ struct SegmentShape {
   std::size_t plane_size() const { return static_cast<std::size_t>(height) * width; }
   /// Elements of one slot for one image.
   std::size_t image_size() const { return channels * plane_size(); }
+};
+
+/// Where the gradients of a whole segment are summed; += .
+struct SegmentGradient {
+  ExactSum* kernel = nullptr;  ///< [num_couplings, c, c, 3, 3]
+  ExactSum* bias = nullptr;    ///< [num_couplings, c]
 };
 
 /// Couplings [first, last) of a segment.
@@ -122,14 +129,16 @@ class Segment {
   ///   g = s * adjoint[target]
   ///   adjoint[other]  <- adjoint[other] + beta * adjoint[target] + F'(other)^T g
   ///   adjoint[target] <- gamma * adjoint[target]
-  ///   grad_kernel    += dF/dK ^T g;   grad_bias += dF/db ^T g
+  ///   gradient.kernel += dF/dK ^T g;   gradient.bias += dF/db ^T g
   ///
-  /// (the rounding is taken as the identity, sigma'(0) = 0). grad_kernel [num_couplings, c, c, 3,
-  /// 3] and grad_bias [num_couplings, c] are of the whole segment; only rows of `range` are
-  /// touched. With a recording the linearisation points are read from it and the state is set to
-  /// the recorded one: same bits where reversal is exact.
+  /// (the rounding is taken as the identity, sigma'(0) = 0). The gradient of the micro-batch is
+  /// formed in Real and added as one contribution an entry; only rows of `range` are touched.
+  /// *overflow becomes at least j + 1 where an entry of coupling j is no contribution. With a
+  /// recording the linearisation points are read from it and the state is set to the recorded one:
+  /// same bits where reversal is exact.
   virtual void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
-                       Real* grad_kernel, Real* grad_bias, const Recording* recording) = 0;
+                       const SegmentGradient& gradient, const Recording* recording,
+                       int* overflow) = 0;
 };
 
 /// Which planes of the state are the feature map at the two ends of the network: both slots joined
@@ -179,11 +188,10 @@ struct OpeningWeights {
   const Real* shift = nullptr;   ///< [features]
 };
 
-template <typename Real>
-struct OpeningGradient {  ///< same shapes; +=
-  Real* kernel = nullptr;
-  Real* scale = nullptr;
-  Real* shift = nullptr;
+struct OpeningGradient {  ///< same shapes; +=, one contribution an entry
+  ExactSum* kernel = nullptr;
+  ExactSum* scale = nullptr;
+  ExactSum* shift = nullptr;
 };
 
 /// Transition: 2x2 average pooling of both slots, then zero channels in front and behind (an odd
@@ -218,12 +226,11 @@ struct ClosingWeights {
   const Real* bias = nullptr;    ///< [classes]
 };
 
-template <typename Real>
-struct ClosingGradient {  ///< same shapes; +=
-  Real* scale = nullptr;
-  Real* shift = nullptr;
-  Real* weight = nullptr;
-  Real* bias = nullptr;
+struct ClosingGradient {  ///< same shapes; +=, one contribution an entry
+  ExactSum* scale = nullptr;
+  ExactSum* shift = nullptr;
+  ExactSum* weight = nullptr;
+  ExactSum* bias = nullptr;
 };
 
 template <typename Real>
@@ -254,11 +261,13 @@ class Backend {
                                  const NormStatistics& statistics, StateView<Real> state) = 0;
   /// gradient += of the adjoint of the opening's output, through the dependence of the statistics
   /// on the batch too (`statistics` are those of this batch). `state` is of no more use to the
-  /// caller: its feature planes may be overwritten.
+  /// caller: its feature planes may be overwritten. *overflow becomes 1 where an entry is no
+  /// contribution.
   virtual void opening_backward(const OpeningShape& shape, const Real* images,
                                 const OpeningWeights<Real>& weights,
                                 const NormStatistics& statistics, StateView<Real> state,
-                                StateView<Real> adjoint, const OpeningGradient<Real>& gradient) = 0;
+                                StateView<Real> adjoint, const OpeningGradient& gradient,
+                                int* overflow) = 0;
 
   virtual void transition_forward(const TransitionShape& shape, StateView<Real> in,
                                   StateView<Real> out) = 0;
@@ -277,7 +286,8 @@ class Backend {
   virtual void closing_backward(const ClosingShape& shape, StateView<Real> state,
                                 const ClosingWeights<Real>& weights,
                                 const NormStatistics& statistics, const Real* grad_logits,
-                                StateView<Real> adjoint, const ClosingGradient<Real>& gradient) = 0;
+                                StateView<Real> adjoint, const ClosingGradient& gradient,
+                                int* overflow) = 0;
 };
 
 /// The oracle: plain loops, one thread, a screen long each. Defined for float and double.

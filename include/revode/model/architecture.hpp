@@ -82,6 +82,10 @@ class Architecture {
   const std::vector<Stage>& stages() const { return stages_; }
   int num_blocks() const;
   int num_couplings() const { return num_blocks() * rule_->couplings_per_block; }
+  /// Layers in order: 0 is the opening, 1 + j coupling j of the network, and the last the closing.
+  int closing_layer() const { return num_couplings() + 1; }
+  /// In words, e.g. "coupling 3 of stage 2".
+  std::string layer_name(int layer) const;
   /// Stage of a global block index.
   int stage_of_block(int block) const;
   std::int64_t num_parameters() const;

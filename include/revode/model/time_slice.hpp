@@ -3,12 +3,10 @@
 // messages: states come in and go out as flat arrays.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "revode/backend/backend.hpp"
@@ -22,16 +20,18 @@ namespace revode {
 enum class Activations { reverse, store };
 
 enum class Mode {
-  train,     ///< batch statistics, running averages follow; keeps what backward() needs
+  train,     ///< batch statistics, which are kept for the running averages; keeps what backward()
+             ///< needs
   evaluate,  ///< running averages; keeps nothing
   inspect,   ///< batch statistics, changes nothing, keeps nothing; looks for values that are not
              ///< finite
 };
 
-/// Where a value first stopped being finite: order counts layers from the opening.
-struct NonFinite {
-  int order = 0;
-  std::string layer;
+/// Where a micro-batch's gradient left the range of exact sums: the layer nearest the closing
+/// (Architecture::layer_name).
+struct GradientOverflow {
+  int micro_batch = 0;
+  int layer = 0;
 };
 
 /// How far the backward sweep met the states that the forward sweep had left at the front of the
@@ -48,8 +48,7 @@ struct Reversal {
 template <typename Real>
 class TimeSlice {
  public:
-  /// values: the flat array of `map`, owned by the caller; running statistics in it are updated by
-  /// forward(train).
+  /// values: the flat array of `map`, owned by the caller.
   TimeSlice(const Architecture& architecture, BlockRange range, const ParameterMap& map,
             Backend<Real>& backend, Activations activations, Real* values);
   ~TimeSlice();
@@ -78,6 +77,9 @@ class TimeSlice {
   /// Last slice: the labels of a micro-batch, to be given before forward().
   void set_labels(int micro_batch, std::span<const std::uint8_t> labels);
 
+  /// Forgets the statistics and the overflow of the last sweep.
+  void begin_sweep();
+
   /// Takes a micro-batch through the slice: `message` holds the state that enters (but on the first
   /// slice) and receives the one that leaves (but on the last).
   void forward(int micro_batch, int batch, Mode mode, Real* message);
@@ -88,9 +90,17 @@ class TimeSlice {
 
   /// Takes a micro-batch back: `message` and `adjoint` hold state and adjoint of what left (on the
   /// last slice they are made here, the loss counting 1/mini_batch for each sample) and receive
-  /// those of what entered (but on the first slice). gradient (flat, as `map`) +=.
+  /// those of what entered (but on the first slice). gradient (flat, as `map`) += one contribution
+  /// an entry. Micro-batches may go back in any order.
   void backward(int micro_batch, int batch, int mini_batch, Real* message, Real* message_adjoint,
-                Real* gradient);
+                ExactSum* gradient);
+
+  /// Of the micro-batches that went back in this sweep, the lowest whose gradient left the range.
+  const std::optional<GradientOverflow>& gradient_overflow() const { return overflow_; }
+
+  /// Running averages in the values follow the statistics of the sweep's micro-batches, in their
+  /// order: running <- 0.9 running + 0.1 batch, in double, the variance made unbiased.
+  void update_running_averages();
 
   /// Forgets a micro-batch that will not go back.
   void release(int micro_batch);
@@ -114,29 +124,35 @@ class TimeSlice {
   RangeCounts take_counts();
   /// After forward(inspect): the first layer of this slice whose output held a value that is not
   /// finite.
-  const std::optional<NonFinite>& non_finite() const { return non_finite_; }
+  const std::optional<int>& non_finite_layer() const { return non_finite_layer_; }
 
  private:
   struct Piece;     // a segment, and the transition behind it if there is one
   struct InFlight;  // what is kept of one micro-batch
+  struct BatchStatistics {
+    NormStatistics values;
+    double count = 0;  // values that they are of
+  };
 
   StateView<Real> view(Real* state, const Piece& piece, int batch) const;
   std::size_t piece_size(const Piece& piece, int batch) const;
   InFlight& in_flight(int micro_batch);
   OpeningWeights<Real> opening_weights() const;
   ClosingWeights<Real> closing_weights() const;
-  void open(InFlight& kept, int batch, Mode mode, Real* state);
-  void close(InFlight& kept, int batch, Mode mode, Real* state);
-  void begin_backward(InFlight& kept, int batch, int mini_batch, Real* adjoint, Real* gradient);
+  void open(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state);
+  void close(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state);
+  void begin_backward(InFlight& kept, int batch, int mini_batch, Real* adjoint, ExactSum* gradient,
+                      int* overflow);
+  int layer_of(const Piece& piece, int j) const;
+  void note_overflow(int micro_batch, int layer);
   bool has_home(const Piece& piece) const;
   Real* home(InFlight& kept, std::size_t i, int batch, Real* message) const;
   Real* adjoint_behind(std::size_t transitions, int batch, Real* adjoint);
   void compare(const std::vector<Real>& kept, const Real* rebuilt);
   void inspect(const Piece& piece, int batch, Real* state);
-  void note_non_finite(const Real* values, std::size_t size, int order,
-                       const std::function<std::string()>& layer);
+  void note_non_finite(const Real* values, std::size_t size, int layer);
   NormStatistics running(const NormEntries& norm) const;
-  void follow(const NormEntries& norm, const NormStatistics& batch, double count);
+  void follow(const NormEntries& norm, const std::map<int, BatchStatistics>& batches);
 
   Architecture architecture_;
   BlockRange range_;
@@ -148,11 +164,13 @@ class TimeSlice {
   std::map<int, std::unique_ptr<InFlight>> in_flight_;  // by micro-batch
   std::vector<std::unique_ptr<InFlight>> spare_;        // rooms to use again
   Buffer<Real> scratch_;                                // a second adjoint, for transitions
+  std::map<int, BatchStatistics> opening_statistics_, closing_statistics_;  // by micro-batch
   RangeCounts counts_;
+  std::optional<GradientOverflow> overflow_;
   PhaseTimer* timer_ = nullptr;
   bool measures_reversal_ = false;
   Reversal reversal_;
-  std::optional<NonFinite> non_finite_;
+  std::optional<int> non_finite_layer_;
 };
 
 }  // namespace revode

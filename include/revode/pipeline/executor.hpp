@@ -27,10 +27,12 @@ struct MiniBatchSource {
   int size() const;
 };
 
-/// Sums over a mini-batch, in micro-batch order; on the last rank only.
+/// What the closing made of each micro-batch, by its number; empty but on the last rank.
 struct SweepResult {
-  double loss_sum = 0;
-  std::int64_t num_correct = 0;
+  std::vector<MicroBatchResult> micro_batches;
+
+  /// Added up in micro-batch order.
+  MicroBatchResult total() const;
 };
 
 class Executor {
@@ -43,10 +45,10 @@ class Executor {
   Executor& operator=(const Executor&) = delete;
 
   /// Forward and backward sweep of a mini-batch by `schedule`; gradient (flat, as the slice's map)
-  /// +=. Collective. on_logits: called on the last rank after each forward, in micro-batch order;
-  /// may be empty.
+  /// += one contribution an entry for each micro-batch. Collective. on_logits: called on the last
+  /// rank after each forward; may be empty.
   using OnLogits = std::function<void(int micro_batch, std::span<const float> logits)>;
-  SweepResult train(const ScheduleRule& schedule, const MiniBatchSource& source, float* gradient,
+  SweepResult train(const ScheduleRule& schedule, const MiniBatchSource& source, ExactSum* gradient,
                     const OnLogits& on_logits = {});
 
   /// Forward sweep alone with running statistics. Collective.
@@ -56,7 +58,7 @@ class Executor {
   /// in the first micro-batch that has one. Collective.
   struct Finding {
     int micro_batch = 0;
-    NonFinite what;
+    int layer = 0;  ///< Architecture::layer_name
   };
   std::optional<Finding> inspect(const MiniBatchSource& source);
 
@@ -88,14 +90,14 @@ class Executor {
     Slot* current = nullptr;        // being computed in
   };
 
-  void play(const Program& program, const MiniBatchSource& source, Mode mode, float* gradient,
+  void play(const Program& program, const MiniBatchSource& source, Mode mode, ExactSum* gradient,
             const OnLogits& on_logits);
   void begin(const Program& program);
   void execute(const Instruction& instruction, const MiniBatchSource& source, Mode mode,
-               float* gradient, const OnLogits& on_logits);
+               ExactSum* gradient, const OnLogits& on_logits);
   void forward(int micro_batch, const MiniBatchSource& source, Mode mode,
                const OnLogits& on_logits);
-  void backward(int micro_batch, const MiniBatchSource& source, float* gradient);
+  void backward(int micro_batch, const MiniBatchSource& source, ExactSum* gradient);
   void take_arrived(Direction& direction, const MiniBatchSource& source);
   void post_receives(const MiniBatchSource& source);
   void post_next_receive(Direction& direction, const MiniBatchSource& source);

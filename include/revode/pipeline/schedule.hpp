@@ -26,8 +26,7 @@ struct Instruction {
 };
 using Program = std::vector<Instruction>;
 
-/// Every schedule takes the micro-batches backward in ascending order, so that all of them sum
-/// gradients alike.
+/// Micro-batches may go backward in any order: sums over them do not depend on it.
 struct ScheduleRule {
   std::string_view name;
   Program (*make)(int rank, int num_ranks, int num_micro_batches);

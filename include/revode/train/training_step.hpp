@@ -3,7 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
 
+#include "revode/model/gradient_sums.hpp"
 #include "revode/train/network.hpp"
 #include "revode/train/optimizer.hpp"
 #include "revode/train/regularizer.hpp"
@@ -18,6 +22,14 @@ struct StepReport {
   std::int64_t num_correct = 0;
   std::int64_t num_samples = 0;
   RangeCounts range;
+  /// Where the gradient left the range of exact sums: the lowest micro-batch, in it the layer
+  /// nearest the closing. The gradient is of no use then.
+  struct Overflow {
+    int rank = 0;
+    std::optional<int> micro_batch = std::nullopt;  ///< none: it was the sum over micro-batches
+    int layer = 0;
+  };
+  std::optional<Overflow> overflow;
   bool stop_requested = false;  ///< on any rank
 };
 
@@ -29,24 +41,27 @@ class TrainingStep {
   /// share). Collective.
   StepReport compute_gradient(const MiniBatchSource& source, bool stop_requested = false,
                               const Executor::OnLogits& on_logits = {});
-  /// Clips where asked and updates the weights with it.
+  /// Throws an Error that all ranks share, and that says where it came from, unless the report is
+  /// finite and in range. when: e.g. "step 7 (epoch 0)"; more: something to be added. Collective.
+  void require_finite(const MiniBatchSource& source, const StepReport& report,
+                      const std::string& when, const std::string& more = "");
+  /// Clips where asked and updates the weights and running averages.
   void update(double rate, const StepReport& report);
 
-  Buffer<float>& gradient() { return gradient_; }
+  /// After compute_gradient().
+  std::span<float> gradient() { return gradient_.values(); }
   Buffer<float>& velocity();
 
-  /// After a report that is not finite: throws an Error that all ranks share and that says where it
-  /// came from. Collective.
-  [[noreturn]] void explain_non_finite(const MiniBatchSource& source, const StepReport& report,
-                                       const std::string& when);
-
  private:
+  std::optional<StepReport::Overflow> first_overflow(std::optional<std::size_t> out_of_range);
+  std::string origin_of_non_finite(const MiniBatchSource& source);
+
   Network& network_;
   const ScheduleRule& schedule_;
   Regularizer regularizer_;
   double momentum_;
   double clip_norm_;
-  Buffer<float> gradient_;
+  GradientSums gradient_;
   Buffer<float> velocity_;  // made when first needed: `gradient` alone needs none
 };
 

@@ -63,10 +63,13 @@ NormStatistics to_statistics(const std::vector<SumPair>& moments, double count) 
 /// dshift += sum g, dscale += sum g xhat; returns the two means a feature.
 template <typename Gradient>
 std::vector<SumPair> norm_gradients(std::vector<SumPair> sums, double count,
-                                    const Gradient& gradient) {
+                                    const Gradient& gradient, int* overflow) {
   for (std::size_t f = 0; f < sums.size(); ++f) {
-    gradient.shift[f] += static_cast<float>(sums[f].first);
-    gradient.scale[f] += static_cast<float>(sums[f].second);
+    const auto shift = static_cast<float>(sums[f].first);
+    const auto scale = static_cast<float>(sums[f].second);
+    const bool shift_fits = add_contributions(&shift, 1, gradient.shift + f);
+    const bool scale_fits = add_contributions(&scale, 1, gradient.scale + f);
+    if (!shift_fits || !scale_fits) *overflow = 1;
     sums[f] = {sums[f].first / count, sums[f].second / count};
   }
   return sums;
@@ -99,7 +102,7 @@ class CpuBackend final : public Backend<float> {
   void opening_backward(const OpeningShape& shape, const float* images,
                         const OpeningWeights<float>& weights, const NormStatistics& statistics,
                         StateView<float> state, StateView<float> adjoint,
-                        const OpeningGradient<float>& gradient) override;
+                        const OpeningGradient& gradient, int* overflow) override;
 
   void transition_forward(const TransitionShape& shape, StateView<float> in,
                           StateView<float> out) override;
@@ -113,7 +116,7 @@ class CpuBackend final : public Backend<float> {
   void closing_backward(const ClosingShape& shape, StateView<float> state,
                         const ClosingWeights<float>& weights, const NormStatistics& statistics,
                         const float* grad_logits, StateView<float> adjoint,
-                        const ClosingGradient<float>& gradient) override;
+                        const ClosingGradient& gradient, int* overflow) override;
 
  private:
   /// Scratch of one thread for one image of the opening.
@@ -211,8 +214,8 @@ void CpuBackend::opening_normalise(const OpeningShape& shape, const OpeningWeigh
 void CpuBackend::opening_backward(const OpeningShape& shape, const float* images,
                                   const OpeningWeights<float>& weights,
                                   const NormStatistics& statistics, StateView<float> state,
-                                  StateView<float> adjoint,
-                                  const OpeningGradient<float>& gradient) {
+                                  StateView<float> adjoint, const OpeningGradient& gradient,
+                                  int* overflow) {
   const int features = num_features(shape);
   const BorderedImage image = bordered_image(shape);
   reserve_opening_scratch(image);
@@ -227,7 +230,7 @@ void CpuBackend::opening_backward(const OpeningShape& shape, const float* images
     });
   });
   const std::vector<SumPair> means =
-      norm_gradients(add_images(parts, features), num_values(shape), gradient);
+      norm_gradients(add_images(parts, features), num_values(shape), gradient, overflow);
 
   // 2. through the statistics to K image, and on to K; lane by lane
   const Lanes lanes(shape.batch);
@@ -255,11 +258,9 @@ void CpuBackend::opening_backward(const OpeningShape& shape, const float* images
       }
     }
   });
-  for (std::size_t k = 0; k < kernel_size; ++k) {
-    float total = 0;
-    for (int lane = 0; lane < lanes.count; ++lane) total += sums[lane * kernel_size + k];
-    gradient.kernel[k] += total;
-  }
+  for (int lane = 1; lane < lanes.count; ++lane)
+    for (std::size_t k = 0; k < kernel_size; ++k) sums[k] += sums[lane * kernel_size + k];
+  if (!add_contributions(sums, kernel_size, gradient.kernel)) *overflow = 1;
 }
 
 void CpuBackend::transition_forward(const TransitionShape& shape, StateView<float> in,
@@ -332,8 +333,8 @@ void CpuBackend::closing_forward(const ClosingShape& shape, StateView<float> sta
 void CpuBackend::closing_backward(const ClosingShape& shape, StateView<float> state,
                                   const ClosingWeights<float>& weights,
                                   const NormStatistics& statistics, const float* grad_logits,
-                                  StateView<float> adjoint,
-                                  const ClosingGradient<float>& gradient) {
+                                  StateView<float> adjoint, const ClosingGradient& gradient,
+                                  int* overflow) {
   const int features = num_features(shape), classes = shape.num_classes;
   const auto norm = [&](int f) { return Norm(statistics, f, weights.scale[f], weights.shift[f]); };
 
@@ -353,18 +354,24 @@ void CpuBackend::closing_backward(const ClosingShape& shape, StateView<float> st
           long_row(shape, feature(shape, state, n, f)), norm(f), long_row(shape, grad));
     }
   });
+  std::vector<float> grad_weight(static_cast<std::size_t>(classes) * features);
+  std::vector<float> grad_bias(classes);
   engine_->pool.parallel_for(classes, [&](int k, int) {
     for (int n = 0; n < shape.batch; ++n) {
       const float grad = grad_logits[n * classes + k];
-      gradient.bias[k] += grad;
+      grad_bias[k] += grad;
       for (int f = 0; f < features; ++f)
-        gradient.weight[k * features + f] += grad * pooled[n * features + f];
+        grad_weight[k * features + f] += grad * pooled[n * features + f];
     }
   });
+  const bool weight_fits =
+      add_contributions(grad_weight.data(), grad_weight.size(), gradient.weight);
+  const bool bias_fits = add_contributions(grad_bias.data(), grad_bias.size(), gradient.bias);
+  if (!weight_fits || !bias_fits) *overflow = 1;
 
   // 2. through ReLU and batch norm
   const std::vector<SumPair> means =
-      norm_gradients(add_images(parts, features), num_values(shape), gradient);
+      norm_gradients(add_images(parts, features), num_values(shape), gradient, overflow);
   engine_->pool.parallel_for(shape.batch, [&](int n, int) {
     for (int f = 0; f < features; ++f) {
       float* grad = feature(shape, adjoint, n, f);

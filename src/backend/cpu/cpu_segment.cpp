@@ -2,6 +2,7 @@
 #include "backend/cpu/cpu_segment.hpp"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "revode/core/error.hpp"
@@ -65,6 +66,9 @@ struct CpuRecording final : Recording {
   GroupRecord of_image(int n) {
     return {state.data() + n * image_size, hidden.data() + n * image_size, batch * image_size};
   }
+  RecordedGroup of_image(int n) const {
+    return {state.data() + n * image_size, hidden.data() + n * image_size, batch * image_size};
+  }
 
   int batch;
   std::size_t image_size;
@@ -72,9 +76,15 @@ struct CpuRecording final : Recording {
   Buffer<float> hidden;
 };
 
-GroupRecord record_of(Recording* recording, int image, int batch) {
-  if (recording == nullptr) return {};
-  auto* record = dynamic_cast<CpuRecording*>(recording);
+/// What a segment recorded of the images from `image` on: a GroupRecord, or a RecordedGroup of a
+/// recording that is only read.
+template <typename AnyRecording>
+auto record_of(AnyRecording* recording, int image, int batch) {
+  using Record =
+      std::conditional_t<std::is_const_v<AnyRecording>, const CpuRecording, CpuRecording>;
+  using Images = decltype(std::declval<Record&>().of_image(image));
+  if (recording == nullptr) return Images{};
+  auto* record = dynamic_cast<Record*>(recording);
   REVODE_REQUIRE(record != nullptr && record->batch >= batch,
                  "a recording of another backend or of a smaller batch than {} was handed in",
                  batch);
@@ -204,9 +214,11 @@ void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCount
 }
 
 void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
-                         float* grad_kernel, float* grad_bias, const Recording* recording) {
+                         const SegmentGradient& gradient, const Recording* recording,
+                         int* overflow) {
   if (range.first >= range.last || state.batch == 0) return;
-  engine_->reserve_scratch(retreat_scratch_size(plan_, images_a_retreat_));
+  engine_->reserve_scratch(
+      std::max(retreat_scratch_size(plan_, images_a_retreat_), 2 * shape_.kernel_size()));
   const Lanes lanes(state.batch);
   const int chunk_size = std::min(couplings_a_chunk(plan_.planes), range.last - range.first);
   LaneSums sums{plan_.planes, lanes.count, chunk_size};
@@ -219,42 +231,52 @@ void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<
       for (int first = lanes.first(lane); first < lanes.first(lane + 1);
            first += images_a_retreat_) {
         const int num_images = std::min(images_a_retreat_, lanes.first(lane + 1) - first);
-        // retreat_group() only reads the record
         retreat_group(plan_, chunk, group_of(state, first, num_images),
                       group_of(adjoint, first, num_images),
                       {sums.kernel(lane, 0), sums.bias(lane, 0), chunk.first},
-                      record_of(const_cast<Recording*>(recording), first, state.batch),
-                      engine_->scratch(thread));
+                      record_of(recording, first, state.batch), engine_->scratch(thread));
       }
     });
-    add_lane_sums(chunk, sums, grad_kernel, grad_bias);
+    *overflow = std::max(*overflow, add_lane_sums(chunk, sums, gradient));
   }
 }
 
-/// The gradients of couplings j = chunk.first + k from the sums of all lanes, lane 0 first:
-/// grad += . Lane 0's sums are used up.
-void CpuSegment::add_lane_sums(CouplingRange chunk, const LaneSums& sums, float* grad_kernel,
-                               float* grad_bias) {
-  engine_->pool.parallel_for(chunk.last - chunk.first, [&](int k, int) {
+/// gradient += that of couplings j = chunk.first + k, from the sums of all lanes, lane 0 first.
+/// Lane 0's sums are used up. Returns j + 1 for the last j with an entry that is no contribution,
+/// else 0.
+int CpuSegment::add_lane_sums(CouplingRange chunk, const LaneSums& sums,
+                              const SegmentGradient& gradient) {
+  const std::size_t kernel_size = shape_.kernel_size(), bias_size = shape_.channels;
+  std::vector<int> overflows(chunk.last - chunk.first);
+  engine_->pool.parallel_for(chunk.last - chunk.first, [&](int k, int thread) {
     for (int lane = 1; lane < sums.num_lanes; ++lane) {
       add_arrays(sums.kernel(0, k), sums.kernel(lane, k), plan_.planes.packed_kernel_size());
       add_arrays(sums.bias(0, k), sums.bias(lane, k), plan_.planes.packed_bias_size());
     }
     const int j = chunk.first + k;
-    add_kernel(sums.kernel(0, k), grad_kernel + j * shape_.kernel_size());
-    for (int o = 0; o < shape_.channels; ++o)
-      grad_bias[j * shape_.channels + o] += sums.bias(0, k)[o];
+    const bool kernel_fits =
+        add_to_exact_sums(unpack_kernel(sums.kernel(0, k), engine_->scratch(thread)), kernel_size,
+                          gradient.kernel + j * kernel_size);
+    const bool bias_fits =
+        add_to_exact_sums(sums.bias(0, k), bias_size, gradient.bias + j * bias_size);
+    if (!kernel_fits || !bias_fits) overflows[k] = j + 1;
   });
+  return std::ranges::max(overflows);
 }
 
-/// grad += the gradient of K: that of its copy, or (K - K^T) dK[o][i][k] = dA[o][i][k] -
-/// dA[i][o][-k].
-void CpuSegment::add_kernel(const float* packed, float* grad) const {
-  const bool symmetric = shape_.force == Force::symmetric;
-  for_each_weight(plan_.planes, [&](std::size_t from, std::size_t to, std::size_t transposed) {
-    grad[to] += packed[from];
-    if (!symmetric) grad[transposed] -= packed[from];
+/// The gradient of K: that of its copy, or (A = K - K^T) dK[o][i][k] = dA[o][i][k] - dA[i][o][-k].
+/// In scratch, which has room for two kernels.
+const float* CpuSegment::unpack_kernel(const float* packed, float* scratch) const {
+  float* const of_copy = scratch;
+  for_each_weight(plan_.planes, [&](std::size_t from, std::size_t to, std::size_t) {
+    of_copy[to] = packed[from];
   });
+  if (shape_.force == Force::symmetric) return of_copy;
+  float* const difference = scratch + shape_.kernel_size();
+  for_each_weight(plan_.planes, [&](std::size_t, std::size_t to, std::size_t transposed) {
+    difference[to] = of_copy[to] - of_copy[transposed];
+  });
+  return difference;
 }
 
 }  // namespace revode::cpu

@@ -73,13 +73,12 @@ class CpuSegment final : public Segment<float> {
   void advance(CouplingRange range, StateView<float> state, RangeCounts& counts,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
-               float* grad_kernel, float* grad_bias, const Recording* recording) override;
+               const SegmentGradient& gradient, const Recording* recording, int* overflow) override;
 
  private:
   ImageGroup group_of(const StateView<float>& state, int first_image, int num_images) const;
-  void add_lane_sums(CouplingRange chunk, const LaneSums& sums, float* grad_kernel,
-                     float* grad_bias);
-  void add_kernel(const float* packed, float* grad) const;
+  int add_lane_sums(CouplingRange chunk, const LaneSums& sums, const SegmentGradient& gradient);
+  const float* unpack_kernel(const float* packed, float* scratch) const;
 
   SegmentShape shape_;
   SegmentPlan plan_;

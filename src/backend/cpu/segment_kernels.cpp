@@ -108,8 +108,8 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
 
 template <typename FormOfForce, Force force, bool on_grid, Keep keep>
 void retreat_group_as(const SegmentPlan& plan, CouplingRange range, const ImageGroup& group,
-                      const ImageGroup& adjoint_group, PackedGradient gradient, GroupRecord record,
-                      float* scratch) {
+                      const ImageGroup& adjoint_group, PackedGradient gradient,
+                      RecordedGroup record, float* scratch) {
   const Planes& planes = plan.planes;
   const int num_images = group.num_images;
   const std::size_t size = planes.tensor_size(num_images);
@@ -185,7 +185,7 @@ RangeCounts advance_images(const SegmentPlan& plan, CouplingRange range, const I
 }
 
 void retreat_images(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
-                    const ImageGroup& adjoint, PackedGradient gradient, GroupRecord record,
+                    const ImageGroup& adjoint, PackedGradient gradient, RecordedGroup record,
                     float* scratch) {
   with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid, Keep keep>() {
     retreat_group_as<FormOfForce, force, on_grid, keep>(plan, range, state, adjoint, gradient,
@@ -221,6 +221,33 @@ void add_arrays(float* HWY_RESTRICT total, const float* HWY_RESTRICT more, std::
   for (; k < size; ++k) total[k] += more[k];
 }
 
+/// x 2^40 rounded to the nearest integer, ties to even, for |x| < 2^11: adding 1.5 2^52 leaves the
+/// integer in the low bits of the sum.
+bool add_exactly(const float* values, std::size_t size, ExactSum* sums) {
+  std::size_t i = 0;
+  bool all_in_range = true;
+#if HWY_HAVE_FLOAT64 && HWY_TARGET != HWY_SCALAR
+  const hn::ScalableTag<double> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::Rebind<float, decltype(d)> df;
+  constexpr double shift = 6755399441055744.0;  // 1.5 * 2^52
+  const auto scale = hn::Set(d, exact_sum_scale), to_integer = hn::Set(d, shift);
+  const auto limit = hn::Set(d, contribution_limit);
+  auto all = hn::Eq(limit, limit);
+  for (; i + hn::Lanes(d) <= size; i += hn::Lanes(d)) {
+    const auto value = hn::PromoteTo(d, hn::LoadU(df, values + i));
+    const auto in_range = hn::Lt(hn::Abs(value), limit);  // not for a NaN
+    all = hn::And(all, in_range);
+    const auto integer = hn::Sub(hn::BitCast(di, hn::Add(hn::Mul(value, scale), to_integer)),
+                                 hn::BitCast(di, to_integer));
+    const auto term = hn::IfThenElseZero(hn::RebindMask(di, in_range), integer);
+    hn::StoreU(hn::Add(hn::LoadU(di, sums + i), term), di, sums + i);
+  }
+  all_in_range = hn::AllTrue(d, all);
+#endif
+  return add_contributions(values + i, size - i, sums + i) && all_in_range;
+}
+
 }  // namespace revode::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -233,6 +260,7 @@ HWY_EXPORT(form_for);
 HWY_EXPORT(transform_packed);
 HWY_EXPORT(instruction_set);
 HWY_EXPORT(add_arrays);
+HWY_EXPORT(add_exactly);
 
 std::size_t advance_scratch_size(const SegmentPlan& plan, int num_images) {
   const std::size_t workspace =
@@ -259,7 +287,7 @@ RangeCounts advance_group(const SegmentPlan& plan, CouplingRange range, const Im
 }
 
 void retreat_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
-                   const ImageGroup& adjoint, PackedGradient gradient, GroupRecord record,
+                   const ImageGroup& adjoint, PackedGradient gradient, RecordedGroup record,
                    float* scratch) {
   HWY_DYNAMIC_DISPATCH(retreat_images)(plan, range, state, adjoint, gradient, record, scratch);
 }
@@ -268,6 +296,10 @@ InstructionSet instruction_set() { return HWY_DYNAMIC_DISPATCH(instruction_set)(
 
 void add_arrays(float* total, const float* more, std::size_t size) {
   HWY_DYNAMIC_DISPATCH(add_arrays)(total, more, size);
+}
+
+bool add_to_exact_sums(const float* values, std::size_t size, ExactSum* sums) {
+  return HWY_DYNAMIC_DISPATCH(add_exactly)(values, size, sums);
 }
 
 }  // namespace revode::cpu

@@ -63,6 +63,15 @@ struct GroupRecord {
   explicit operator bool() const { return state != nullptr; }
 };
 
+/// The same, to be read.
+struct RecordedGroup {
+  const float* state = nullptr;
+  const float* hidden = nullptr;
+  std::size_t stride = 0;
+
+  explicit operator bool() const { return state != nullptr; }
+};
+
 /// Gradient of the kernels and biases of couplings [first, ...), packed; += .
 struct PackedGradient {
   float* kernel = nullptr;
@@ -80,7 +89,7 @@ RangeCounts advance_group(const SegmentPlan& plan, CouplingRange range, const Im
 
 /// Segment::retreat() for a group; with a record, `state` is written only.
 void retreat_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
-                   const ImageGroup& adjoint, PackedGradient gradient, GroupRecord record,
+                   const ImageGroup& adjoint, PackedGradient gradient, RecordedGroup record,
                    float* scratch);
 
 /// Name of the instruction set in use and floats of its vectors.
@@ -95,5 +104,8 @@ void transform_packed_kernel(const Planes& planes, const float* packed, float* t
 
 /// total[i] += more[i]
 void add_arrays(float* total, const float* more, std::size_t size);
+
+/// sums[i] += values[i], as add_contributions() does; any alignment.
+bool add_to_exact_sums(const float* values, std::size_t size, ExactSum* sums);
 
 }  // namespace revode::cpu

@@ -50,10 +50,11 @@ struct Norm {
 /// Adjoint of relu(norm(x)) over a whole batch for one feature, statistics included:
 ///   g = dL/dy where y > 0;  dshift = sum g;  dscale = sum g xhat
 ///   dL/dx = scale * inverse_deviation * (g - mean(g) - xhat * mean(g xhat))
-/// x(n) and grad(n) give planes; grad holds dL/dy and receives dL/dx.
+/// x(n) and grad(n) give planes; grad holds dL/dy and receives dL/dx. grad_scale, grad_shift: +=
+/// one contribution; false where it is none.
 template <typename Real, typename X, typename Grad>
-void norm_relu_backward(const Norm<Real>& norm, int batch, std::size_t plane_size, X&& x,
-                        Grad&& grad, Real& grad_scale, Real& grad_shift) {
+bool norm_relu_backward(const Norm<Real>& norm, int batch, std::size_t plane_size, X&& x,
+                        Grad&& grad, ExactSum& grad_scale, ExactSum& grad_shift) {
   double sum = 0, sum_normalised = 0;
   for (int n = 0; n < batch; ++n) {
     for (std::size_t p = 0; p < plane_size; ++p) {
@@ -63,8 +64,9 @@ void norm_relu_backward(const Norm<Real>& norm, int batch, std::size_t plane_siz
       sum_normalised += static_cast<double>(g) * norm.normalised(x(n)[p]);
     }
   }
-  grad_shift += static_cast<Real>(sum);
-  grad_scale += static_cast<Real>(sum_normalised);
+  const auto shift = static_cast<Real>(sum), scale = static_cast<Real>(sum_normalised);
+  const bool shift_fits = add_contributions(&shift, 1, &grad_shift);
+  const bool scale_fits = add_contributions(&scale, 1, &grad_scale);
   const double count = static_cast<double>(batch) * static_cast<double>(plane_size);
   const auto mean = static_cast<Real>(sum / count);
   const auto mean_normalised = static_cast<Real>(sum_normalised / count);
@@ -75,6 +77,7 @@ void norm_relu_backward(const Norm<Real>& norm, int batch, std::size_t plane_siz
           (g - mean - norm.normalised(x(n)[p]) * mean_normalised);
     }
   }
+  return shift_fits && scale_fits;
 }
 
 template <typename Real>
@@ -128,25 +131,29 @@ class ReferenceBackend final : public Backend<Real> {
   void opening_backward(const OpeningShape& shape, const Real* images,
                         const OpeningWeights<Real>& weights, const NormStatistics& statistics,
                         StateView<Real> state, StateView<Real> adjoint,
-                        const OpeningGradient<Real>& gradient) override {
+                        const OpeningGradient& gradient, int* overflow) override {
     opening_convolve(shape, images, weights, state, nullptr);
     std::vector<Real> grad(std::size_t{1} * shape.batch * features(shape) * plane_size(shape));
     const auto grad_plane = [&](int n, int f) {
       return grad.data() + (std::size_t{1} * n * features(shape) + f) * plane_size(shape);
     };
+    bool fits = true;
     for (int f = 0; f < features(shape); ++f) {
       for (int n = 0; n < shape.batch; ++n)
         std::copy_n(plane(shape, adjoint, n, f), plane_size(shape), grad_plane(n, f));
-      norm_relu_backward(
+      fits &= norm_relu_backward(
           Norm<Real>(statistics, f, weights.scale[f], weights.shift[f]), shape.batch,
           plane_size(shape), [&](int n) { return plane(shape, state, n, f); },
           [&](int n) { return grad_plane(n, f); }, gradient.scale[f], gradient.shift[f]);
     }
+    std::vector<Real> grad_kernel(std::size_t{9} * features(shape) * shape.in_channels);
     for (int n = 0; n < shape.batch; ++n)
       reference::convolve_kernel_gradient(
           features(shape), shape.in_channels, shape.height, shape.width,
           images + n * shape.in_channels * plane_size(shape),
-          static_cast<const Real*>(grad_plane(n, 0)), gradient.kernel);
+          static_cast<const Real*>(grad_plane(n, 0)), grad_kernel.data());
+    fits &= add_contributions(grad_kernel.data(), grad_kernel.size(), gradient.kernel);
+    if (!fits) *overflow = 1;
   }
 
   void transition_forward(const TransitionShape& shape, StateView<Real> in,
@@ -196,17 +203,19 @@ class ReferenceBackend final : public Backend<Real> {
   void closing_backward(const ClosingShape& shape, StateView<Real> state,
                         const ClosingWeights<Real>& weights, const NormStatistics& statistics,
                         const Real* grad_logits, StateView<Real> adjoint,
-                        const ClosingGradient<Real>& gradient) override {
+                        const ClosingGradient& gradient, int* overflow) override {
     for (Real* slot : adjoint.slot)
       std::fill_n(slot, std::size_t{1} * shape.batch * shape.channels * plane_size(shape), Real{0});
     // logits = W pooled + b, pooled = mean over the plane
+    std::vector<Real> grad_weight(std::size_t{1} * shape.num_classes * features(shape));
+    std::vector<Real> grad_bias(shape.num_classes);
     for (int n = 0; n < shape.batch; ++n) {
       const std::vector<Real> pooled = pool_features(shape, state, weights, statistics, n);
       const Real* g = grad_logits + n * shape.num_classes;
       for (int k = 0; k < shape.num_classes; ++k) {
-        gradient.bias[k] += g[k];
+        grad_bias[k] += g[k];
         for (int f = 0; f < features(shape); ++f)
-          gradient.weight[k * features(shape) + f] += g[k] * pooled[f];
+          grad_weight[k * features(shape) + f] += g[k] * pooled[f];
       }
       for (int f = 0; f < features(shape); ++f) {
         Real sum = 0;
@@ -216,14 +225,17 @@ class ReferenceBackend final : public Backend<Real> {
                     sum / static_cast<Real>(plane_size(shape)));
       }
     }
+    bool fits = add_contributions(grad_weight.data(), grad_weight.size(), gradient.weight);
+    fits &= add_contributions(grad_bias.data(), grad_bias.size(), gradient.bias);
     for (int f = 0; f < features(shape); ++f) {
       const auto plane_of = [&](const StateView<Real>& view) {
         return [&, f](int n) { return plane(shape, view, n, f); };
       };
-      norm_relu_backward(Norm<Real>(statistics, f, weights.scale[f], weights.shift[f]), shape.batch,
-                         plane_size(shape), plane_of(state), plane_of(adjoint), gradient.scale[f],
-                         gradient.shift[f]);
+      fits &= norm_relu_backward(Norm<Real>(statistics, f, weights.scale[f], weights.shift[f]),
+                                 shape.batch, plane_size(shape), plane_of(state), plane_of(adjoint),
+                                 gradient.scale[f], gradient.shift[f]);
     }
+    if (!fits) *overflow = 1;
   }
 
  private:

@@ -38,7 +38,7 @@ class ReferenceSegment final : public Segment<Real> {
   void advance(CouplingRange range, StateView<Real> state, RangeCounts& counts,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
-               Real* grad_kernel, Real* grad_bias, const Recording* recording) override;
+               const SegmentGradient& gradient, const Recording* recording, int* overflow) override;
 
  private:
   struct Evaluation;

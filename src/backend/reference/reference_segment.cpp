@@ -61,10 +61,12 @@ struct ReferenceRecording final : Recording {
         image_size(shape.image_size()),
         values(std::size_t{2} * batch * shape.num_couplings * shape.image_size(), Memory::stash) {}
 
-  Real* old_target(int image, int coupling) {
-    return values.data() + (std::size_t{2} * image * num_couplings + 2 * coupling) * image_size;
+  std::size_t old_target(int image, int coupling) const {
+    return (std::size_t{2} * image * num_couplings + 2 * coupling) * image_size;
   }
-  Real* input(int image, int coupling) { return old_target(image, coupling) + image_size; }
+  std::size_t input(int image, int coupling) const {
+    return old_target(image, coupling) + image_size;
+  }
 
   int num_couplings;
   std::size_t image_size;
@@ -149,8 +151,8 @@ void ReferenceSegment<Real>::advance(CouplingRange range, StateView<Real> state,
       Real* target = state.slot[target_slot] + n * size;
       const Real* other = state.slot[1 - target_slot] + n * size;
       if (record != nullptr) {
-        std::copy_n(target, size, record->old_target(n, j));
-        std::copy_n(other, size, record->input(n, j));
+        std::copy_n(target, size, record->values.data() + record->old_target(n, j));
+        std::copy_n(other, size, record->values.data() + record->input(n, j));
       }
       const Evaluation at = evaluate(j, other);
       // target <- (gamma target + beta other) + round(s F(other))
@@ -210,12 +212,15 @@ void ReferenceSegment<Real>::linearise(int coupling, const Real* x, const Evalua
 
 template <typename Real>
 void ReferenceSegment<Real>::retreat(CouplingRange range, StateView<Real> state,
-                                     StateView<Real> adjoint, Real* grad_kernel, Real* grad_bias,
-                                     const Recording* recording) {
+                                     StateView<Real> adjoint, const SegmentGradient& gradient,
+                                     const Recording* recording, int* overflow) {
   const auto gamma = static_cast<Real>(shape_.gamma), beta = static_cast<Real>(shape_.beta);
   const std::size_t size = shape_.image_size();
-  auto* record = const_cast<ReferenceRecording<Real>*>(
-      static_cast<const ReferenceRecording<Real>*>(recording));
+  const auto* record = static_cast<const ReferenceRecording<Real>*>(recording);
+  const std::size_t kernel_size = shape_.kernel_size(), bias_size = shape_.channels;
+  // Of the micro-batch, by coupling of the range.
+  std::vector<Real> grad_kernel((range.last - range.first) * kernel_size);
+  std::vector<Real> grad_bias((range.last - range.first) * bias_size);
   std::vector<Real> grad_force(size);
   for (int n = 0; n < state.batch; ++n) {
     for (int j = range.last - 1; j >= range.first; --j) {
@@ -225,7 +230,7 @@ void ReferenceSegment<Real>::retreat(CouplingRange range, StateView<Real> state,
       Real* other = state.slot[1 - target_slot] + n * size;
       Real* adjoint_target = adjoint.slot[target_slot] + n * size;
       Real* adjoint_other = adjoint.slot[1 - target_slot] + n * size;
-      if (record != nullptr) std::copy_n(record->input(n, j), size, other);
+      if (record != nullptr) std::copy_n(record->values.data() + record->input(n, j), size, other);
       const Evaluation at = evaluate(j, other);
       // old target = ((target - round(s F)) - beta other) / gamma, gamma = +-1; -0 to +0, as
       // advance() never leaves a -0 behind
@@ -233,16 +238,26 @@ void ReferenceSegment<Real>::retreat(CouplingRange range, StateView<Real> state,
         const Real rounded = round_to_grid(scale * at.force[p], shape_.grid_bits);
         target[p] = gamma * ((target[p] - rounded) - beta * other[p]) + Real{0};
       }
-      if (record != nullptr) std::copy_n(record->old_target(n, j), size, target);
+      if (record != nullptr)
+        std::copy_n(record->values.data() + record->old_target(n, j), size, target);
       // the adjoint of the line
       for (std::size_t p = 0; p < size; ++p) {
         grad_force[p] = scale * adjoint_target[p];
         adjoint_other[p] += beta * adjoint_target[p];
         adjoint_target[p] *= gamma;
       }
+      const int row = j - range.first;
       linearise(j, other, at, grad_force.data(), adjoint_other,
-                grad_kernel + j * shape_.kernel_size(), grad_bias + j * shape_.channels);
+                grad_kernel.data() + row * kernel_size, grad_bias.data() + row * bias_size);
     }
+  }
+  for (int j = range.first; j < range.last; ++j) {
+    const int row = j - range.first;
+    const bool kernel_fits = add_contributions(grad_kernel.data() + row * kernel_size, kernel_size,
+                                               gradient.kernel + j * kernel_size);
+    const bool bias_fits = add_contributions(grad_bias.data() + row * bias_size, bias_size,
+                                             gradient.bias + j * bias_size);
+    if (!kernel_fits || !bias_fits) *overflow = std::max(*overflow, j + 1);
   }
 }
 

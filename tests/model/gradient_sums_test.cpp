@@ -1,0 +1,38 @@
+#include "revode/model/gradient_sums.hpp"
+
+#include <gtest/gtest.h>
+
+namespace revode {
+namespace {
+
+// More than two blocks of the conversion, and a part of one.
+constexpr std::size_t size = 1234;
+
+TEST(GradientSums, BecomeFloatsInPlace) {
+  GradientSums gradient(size);
+  for (int round = 0; round < 2; ++round) {
+    gradient.clear();
+    for (std::size_t i = 0; i < size; ++i)
+      gradient.sums()[i] += to_exact(static_cast<double>(i) - 600) + round;
+
+    EXPECT_EQ(gradient.finish(), std::nullopt);
+
+    ASSERT_EQ(gradient.values().size(), size);
+    for (std::size_t i = 0; i < size; ++i)
+      EXPECT_EQ(gradient.values()[i],
+                from_exact<float>(to_exact(static_cast<double>(i) - 600) + round));
+  }
+}
+
+TEST(GradientSums, NameTheLastSumThatIsOutOfRange) {
+  GradientSums gradient(size);
+  gradient.clear();
+  gradient.sums()[3] = ExactSum{1} << 53;
+  gradient.sums()[700] = -(ExactSum{1} << 53);
+  gradient.sums()[701] = (ExactSum{1} << 53) - 1;
+
+  EXPECT_EQ(gradient.finish(), std::optional<std::size_t>(700));
+}
+
+}  // namespace
+}  // namespace revode
