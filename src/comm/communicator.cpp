@@ -22,10 +22,11 @@ int message_length(std::size_t size) {
   return static_cast<int>(size);
 }
 
-// MPI guarantees tags up to 32767: kinds in the low three bits, the micro-batch above, which wraps
-// harmlessly because messages of one kind between two ranks keep their order.
-int tag_of(MessageKind kind, int micro_batch) {
-  return static_cast<int>(kind) + 8 * (micro_batch % 4095);
+// MPI guarantees tags up to 32767: 3 bits for the kind, 4 for the slice, 8 for the micro-batch. The
+// last two wrap, harmlessly: messages between two ranks keep their order, and receives are posted
+// in it.
+int number_of(const MessageTag& tag) {
+  return static_cast<int>(tag.kind) + 8 * (tag.slice % 16) + 128 * (tag.micro_batch % 256);
 }
 
 }  // namespace
@@ -85,20 +86,18 @@ void check_message(int code, std::string_view call, std::string_view direction, 
 
 }  // namespace
 
-Request Communicator::send(std::span<const float> values, int to, MessageKind kind,
-                           int micro_batch) const {
+Request Communicator::send(std::span<const float> values, int to, const MessageTag& message) const {
   MPI_Request request = MPI_REQUEST_NULL;
-  const int tag = tag_of(kind, micro_batch);
+  const int tag = number_of(message);
   check_message(MPI_Isend(values.data(), message_length(values.size()), MPI_FLOAT, to, tag, handle_,
                           &request),
                 "MPI_Isend", "to", to, values.size(), tag);
   return Request(request);
 }
 
-Request Communicator::receive(std::span<float> values, int from, MessageKind kind,
-                              int micro_batch) const {
+Request Communicator::receive(std::span<float> values, int from, const MessageTag& message) const {
   MPI_Request request = MPI_REQUEST_NULL;
-  const int tag = tag_of(kind, micro_batch);
+  const int tag = number_of(message);
   check_message(MPI_Irecv(values.data(), message_length(values.size()), MPI_FLOAT, from, tag,
                           handle_, &request),
                 "MPI_Irecv", "from", from, values.size(), tag);

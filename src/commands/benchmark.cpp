@@ -83,7 +83,7 @@ Measurements measure(const Config& config, Network& network, TrainingStep& train
     const PhaseTimer phases = timer;
 
     const double forward_seconds =
-        time_together(communicator, [&] { network.executor().evaluate(source); });
+        time_together(communicator, [&] { network.pipeline().evaluate(source); });
     if (step < num_warm_up_steps) continue;
     seen.peak_flops.push_back(peak);
     seen.step_seconds.push_back(step_seconds);

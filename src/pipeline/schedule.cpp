@@ -1,6 +1,6 @@
 #include "revode/pipeline/schedule.hpp"
 
-#include <array>
+#include <algorithm>
 
 #include <fmt/ranges.h>
 
@@ -18,12 +18,6 @@ constexpr const ScheduleRule* rules[] = {
 
 }  // namespace
 
-std::string_view to_string(Operation operation) {
-  constexpr std::array<std::string_view, 6> names{"receive state",   "forward",  "send state",
-                                                  "receive adjoint", "backward", "send adjoint"};
-  return names[static_cast<int>(operation)];
-}
-
 std::vector<std::string> schedule_names() {
   std::vector<std::string> names;
   for (const ScheduleRule* rule : rules) names.emplace_back(rule->name);
@@ -37,29 +31,25 @@ const ScheduleRule& schedule_rule(std::string_view name) {
                     fmt::join(schedule_names(), ", "));
 }
 
-Program forward_program(int rank, int num_ranks, int num_micro_batches) {
-  Program program;
-  for (int m = 0; m < num_micro_batches; ++m) schedules::add_forward(program, rank, num_ranks, m);
-  return program;
+// As many micro-batches as there are ranks pass through a rank's first slice, then through its next
+// and so on: the first of them comes round just then.
+WorkOrder forward_order(int rank, const Placement& placement, int num_micro_batches) {
+  WorkOrder order;
+  const int group_size = placement.num_ranks();
+  for (int first = 0; first < num_micro_batches; first += group_size)
+    for (const int slice : placement.slices_of(rank))
+      for (int m = first; m < std::min(first + group_size, num_micro_batches); ++m)
+        order.push_back({Sweep::forward, slice, m});
+  return order;
 }
 
-namespace schedules {
-
-void add_forward(Program& program, int rank, int num_ranks, int micro_batch) {
-  if (rank > 0) program.push_back({Operation::receive_state, micro_batch});
-  program.push_back({Operation::forward, micro_batch});
-  if (rank + 1 < num_ranks) program.push_back({Operation::send_state, micro_batch});
+int most_in_flight(const WorkOrder& order) {
+  int now = 0, most = 0;
+  for (const Work& work : order) {
+    now += work.sweep == Sweep::forward ? 1 : -1;
+    most = std::max(most, now);
+  }
+  return most;
 }
 
-void add_backward(Program& program, int rank, int num_ranks, int micro_batch) {
-  if (rank + 1 < num_ranks) program.push_back({Operation::receive_adjoint, micro_batch});
-  program.push_back({Operation::backward, micro_batch});
-  if (rank > 0) program.push_back({Operation::send_adjoint, micro_batch});
-}
-
-double fill_and_drain_bubble(int num_ranks, int num_micro_batches) {
-  return static_cast<double>(num_ranks - 1) / (num_micro_batches + num_ranks - 1);
-}
-
-}  // namespace schedules
 }  // namespace revode

@@ -4,19 +4,19 @@
 namespace revode::schedules {
 namespace {
 
-Program make(int rank, int num_ranks, int num_micro_batches) {
-  Program program = forward_program(rank, num_ranks, num_micro_batches);
-  for (int m = 0; m < num_micro_batches; ++m) add_backward(program, rank, num_ranks, m);
-  return program;
+// Back as forward, the slices in the opposite order.
+WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
+  WorkOrder order = forward_order(rank, placement, num_micro_batches);
+  const int last = placement.num_slices() - 1;
+  std::vector<int> mirrored;
+  for (int slice = last; slice >= 0; --slice) mirrored.push_back(placement.rank_of(slice));
+  for (const Work& work : forward_order(rank, Placement(mirrored), num_micro_batches))
+    order.push_back({Sweep::backward, last - work.slice, work.micro_batch});
+  return order;
 }
 
 }  // namespace
 
-const ScheduleRule gpipe{
-    .name = "gpipe",
-    .make = make,
-    .bubble = fill_and_drain_bubble,
-    .most_in_flight = [](int, int, int num_micro_batches) { return num_micro_batches; },
-};
+const ScheduleRule gpipe{.name = "gpipe", .make = make};
 
 }  // namespace revode::schedules

@@ -13,13 +13,14 @@ Evaluation evaluate(Network& network, const DataFeed& feed, std::span<const std:
                                                  static_cast<int>((total + largest - 1) / largest));
   std::int64_t next_sample = 0;
   const SweepResult result =
-      network.executor().evaluate(source, [&](int m, std::span<const float> logits) {
+      network.pipeline().evaluate(source, [&](int m, std::span<const float> logits) {
         if (on_logits) on_logits(next_sample, logits);
         next_sample += source.micro_batches[m];
       });
   const MicroBatchResult sum = result.total();
   std::array<double, 2> sums{sum.loss_sum, static_cast<double>(sum.num_correct)};
-  network.communicator().broadcast(std::span<double>(sums), network.communicator().size() - 1);
+  network.communicator().broadcast(std::span<double>(sums),
+                                   network.pipeline().placement().last_rank());
   return {.loss = sums[0] / static_cast<double>(total),
           .accuracy = sums[1] / static_cast<double>(total),
           .samples = total};

@@ -10,7 +10,6 @@
 #include "revode/io/host.hpp"
 #include "revode/io/run_log.hpp"
 #include "revode/model/parameters.hpp"
-#include "revode/pipeline/schedule.hpp"
 
 namespace revode {
 namespace {
@@ -36,7 +35,7 @@ double weight_arrays(const Config& config) {
 }  // namespace
 
 MemoryForecast forecast_memory(const Config& config, const Architecture& architecture,
-                               BlockRange slice, int num_ranks, int largest_micro_batch) {
+                               BlockRange slice, int largest_micro_batch) {
   const double parameters = static_cast<double>(ParameterMap(architecture, slice).size());
   MemoryForecast forecast;
   forecast.weights = weight_arrays(config) * parameters * sizeof(float);
@@ -52,9 +51,8 @@ MemoryForecast forecast_memory(const Config& config, const Architecture& archite
     largest_state = std::max(largest_state, state);
     stored += couplings * state;
   }
-  const int buffers = num_ranks > 1 ? num_message_buffers : 1;
-  // One state forward; backward a state and its adjoint.
-  forecast.states = 3 * buffers * largest_state * sizeof(float);
+  // At least one state forward; backward a state and its adjoint.
+  forecast.states = 3 * largest_state * sizeof(float);
   if (config.activations == "store") forecast.states += stored * sizeof(float);
   return forecast;
 }

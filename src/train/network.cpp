@@ -41,9 +41,7 @@ int threads_of(const Config& config, const Communicator& communicator) {
 const Architecture& with_room(const Config& config, const Architecture& architecture,
                               const Communicator& communicator, int largest_micro_batch) {
   const BlockRange slice = partition(architecture, communicator.size())[communicator.rank()];
-  check_memory(
-      forecast_memory(config, architecture, slice, communicator.size(), largest_micro_batch),
-      communicator);
+  check_memory(forecast_memory(config, architecture, slice, largest_micro_batch), communicator);
   return architecture;
 }
 
@@ -102,7 +100,10 @@ Network::Network(const Config& config, const Architecture& architecture,
       architecture_, slices_[communicator.rank()], map_, *backend_,
       config.activations == "store" ? Activations::store : Activations::reverse, values_.data());
   slice_->load_weights();
-  executor_ = std::make_unique<Executor>(communicator_, *slice_, *backend_, largest_micro_batch);
+  const int num_ranks = communicator_.size();
+  pipeline_ = std::make_unique<Pipeline>(
+      communicator_, Placement::round_robin(num_ranks, num_ranks),
+      std::vector<TimeSlice<float>*>{slice_.get()}, *backend_, largest_micro_batch);
 }
 
 ChannelStatistics Network::input_statistics() const {
@@ -121,7 +122,7 @@ void Network::set_input_statistics(const ChannelStatistics& statistics) {
 void Network::time_phases() {
   phase_timer_.emplace(static_cast<int>(architecture_.stages().size()));
   slice_->set_phase_timer(&*phase_timer_);
-  executor_->set_phase_timer(&*phase_timer_);
+  pipeline_->set_phase_timer(&*phase_timer_);
 }
 
 }  // namespace revode

@@ -62,17 +62,19 @@ Sums add_terms(std::size_t size, const float* theta, const float* older, const f
 
 Regularizer::Regularizer(const Architecture& architecture, BlockRange range,
                          const ParameterMap& map, double weight_decay, double smoothness,
-                         const Communicator& communicator)
+                         const Communicator& communicator, const Placement& placement, int slice)
     : map_(map),
       communicator_(communicator),
+      placement_(placement),
+      slice_(slice),
       weight_decay_(weight_decay),
       smoothness_over_h_(smoothness / architecture.step_size()),
       couplings_per_block_(architecture.rule().couplings_per_block),
       first_stage_(architecture.stage_of_block(range.first)),
       last_stage_(architecture.stage_of_block(range.last - 1)) {
   joined_before_ = range.first > 0 && architecture.stage_of_block(range.first - 1) == first_stage_;
-  joined_behind_ = range.last < architecture.num_blocks() &&
-                   architecture.stage_of_block(range.last) == last_stage_;
+  joined_after_ = range.last < architecture.num_blocks() &&
+                  architecture.stage_of_block(range.last) == last_stage_;
   const auto block_size = [&](int stage) {
     return couplings_per_block_ *
            (map_.stages[stage].kernel.row_size() + map_.stages[stage].bias.row_size());
@@ -81,15 +83,14 @@ Regularizer::Regularizer(const Architecture& architecture, BlockRange range,
     before_ = Buffer<float>(block_size(first_stage_), Memory::workspace);
     first_block_ = Buffer<float>(block_size(first_stage_), Memory::workspace);
   }
-  if (joined_behind_) {
-    behind_ = Buffer<float>(block_size(last_stage_), Memory::workspace);
+  if (joined_after_) {
+    after_ = Buffer<float>(block_size(last_stage_), Memory::workspace);
     last_block_ = Buffer<float>(block_size(last_stage_), Memory::workspace);
   }
 }
 
-// The first block goes to the rank before, which takes it as `behind`; the last block to the rank
-// behind.
-void Regularizer::exchange_edges(const float* values) {
+// The first block goes to the slice before, which takes it as `after`; the last block to the next.
+void Regularizer::post_edges(const float* values) {
   const auto pack = [&](const ParameterMap::StageEntries& stage, std::int64_t row,
                         Buffer<float>& block) {
     const std::size_t kernels = couplings_per_block_ * stage.kernel.row_size();
@@ -98,21 +99,26 @@ void Regularizer::exchange_edges(const float* values) {
     std::copy_n(values + stage.bias.offset + row * stage.bias.row_size(),
                 couplings_per_block_ * stage.bias.row_size(), block.data() + kernels);
   };
-  std::vector<Request> requests;
+  const auto exchange = [&](int neighbour, Buffer<float>& theirs, MessageKind kind_of_theirs,
+                            const Buffer<float>& mine, MessageKind kind_of_mine) {
+    const int peer = placement_.rank_of(neighbour);
+    requests_.push_back(communicator_.receive(theirs.span(), peer, {kind_of_theirs, slice_}));
+    requests_.push_back(communicator_.send(mine.span(), peer, {kind_of_mine, neighbour}));
+  };
   if (joined_before_) {
-    const int before = communicator_.rank() - 1;
     pack(map_.stages[first_stage_], 0, first_block_);
-    requests.push_back(communicator_.receive(before_.span(), before, MessageKind::last_block));
-    requests.push_back(communicator_.send(first_block_.span(), before, MessageKind::first_block));
+    exchange(slice_ - 1, before_, MessageKind::last_block, first_block_, MessageKind::first_block);
   }
-  if (joined_behind_) {
-    const int behind = communicator_.rank() + 1;
+  if (joined_after_) {
     const auto& stage = map_.stages[last_stage_];
     pack(stage, stage.kernel.num_rows - couplings_per_block_, last_block_);
-    requests.push_back(communicator_.receive(behind_.span(), behind, MessageKind::first_block));
-    requests.push_back(communicator_.send(last_block_.span(), behind, MessageKind::last_block));
+    exchange(slice_ + 1, after_, MessageKind::first_block, last_block_, MessageKind::last_block);
   }
-  for (Request& request : requests) request.wait();
+}
+
+void Regularizer::wait_for_edges() {
+  for (Request& request : requests_) request.wait();
+  requests_.clear();
 }
 
 // d/dtheta_j = weight_decay theta_j (kernels) + smoothness/h * ((theta_j - theta_{j-1}) +
@@ -136,7 +142,7 @@ void Regularizer::add_stage(int stage, const float* values, float* gradient, Row
       const std::size_t at = entry.offset + row * size;
       return add_terms(size, values + at,
                        neighbour(row - couplings_per_block_, stage == first_stage_, before_, row),
-                       neighbour(row + couplings_per_block_, stage == last_stage_, behind_,
+                       neighbour(row + couplings_per_block_, stage == last_stage_, after_,
                                  row + couplings_per_block_ - rows),
                        entry.decayed ? decay : 0, factor, gradient + at);
     };

@@ -12,12 +12,13 @@
 #include "revode/io/run_log.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
+#include "revode/pipeline/simulation.hpp"
 
 namespace revode {
 namespace {
 
 /// Above this share of idle time the block says what would help.
-constexpr double notable_bubble = 0.25;
+constexpr double notable_bubble = 25;  // percent
 /// Hundreds of ranks would bury the rest: the table shows the ends.
 constexpr int most_lines = 32;
 
@@ -38,11 +39,25 @@ std::int64_t num_trainable(const ParameterMap& map) {
   return count;
 }
 
+/// Idle share of the ranks' time in a step, simulated with the slices' multiply-adds.
+double expected_bubble(const Architecture& architecture, const std::vector<BlockRange>& slices,
+                       const ScheduleRule& schedule, const Placement& placement,
+                       int num_micro_batches) {
+  // Of the convolutions of a reversible step a quarter is forward.
+  constexpr double forward_share = 0.25;
+  const SimulationCosts costs{.compute = [&](const Work& work) {
+    const auto cost = static_cast<double>(slice_cost(architecture, slices[work.slice]));
+    return cost * (work.sweep == Sweep::forward ? forward_share : 1 - forward_share);
+  }};
+  return simulate(make_programs(schedule, placement, num_micro_batches), placement, costs).bubble();
+}
+
 std::string partition_lines(const Config& config, Network& network) {
   const Architecture& architecture = network.architecture();
   const std::vector<BlockRange>& slices = network.slices();
   const ScheduleRule& schedule = schedule_rule(config.schedule);
-  const int num_ranks = static_cast<int>(slices.size());
+  const Placement& placement = network.pipeline().placement();
+  const int num_ranks = placement.num_ranks();
   double total = 0, largest = 0;
   for (const BlockRange slice : slices) {
     const auto cost = static_cast<double>(slice_cost(architecture, slice));
@@ -52,7 +67,7 @@ std::string partition_lines(const Config& config, Network& network) {
   const Communicator& communicator = network.communicator();
   const std::vector<std::int64_t> stash = communicator.all_gather(static_cast<std::int64_t>(
       network.slice().stash_bytes(network.largest_micro_batch()) *
-      schedule.most_in_flight(communicator.rank(), num_ranks, *config.micro_batches)));
+      most_in_flight(schedule.make(communicator.rank(), placement, *config.micro_batches))));
   const std::vector<std::int64_t> parameters =
       communicator.all_gather(num_trainable(network.map()));
 
@@ -73,16 +88,18 @@ std::string partition_lines(const Config& config, Network& network) {
   }
   if (num_ranks == 1) return text;
   const double balance = total / (num_ranks * largest);
-  const double bubble = schedule.bubble(num_ranks, *config.micro_batches);
-  text += fmt::format(
-      "  balance {:.1f}%; {} over {} micro-batches: {:.0f}% of each rank's time idle\n"
-      "  while the pipeline fills and drains\n",
-      100 * balance, schedule.name, *config.micro_batches, 100 * bubble);
+  const auto bubble_with = [&](int num_micro_batches) {
+    return 100 * expected_bubble(architecture, slices, schedule, placement, num_micro_batches);
+  };
+  const double bubble = bubble_with(*config.micro_batches);
+  text +=
+      fmt::format("  balance {:.1f}%; {} over {} micro-batches: {:.0f}% of the ranks' time idle\n",
+                  100 * balance, schedule.name, *config.micro_batches, bubble);
   if (bubble > notable_bubble)
     text += fmt::format(
         "  note: with {} ranks, --micro-batches {} would bring that to {:.0f}%\n"
         "  (batch norm then sees smaller batches, so results change)\n",
-        num_ranks, 4 * num_ranks, 100 * schedule.bubble(num_ranks, 4 * num_ranks));
+        num_ranks, 4 * num_ranks, bubble_with(4 * num_ranks));
   return text;
 }
 

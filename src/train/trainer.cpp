@@ -234,7 +234,7 @@ StepReport Trainer::step() {
   progress_.range += report.range;
   const double seconds = seconds_since(start);
   timing_.step_seconds += seconds;
-  timing_.waiting_seconds += network_.executor().take_waiting_seconds();
+  timing_.waiting_seconds += network_.pipeline().take_waiting_seconds();
   timing_.images += report.num_samples;
   timing_.total_seconds += seconds;
   timing_.total_images += report.num_samples;

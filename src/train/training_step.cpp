@@ -31,10 +31,13 @@ TrainingStep::TrainingStep(const Config& config, Network& network)
     : network_(network),
       schedule_(schedule_rule(config.schedule)),
       regularizer_(network.architecture(), network.slice().range(), network.map(),
-                   config.weight_decay, config.smoothness, network.communicator()),
+                   config.weight_decay, config.smoothness, network.communicator(),
+                   network.pipeline().placement(), network.communicator().rank()),
       momentum_(config.momentum),
       clip_norm_(config.clip_norm),
-      gradient_(network.map().size()) {}
+      gradient_(network.map().size()) {
+  network.pipeline().prepare(schedule_, *config.micro_batches);
+}
 
 Buffer<float>& TrainingStep::velocity() {
   if (velocity_.size() == 0) velocity_ = Buffer<float>(network_.map().size(), Memory::momentum);
@@ -42,7 +45,7 @@ Buffer<float>& TrainingStep::velocity() {
 }
 
 StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool stop_requested,
-                                          const Executor::OnLogits& on_logits) {
+                                          const OnLogits& on_logits) {
   const Communicator& communicator = network_.communicator();
   PhaseTimer* timer = network_.phase_timer();
   {
@@ -50,14 +53,15 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
     gradient_.clear();
   }
   const SweepResult sweep =
-      network_.executor().train(schedule_, source, gradient_.sums(), on_logits);
+      network_.pipeline().train(schedule_, source, {gradient_.sums()}, on_logits);
   const std::optional<std::size_t> sum_out_of_range = [&] {
     const PhaseScope timed(timer, Phase::optimizer);
     return gradient_.finish();
   }();
   {
     const PhaseScope timed(timer, Phase::waiting);
-    regularizer_.exchange_edges(network_.values().data());
+    regularizer_.post_edges(network_.values().data());
+    regularizer_.wait_for_edges();
   }
   const RowSums rows = [&] {
     const PhaseScope timed(timer, Phase::regularization);
@@ -163,7 +167,7 @@ void TrainingStep::require_finite(const MiniBatchSource& source, const StepRepor
 /// In words: the first layer whose output is not finite. Collective.
 std::string TrainingStep::origin_of_non_finite(const MiniBatchSource& source) {
   const Communicator& communicator = network_.communicator();
-  const std::optional<Executor::Finding> mine = network_.executor().inspect(source);
+  const std::optional<Finding> mine = network_.pipeline().inspect(source);
   constexpr std::int64_t nowhere = std::numeric_limits<std::int64_t>::max();
   const std::vector<std::int64_t> layers =
       communicator.all_gather(mine ? std::int64_t{mine->layer} : nowhere);

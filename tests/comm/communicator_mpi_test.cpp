@@ -29,8 +29,8 @@ TEST_F(CommunicatorTest, MessagesGoRoundTheRing) {
     const Floats mine(length, static_cast<float>(rank()));
     Floats theirs(length, -1.0f);
 
-    Request receive = world_.receive(theirs, previous(), MessageKind::state, 3);
-    Request send = world_.send(mine, next(), MessageKind::state, 3);
+    Request receive = world_.receive(theirs, previous(), {MessageKind::state, 2, 3});
+    Request send = world_.send(mine, next(), {MessageKind::state, 2, 3});
     while (!receive.done()) send.done();
     send.wait();
 
@@ -39,11 +39,13 @@ TEST_F(CommunicatorTest, MessagesGoRoundTheRing) {
   }
 }
 
-TEST_F(CommunicatorTest, MessagesAreMatchedByKindAndMicroBatch) {
-  const std::vector<std::pair<MessageKind, int>> messages{
-      {MessageKind::state, 0},     {MessageKind::state, 1},       {MessageKind::rebuilt_state, 1},
-      {MessageKind::adjoint, 1},   {MessageKind::first_block, 0}, {MessageKind::last_block, 0},
-      {MessageKind::adjoint, 4000}};
+TEST_F(CommunicatorTest, MessagesAreMatchedByKindSliceAndMicroBatch) {
+  const std::vector<MessageTag> messages{
+      {MessageKind::state, 0, 0},    {MessageKind::state, 0, 1},
+      {MessageKind::state, 1, 1},    {MessageKind::rebuilt_state, 0, 1},
+      {MessageKind::adjoint, 15},    {MessageKind::first_block},
+      {MessageKind::last_block},     {MessageKind::adjoint, 1},
+      {MessageKind::adjoint, 0, 255}};
   std::vector<Floats> sent, received(messages.size(), Floats{-1});
   for (std::size_t i = 0; i < messages.size(); ++i)
     sent.push_back({static_cast<float>(100 * rank() + static_cast<int>(i))});
@@ -51,10 +53,9 @@ TEST_F(CommunicatorTest, MessagesAreMatchedByKindAndMicroBatch) {
 
   // sent in one order, received in the other
   for (std::size_t i = 0; i < messages.size(); ++i)
-    requests.push_back(world_.send(sent[i], next(), messages[i].first, messages[i].second));
+    requests.push_back(world_.send(sent[i], next(), messages[i]));
   for (std::size_t i = messages.size(); i-- > 0;)
-    requests.push_back(
-        world_.receive(received[i], previous(), messages[i].first, messages[i].second));
+    requests.push_back(world_.receive(received[i], previous(), messages[i]));
   for (Request& request : requests) request.wait();
 
   for (std::size_t i = 0; i < messages.size(); ++i)
@@ -64,8 +65,8 @@ TEST_F(CommunicatorTest, MessagesAreMatchedByKindAndMicroBatch) {
 TEST_F(CommunicatorTest, ARequestMovesWithItsMessage) {
   const Floats mine{7};
   Floats theirs{0};
-  Request receive = world_.receive(theirs, previous(), MessageKind::state);
-  Request send = world_.send(mine, next(), MessageKind::state);
+  Request receive = world_.receive(theirs, previous(), {MessageKind::state});
+  Request send = world_.send(mine, next(), {MessageKind::state});
 
   Request moved = std::move(receive);
   Request assigned;
@@ -200,7 +201,7 @@ TEST_F(CommunicatorTest, MpiErrorsComeAsExceptions) {
   const Floats values{1};
 
   try {
-    world_.send(values, size() + 3, MessageKind::state);
+    world_.send(values, size() + 3, {MessageKind::state});
     FAIL() << "there is no such rank";
   } catch (const Error& error) {
     const std::string peer = "MPI_Isend of 1 values to rank " + std::to_string(size() + 3);
@@ -213,10 +214,10 @@ TEST_F(CommunicatorTest, DuplicatesKeepTheirMessagesApart) {
   const Floats one{1}, two{2};
   Floats from_world{0}, from_other{0};
 
-  Request sends[] = {other.send(two, next(), MessageKind::state),
-                     world_.send(one, next(), MessageKind::state)};
-  Request receives[] = {world_.receive(from_world, previous(), MessageKind::state),
-                        other.receive(from_other, previous(), MessageKind::state)};
+  Request sends[] = {other.send(two, next(), {MessageKind::state}),
+                     world_.send(one, next(), {MessageKind::state})};
+  Request receives[] = {world_.receive(from_world, previous(), {MessageKind::state}),
+                        other.receive(from_other, previous(), {MessageKind::state})};
   for (Request& request : receives) request.wait();
   for (Request& request : sends) request.wait();
 

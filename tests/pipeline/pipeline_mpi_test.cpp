@@ -12,10 +12,11 @@
 #include <gtest/gtest.h>
 
 #include "revode/comm/communicator.hpp"
-#include "revode/pipeline/executor.hpp"
 #include "revode/pipeline/partition.hpp"
+#include "revode/pipeline/pipeline.hpp"
 #include "revode/pipeline/schedule.hpp"
 
+#include "pipeline/shuffled_schedule.hpp"
 #include "support/slice_chain.hpp"
 
 namespace revode {
@@ -31,18 +32,19 @@ Architecture make(const std::string& arch) {
   return Architecture(options);
 }
 
-/// One rank's slice and its executor.
+/// One rank's slice and its pipeline.
 struct Worker {
   Worker(const Architecture& architecture, const Communicator& communicator,
          const std::string& backend_name)
       : backend(make_backend(backend_name, 2)),
         part(architecture, partition(architecture, communicator.size())[communicator.rank()],
              *backend, Activations::reverse),
-        executor(communicator, part.slice, *backend, 3) {}
+        pipeline(communicator, Placement::round_robin(communicator.size(), communicator.size()),
+                 {&part.slice}, *backend, 3) {}
 
   std::unique_ptr<Backend<float>> backend;
   SliceChain<float>::Part part;
-  Executor executor;
+  Pipeline pipeline;
 };
 
 MiniBatchSource source_of(const TestBatch<float>& batch) {
@@ -56,9 +58,9 @@ MiniBatchSource source_of(const TestBatch<float>& batch) {
 
 /// This slice's rows must have the bits of the same rows of the whole network.
 template <typename T>
-void expect_same_rows(const Worker& slice, const std::vector<T>& slice_array, const Worker& whole,
-                      const std::vector<T>& whole_array) {
-  const auto of_slice = slice.part.map.entries(), of_whole = whole.part.map.entries();
+void expect_same_rows(const ParameterMap& slice, const std::vector<T>& slice_array,
+                      const ParameterMap& whole, const std::vector<T>& whole_array) {
+  const auto of_slice = slice.entries(), of_whole = whole.entries();
   for (std::size_t e = 0; e < of_slice.size(); ++e) {
     const ParameterEntry& rows = *of_slice[e];
     const std::size_t start = of_whole[e]->offset + rows.first_row * rows.row_size();
@@ -69,14 +71,19 @@ void expect_same_rows(const Worker& slice, const std::vector<T>& slice_array, co
   }
 }
 
+const ScheduleRule& rule_of(const std::string& name) {
+  return name == "shuffled" ? shuffled_schedule : schedule_rule(name);
+}
+
 using Logits = std::vector<float>;
-Executor::OnLogits collect(Logits& logits) {
+OnLogits collect(Logits& logits) {
   return [&logits](int, std::span<const float> more) {
     logits.insert(logits.end(), more.begin(), more.end());
   };
 }
 
-class Pipeline : public testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {
+class PipelineOf
+    : public testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {
  protected:
   Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
 };
@@ -86,16 +93,16 @@ class PipelineOnce : public testing::Test {
   Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
 };
 
-INSTANTIATE_TEST_SUITE_P(All, Pipeline,
+INSTANTIATE_TEST_SUITE_P(All, PipelineOf,
                          testing::Combine(testing::ValuesIn(architecture_names()),
-                                          testing::ValuesIn(schedule_names()),
+                                          testing::Values("gpipe", "1f1b", "shuffled"),
                                           testing::ValuesIn(backend_names())),
                          [](const auto& of) {
                            return std::get<0>(of.param) + "_" + std::get<1>(of.param) + "_" +
                                   std::get<2>(of.param);
                          });
 
-TEST_P(Pipeline, SlicesOverRanksEqualOneSliceBitForBit) {
+TEST_P(PipelineOf, SlicesOverRanksEqualOneSliceBitForBit) {
   const auto [arch, schedule, backend] = GetParam();
   const Architecture network = make(arch);
   Worker slice(network, world_, backend), whole(network, self_, backend);
@@ -107,22 +114,23 @@ TEST_P(Pipeline, SlicesOverRanksEqualOneSliceBitForBit) {
     const MiniBatchSource source = source_of(batch);
     Logits of_slices, of_whole;
 
-    const SweepResult got = slice.executor.train(schedule_rule(schedule), source,
-                                                 slice.part.sums.data(), collect(of_slices));
-    const SweepResult expected = whole.executor.train(schedule_rule("gpipe"), source,
-                                                      whole.part.sums.data(), collect(of_whole));
+    const SweepResult got = slice.pipeline.train(rule_of(schedule), source,
+                                                 {slice.part.sums.data()}, collect(of_slices));
+    const SweepResult expected = whole.pipeline.train(schedule_rule("gpipe"), source,
+                                                      {whole.part.sums.data()}, collect(of_whole));
     for (Worker* worker : {&slice, &whole}) worker->part.slice.update_running_averages();
 
     EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
     EXPECT_EQ(got.total().num_correct, last ? expected.total().num_correct : 0);
     EXPECT_EQ(num_differing(of_slices, last ? of_whole : Logits{}), 0u);
-    expect_same_rows(slice, slice.part.sums, whole, whole.part.sums);
-    expect_same_rows(slice, slice.part.values, whole, whole.part.values);  // running averages
+    expect_same_rows(slice.part.map, slice.part.sums, whole.part.map, whole.part.sums);
+    expect_same_rows(slice.part.map, slice.part.values, whole.part.map,
+                     whole.part.values);  // running averages
   }
   EXPECT_GT(num_differing(whole.part.sums, std::vector<ExactSum>(whole.part.sums.size())), 0u);
 }
 
-TEST_P(Pipeline, EvaluationOverRanksEqualsThatOfOneSlice) {
+TEST_P(PipelineOf, EvaluationOverRanksEqualsThatOfOneSlice) {
   const auto [arch, schedule, backend] = GetParam();
   const Architecture network = make(arch);
   Worker slice(network, world_, backend), whole(network, self_, backend);
@@ -131,24 +139,24 @@ TEST_P(Pipeline, EvaluationOverRanksEqualsThatOfOneSlice) {
   const MiniBatchSource source = source_of(batch);
   Logits of_slices, of_whole;
 
-  const SweepResult got = slice.executor.evaluate(source, collect(of_slices));
-  const SweepResult expected = whole.executor.evaluate(source, collect(of_whole));
+  const SweepResult got = slice.pipeline.evaluate(source, collect(of_slices));
+  const SweepResult expected = whole.pipeline.evaluate(source, collect(of_whole));
 
   EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
   EXPECT_EQ(num_differing(of_slices, last ? of_whole : Logits{}), 0u);
   EXPECT_EQ(of_whole.size(), 8u * 4);
-  expect_same_rows(slice, slice.part.values, whole, whole.part.values);
+  expect_same_rows(slice.part.map, slice.part.values, whole.part.map, whole.part.values);
 }
 
 // The layer that all ranks together find first is the one that a single slice finds.
-TEST_P(Pipeline, InspectionOverRanksFindsTheLayerOfOneSlice) {
+TEST_P(PipelineOf, InspectionOverRanksFindsTheLayerOfOneSlice) {
   const auto [arch, schedule, backend] = GetParam();
   const Architecture network = make(arch);
   Worker slice(network, world_, backend), whole(network, self_, backend);
   const TestBatch<float> batch(network, {3, 3, 2});
   const MiniBatchSource source = source_of(batch);
-  EXPECT_FALSE(slice.executor.inspect(source).has_value());
-  EXPECT_FALSE(whole.executor.inspect(source).has_value());
+  EXPECT_FALSE(slice.pipeline.inspect(source).has_value());
+  EXPECT_FALSE(whole.pipeline.inspect(source).has_value());
   for (Worker* worker : {&slice, &whole}) {
     const ParameterEntry& bias = worker->part.map.stages[1].bias;
     if (bias.num_rows > 0 && bias.first_row + bias.num_rows == bias.shape[0])  // its last coupling
@@ -156,8 +164,8 @@ TEST_P(Pipeline, InspectionOverRanksFindsTheLayerOfOneSlice) {
     worker->part.slice.load_weights();
   }
 
-  const auto mine = slice.executor.inspect(source);
-  const auto expected = whole.executor.inspect(source);
+  const auto mine = slice.pipeline.inspect(source);
+  const auto expected = whole.pipeline.inspect(source);
 
   ASSERT_TRUE(expected.has_value());
   EXPECT_EQ(expected->layer, network.stages()[2].first_coupling);
@@ -176,7 +184,7 @@ TEST_F(PipelineOnce, InspectionNamesTheMicroBatch) {
   TestBatch<float> batch(network, {3, 3, 2});
   batch.images[4 * batch.image_size] = std::numeric_limits<float>::quiet_NaN();
 
-  const auto finding = slice.executor.inspect(source_of(batch));
+  const auto finding = slice.pipeline.inspect(source_of(batch));
 
   ASSERT_TRUE(finding.has_value());  // what is not finite stays so through all ranks
   EXPECT_EQ(finding->micro_batch, 1);
@@ -197,14 +205,61 @@ TEST_F(PipelineOnce, CountsOfTheRangeAddUpToThoseOfOneSlice) {
   const TestBatch<float> batch(network, {2, 1});
   const ScheduleRule& schedule = schedule_rule("1f1b");
 
-  slice.executor.train(schedule, source_of(batch), slice.part.sums.data());
-  whole.executor.train(schedule, source_of(batch), whole.part.sums.data());
+  slice.pipeline.train(schedule, source_of(batch), {slice.part.sums.data()});
+  whole.pipeline.train(schedule, source_of(batch), {whole.part.sums.data()});
 
   const RangeCounts mine = slice.part.slice.take_counts(), all = whole.part.slice.take_counts();
   std::int64_t out_of_range = 0;
   for (const std::int64_t count : world_.all_gather(mine.out_of_range)) out_of_range += count;
   EXPECT_EQ(out_of_range, all.out_of_range);
   EXPECT_GT(all.out_of_range, 0);
+}
+
+class RingOf : public PipelineOnce,
+               public testing::WithParamInterface<std::tuple<std::string, std::string>> {};
+
+INSTANTIATE_TEST_SUITE_P(All, RingOf,
+                         testing::Combine(testing::ValuesIn(architecture_names()),
+                                          testing::ValuesIn(backend_names())),
+                         [](const auto& of) {
+                           return std::get<0>(of.param) + "_" + std::get<1>(of.param);
+                         });
+
+// A rank may own several slices: with two a rank the chain is a ring, and a rank that is alone
+// hands states over in place.
+TEST_P(RingOf, SeveralSlicesARankEqualOneSliceBitForBit) {
+  const auto [arch, backend_name] = GetParam();
+  const Architecture network = make(arch);
+  Worker whole(network, self_, backend_name);
+  const int num_slices = std::min(2 * world_.size(), network.num_blocks());
+  const Placement placement = Placement::round_robin(num_slices, world_.size());
+  const std::vector<BlockRange> cut = partition(network, num_slices);
+  const auto backend = make_backend(backend_name, 2);
+  std::vector<std::unique_ptr<SliceChain<float>::Part>> parts;
+  std::vector<TimeSlice<float>*> slices;
+  std::vector<ExactSum*> sums;
+  for (const int slice : placement.slices_of(world_.rank())) {
+    parts.push_back(std::make_unique<SliceChain<float>::Part>(network, cut[slice], *backend,
+                                                              Activations::reverse));
+    slices.push_back(&parts.back()->slice);
+    sums.push_back(parts.back()->sums.data());
+  }
+  Pipeline pipeline(world_, placement, slices, *backend, 3);
+  const TestBatch<float> batch(network, {3, 3, 3, 2, 2});
+  const MiniBatchSource source = source_of(batch);
+  const bool last = placement.last_rank() == world_.rank();
+  for (const ScheduleRule* rule : {&schedule_rule("gpipe"), &shuffled_schedule}) {
+    SCOPED_TRACE(rule->name);
+    const SweepResult got = pipeline.train(*rule, source, sums);
+    const SweepResult expected =
+        whole.pipeline.train(schedule_rule("gpipe"), source, {whole.part.sums.data()});
+
+    EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
+    for (const auto& part : parts)
+      expect_same_rows(part->map, part->sums, whole.part.map, whole.part.sums);
+  }
+  EXPECT_EQ(pipeline.evaluate(source).total().loss_sum,
+            last ? whole.pipeline.evaluate(source).total().loss_sum : 0);
 }
 
 // Buffers are as many and as large for any depth.
@@ -217,7 +272,7 @@ TEST_F(PipelineOnce, MessageBuffersDoNotGrowWithDepth) {
   options.blocks = {80, 80};
   Worker deep(Architecture(options), world_, "reference");
 
-  EXPECT_EQ(deep.executor.buffer_bytes(), shallow.executor.buffer_bytes());
+  EXPECT_EQ(deep.pipeline.buffer_bytes(), shallow.pipeline.buffer_bytes());
 }
 
 }  // namespace

@@ -1,35 +1,76 @@
-// Every schedule, replayed without MPI for 1 to 16 ranks and 1 to 32 micro-batches; and proof that
-// the replay finds faults where there are some.
+// Every schedule, played without MPI by the executor and the mailbox of the program, for 1 to 16
+// ranks and 1 to 32 micro-batches, with messages that come late, early or in no order; and proof
+// that the simulation finds faults where there are some.
 #include "revode/pipeline/schedule.hpp"
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "pipeline/schedule_replay.hpp"
+#include "revode/core/random.hpp"
+#include "revode/pipeline/simulation.hpp"
+
+#include "pipeline/shuffled_schedule.hpp"
 #include "support/error_text.hpp"
 
 namespace revode {
 namespace {
 
 using Faults = std::vector<std::string>;
-using Order = ScheduleReplay::Order;
 
-std::vector<Program> programs_of(const ScheduleRule& rule, int num_ranks, int num_micro_batches) {
-  std::vector<Program> programs;
-  for (int rank = 0; rank < num_ranks; ++rank)
-    programs.push_back(rule.make(rank, num_ranks, num_micro_batches));
-  return programs;
+/// Seconds of one micro-batch on one slice.
+constexpr double forward_seconds = 1, backward_seconds = 2;
+
+double equal_seconds(const Work& work) {
+  return work.sweep == Sweep::forward ? forward_seconds : backward_seconds;
 }
 
-std::vector<Program> forward_programs(int num_ranks, int num_micro_batches) {
-  std::vector<Program> programs;
-  for (int rank = 0; rank < num_ranks; ++rank)
-    programs.push_back(forward_program(rank, num_ranks, num_micro_batches));
-  return programs;
+Placement one_slice_a_rank(int num_ranks) { return Placement::round_robin(num_ranks, num_ranks); }
+
+std::vector<WorkOrder> orders_of(const ScheduleRule& rule, const Placement& placement,
+                                 int num_micro_batches) {
+  std::vector<WorkOrder> orders;
+  for (int rank = 0; rank < placement.num_ranks(); ++rank)
+    orders.push_back(rule.make(rank, placement, num_micro_batches));
+  return orders;
+}
+
+/// What makes a link slow, early or moody. `number` tells one from the other.
+struct Delays {
+  std::string name;
+  SimulationCosts costs;
+};
+
+std::vector<Delays> adversarial_delays(std::uint64_t seed) {
+  const auto random = [seed](std::uint64_t number) {
+    return RandomStream(seed, Purpose::check, number).uniform(0, 10);
+  };
+  const auto number_of = [](const MessageTag& tag, int from) {
+    return ((static_cast<std::uint64_t>(from) * 64 + tag.slice) * 64 + tag.micro_batch) * 8 +
+           static_cast<std::uint64_t>(tag.kind);
+  };
+  const auto random_message = [=](int from, int, const MessageTag& tag, std::size_t) {
+    return random(number_of(tag, from));
+  };
+  const auto random_work = [=](const Work& work) {
+    return random(1'000'000 + (static_cast<std::uint64_t>(work.slice) * 64 + work.micro_batch) * 2 +
+                  (work.sweep == Sweep::forward ? 0 : 1));
+  };
+  return {
+      {"none", {.compute = equal_seconds}},
+      {"late", {.compute = equal_seconds, .message = [](auto&&...) { return 50.0; }}},
+      {"early", {.compute = equal_seconds, .rendezvous = false}},
+      {"one link slow",
+       {.compute = equal_seconds,
+        .message = [](int from, int to, auto&&...) { return from == 1 || to == 1 ? 20.0 : 0.0; }}},
+      {"random", {.compute = random_work, .message = random_message}},
+      {"random, early", {.compute = random_work, .message = random_message, .rendezvous = false}},
+  };
 }
 
 /// check(ranks, micro-batches) for every pair.
@@ -43,142 +84,224 @@ void for_each_size(Check&& check) {
   }
 }
 
-class Schedule : public testing::TestWithParam<std::string> {
+/// Work that is missing, repeated, on another rank, or back before it went forward.
+Faults faults_of(const std::vector<WorkOrder>& orders, const Placement& placement,
+                 int num_micro_batches, bool with_backward) {
+  Faults faults;
+  std::set<Work> seen;
+  for (int rank = 0; rank < placement.num_ranks(); ++rank) {
+    for (const Work& work : orders[rank]) {
+      if (placement.rank_of(work.slice) != rank) faults.push_back("a slice of another rank");
+      if (!seen.insert(work).second) faults.push_back("repeated work");
+      if (work.sweep == Sweep::backward &&
+          !seen.contains({Sweep::forward, work.slice, work.micro_batch}))
+        faults.push_back("backward first");
+    }
+  }
+  const std::size_t expected =
+      std::size_t{1} * placement.num_slices() * num_micro_batches * (with_backward ? 2 : 1);
+  if (seen.size() != expected) faults.push_back("work is missing");
+  return faults;
+}
+
+std::vector<const ScheduleRule*> rules_under_test() {
+  std::vector<const ScheduleRule*> rules{&shuffled_schedule};
+  for (const std::string& name : schedule_names()) rules.push_back(&schedule_rule(name));
+  return rules;
+}
+
+class Schedule : public testing::TestWithParam<const ScheduleRule*> {
  protected:
-  const ScheduleRule& rule_ = schedule_rule(GetParam());
+  const ScheduleRule& rule_ = *GetParam();
 };
 
-INSTANTIATE_TEST_SUITE_P(Registered, Schedule, testing::ValuesIn(schedule_names()),
-                         [](const auto& name) { return name.param; });
+INSTANTIATE_TEST_SUITE_P(Known, Schedule, testing::ValuesIn(rules_under_test()),
+                         [](const auto& rule) { return std::string(rule.param->name); });
 
-TEST_P(Schedule, EveryReceiveHasItsSendAndEveryMicroBatchItsSweeps) {
+TEST_P(Schedule, EverySliceTakesEveryMicroBatchForwardAndBackOnce) {
   for_each_size([&](int num_ranks, int num_micro_batches) {
-    EXPECT_EQ(faults_of(programs_of(rule_, num_ranks, num_micro_batches), num_micro_batches, true),
+    const Placement placement = one_slice_a_rank(num_ranks);
+    EXPECT_EQ(faults_of(orders_of(rule_, placement, num_micro_batches), placement,
+                        num_micro_batches, true),
               Faults{});
   });
 }
 
-TEST_P(Schedule, ReplayNeverDeadlocks) {
+TEST_P(Schedule, NothingWaitsForEverHoweverMessagesCome) {
+  int num_played = 0;
   for_each_size([&](int num_ranks, int num_micro_batches) {
-    const std::vector<Program> programs = programs_of(rule_, num_ranks, num_micro_batches);
-    EXPECT_EQ(ScheduleReplay(programs, Order::first_rank_first).faults(), Faults{});
-    EXPECT_EQ(ScheduleReplay(programs, Order::last_rank_first).faults(), Faults{});
+    const Placement placement = one_slice_a_rank(num_ranks);
+    const std::vector<Program> programs = make_programs(rule_, placement, num_micro_batches);
+    for (const Delays& delays : adversarial_delays(num_ranks * 100 + num_micro_batches)) {
+      SCOPED_TRACE(delays.name);
+      EXPECT_EQ(simulate(programs, placement, delays.costs).faults, Faults{});
+      ++num_played;
+    }
+  });
+  RecordProperty("programs_x_delays", num_played);
+}
+
+TEST_P(Schedule, ThreeSlotsADirectionAreEnough) {
+  for_each_size([&](int num_ranks, int num_micro_batches) {
+    const Placement placement = one_slice_a_rank(num_ranks);
+    for (const Program& program : make_programs(rule_, placement, num_micro_batches))
+      for (const SlotPool& pool : program.pools) EXPECT_LE(pool.num_slots, num_ranks == 1 ? 1 : 3);
   });
 }
 
-TEST_P(Schedule, MicroBatchesInFlightReachTheirBoundAndNoMore) {
+// (T - 1) / (M + T - 1): the pipeline fills and drains once a step.
+TEST_P(Schedule, TheBubbleOfEqualSlicesIsThatOfFillingAndDraining) {
   for_each_size([&](int num_ranks, int num_micro_batches) {
-    const ScheduleReplay replay(programs_of(rule_, num_ranks, num_micro_batches));
-    for (int rank = 0; rank < num_ranks; ++rank)
-      EXPECT_EQ(replay.most_in_flight(rank),
-                rule_.most_in_flight(rank, num_ranks, num_micro_batches))
-          << rank;
+    const Placement placement = one_slice_a_rank(num_ranks);
+    const SimulationResult result = simulate(make_programs(rule_, placement, num_micro_batches),
+                                             placement, {.compute = equal_seconds});
+    EXPECT_NEAR(result.bubble(),
+                static_cast<double>(num_ranks - 1) / (num_micro_batches + num_ranks - 1), 1e-12);
   });
 }
 
-TEST_P(Schedule, TheBubbleIsTheIdleShareOfEqualSlices) {
+TEST(OneForwardOneBackward, HoldsNoMoreMicroBatchesThanThereAreRanksToTheEnd) {
   for_each_size([&](int num_ranks, int num_micro_batches) {
-    const ScheduleReplay replay(programs_of(rule_, num_ranks, num_micro_batches));
-    for (int rank = 0; rank < num_ranks; ++rank)
-      EXPECT_NEAR(replay.bubble(rank), rule_.bubble(num_ranks, num_micro_batches), 1e-12) << rank;
+    const Placement placement = one_slice_a_rank(num_ranks);
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      EXPECT_EQ(most_in_flight(schedule_rule("1f1b").make(rank, placement, num_micro_batches)),
+                std::min(num_ranks - rank, num_micro_batches));
+      EXPECT_EQ(most_in_flight(schedule_rule("gpipe").make(rank, placement, num_micro_batches)),
+                num_micro_batches);
+    }
   });
 }
 
-TEST(ForwardProgram, IsSoundForEverySize) {
+TEST(ForwardOrder, IsSoundForEverySize) {
   for_each_size([&](int num_ranks, int num_micro_batches) {
-    const std::vector<Program> programs = forward_programs(num_ranks, num_micro_batches);
-    EXPECT_EQ(faults_of(programs, num_micro_batches, false), Faults{});
-    EXPECT_EQ(ScheduleReplay(programs).faults(), Faults{});
+    for (const int slices_a_rank : {1, 2, 3}) {
+      SCOPED_TRACE(slices_a_rank);
+      const Placement placement = Placement::round_robin(slices_a_rank * num_ranks, num_ranks);
+      std::vector<WorkOrder> orders;
+      for (int rank = 0; rank < num_ranks; ++rank)
+        orders.push_back(forward_order(rank, placement, num_micro_batches));
+      EXPECT_EQ(faults_of(orders, placement, num_micro_batches, false), Faults{});
+      const std::vector<Program> programs = make_forward_programs(placement, num_micro_batches);
+      for (const Delays& delays : adversarial_delays(num_ranks))
+        EXPECT_EQ(simulate(programs, placement, delays.costs).faults, Faults{}) << delays.name;
+    }
   });
 }
 
-TEST(OneForwardOneBackward, HoldsNoMoreThanTheRanksToTheEnd) {
-  const ScheduleRule& rule = schedule_rule("1f1b");
-
-  EXPECT_EQ(rule.most_in_flight(0, 4, 32), 4);
-  EXPECT_EQ(rule.most_in_flight(3, 4, 32), 1);
-  EXPECT_EQ(schedule_rule("gpipe").most_in_flight(3, 4, 32), 32);
-}
-
-TEST(Bubble, HandNumbers) {
-  EXPECT_DOUBLE_EQ(schedule_rule("gpipe").bubble(1, 4), 0);
-  EXPECT_DOUBLE_EQ(schedule_rule("gpipe").bubble(4, 1), 0.75);
-  EXPECT_DOUBLE_EQ(schedule_rule("1f1b").bubble(4, 9), 0.25);
-}
-
-// Below: faults that the checks above must not miss.
-
-void remove(Program& program, Instruction instruction) {
-  const auto found = std::find(program.begin(), program.end(), instruction);
-  ASSERT_NE(found, program.end());
-  program.erase(found);
-}
-
-TEST_P(Schedule, ADroppedSendIsDetected) {
-  for (const Operation operation : {Operation::send_state, Operation::send_adjoint}) {
-    std::vector<Program> programs = programs_of(rule_, 3, 4);
-    remove(programs[1], {operation, 2});
-
-    EXPECT_NE(faults_of(programs, 4, true), Faults{});
-    EXPECT_NE(ScheduleReplay(programs).faults(), Faults{});
+// Several slices a rank turn the chain into a ring: neighbours in depth are one rank or two.
+TEST(Gpipe, PlaysSeveralSlicesARank) {
+  const ScheduleRule& rule = schedule_rule("gpipe");
+  for (const std::vector<int>& rank_of_slice : {std::vector{0, 1, 0},
+                                                {0, 0},
+                                                {0, 1, 0, 1},
+                                                {0, 1, 2, 0, 1, 2},
+                                                {1, 0, 0, 2, 1},
+                                                {0, 1, 2, 2, 1, 0},
+                                                {0, 0, 1, 1},
+                                                {0, 1, 0, 1, 0, 1, 0, 1}}) {
+    const Placement placement(rank_of_slice);
+    for (int num_micro_batches = 1; num_micro_batches <= 12; ++num_micro_batches) {
+      SCOPED_TRACE(
+          fmt::format("{} slices, {} micro-batches", rank_of_slice.size(), num_micro_batches));
+      EXPECT_EQ(faults_of(orders_of(rule, placement, num_micro_batches), placement,
+                          num_micro_batches, true),
+                Faults{});
+      const std::vector<Program> programs = make_programs(rule, placement, num_micro_batches);
+      for (const Delays& delays : adversarial_delays(num_micro_batches))
+        EXPECT_EQ(simulate(programs, placement, delays.costs).faults, Faults{}) << delays.name;
+    }
   }
 }
 
-TEST_P(Schedule, ADroppedReceiveIsDetected) {
-  for (const Operation operation : {Operation::receive_state, Operation::receive_adjoint}) {
-    std::vector<Program> programs = programs_of(rule_, 3, 4);
-    remove(programs[1], {operation, 2});
+TEST(Lower, PutsNoMessageBetweenSlicesOfOneRank) {
+  const Placement placement({0, 0, 1});
+  for (const Program& program : make_programs(schedule_rule("gpipe"), placement, 3))
+    for (const auto& [operation, work] : program.instructions)
+      if (operation != Operation::compute) {
+        const int boundary = (operation == Operation::receive) == (work.sweep == Sweep::forward)
+                                 ? work.slice
+                                 : work.slice + 1;
+        EXPECT_EQ(boundary, 2) << to_string({operation, work});
+      }
+}
 
-    EXPECT_NE(faults_of(programs, 4, true), Faults{});
-    EXPECT_NE(ScheduleReplay(programs).faults(), Faults{});
+// Rank 1 takes what rank 0 sends in the opposite order: all of it must have arrived first.
+TEST(Lower, FindsTheSlotsForMessagesThatArriveBeforeTheirTurn) {
+  const Placement placement = one_slice_a_rank(2);
+  constexpr int num_micro_batches = 6;
+  std::vector<WorkOrder> orders(2);
+  for (int m = 0; m < num_micro_batches; ++m) {
+    orders[0].push_back({Sweep::forward, 0, m});
+    orders[1].push_back({Sweep::forward, 1, num_micro_batches - 1 - m});
+  }
+
+  const std::vector<Program> programs = make_programs(orders, placement);
+
+  ASSERT_EQ(programs[1].pools.size(), 1u);
+  EXPECT_EQ(programs[1].pools[0].num_slots, num_micro_batches);
+  for (const Delays& delays : adversarial_delays(1))
+    EXPECT_EQ(simulate(programs, placement, delays.costs).faults, Faults{}) << delays.name;
+}
+
+// Rank 0 takes adjoints only after all of its forward sweeps, while rank 1 sends one behind each.
+// With three slots a direction one adjoint waits in rank 0's posted receive and the rest in rank
+// 1's slots, so that rank 1 can't go on.
+TEST(MakePrograms, AddsSlotsWhereRanksWouldWaitForEver) {
+  const Placement placement = one_slice_a_rank(2);
+  const std::vector<WorkOrder> mixed{schedule_rule("gpipe").make(0, placement, 10),
+                                     schedule_rule("1f1b").make(1, placement, 10)};
+
+  EXPECT_NE(simulate(lower(mixed, placement), placement, {.compute = equal_seconds}).faults,
+            Faults{});
+
+  const std::vector<Program> programs = make_programs(mixed, placement);
+  for (const Delays& delays : adversarial_delays(2))
+    EXPECT_EQ(simulate(programs, placement, delays.costs).faults, Faults{}) << delays.name;
+}
+
+TEST(MakePrograms, RefusesOrdersThatWaitForEachOther) {
+  const Placement placement = one_slice_a_rank(2);
+  // Rank 0 goes back before it goes forward.
+  std::vector<WorkOrder> orders{{{Sweep::backward, 0, 0}, {Sweep::forward, 0, 0}},
+                                {{Sweep::forward, 1, 0}, {Sweep::backward, 1, 0}}};
+
+  EXPECT_THROW(make_programs(orders, placement), std::logic_error);
+}
+
+// Below: faults in programs that the simulation must not miss.
+
+void remove(Program& program, const Instruction& instruction) {
+  const auto found = std::ranges::find(program.instructions, instruction);
+  ASSERT_NE(found, program.instructions.end());
+  program.instructions.erase(found);
+}
+
+TEST_P(Schedule, ADroppedMessageIsDetected) {
+  const Placement placement = one_slice_a_rank(3);
+  for (const Operation operation : {Operation::receive, Operation::send}) {
+    for (const Sweep sweep : {Sweep::forward, Sweep::backward}) {
+      std::vector<Program> programs = make_programs(rule_, placement, 4);
+      remove(programs[1], {operation, {sweep, 1, 2}});
+
+      EXPECT_NE(simulate(programs, placement, {.compute = equal_seconds}).faults, Faults{});
+    }
   }
 }
 
-TEST_P(Schedule, ASwappedOrderIsDetected) {
-  std::vector<Program> programs = programs_of(rule_, 2, 5);
-  for (Instruction& instruction : programs[0])
-    if (instruction.operation == Operation::forward ||
-        instruction.operation == Operation::send_state)
-      instruction.micro_batch = 4 - instruction.micro_batch;
+TEST_P(Schedule, ADroppedComputationIsDetected) {
+  const Placement placement = one_slice_a_rank(3);
+  std::vector<Program> programs = make_programs(rule_, placement, 4);
+  remove(programs[1], {Operation::compute, {Sweep::backward, 1, 3}});
 
-  EXPECT_NE(faults_of(programs, 5, true), Faults{});
-  // three buffers hold micro-batches 4, 3 and 2 while rank 1 waits for 0
-  EXPECT_NE(ScheduleReplay(programs).faults(), Faults{});
+  EXPECT_NE(simulate(programs, placement, {.compute = equal_seconds}).faults, Faults{});
 }
 
-TEST_P(Schedule, GoingBackwardInDescendingOrderIsDetected) {
-  std::vector<Program> programs = programs_of(rule_, 1, 2);
-  for (Program& program : programs)
-    for (Instruction& instruction : program)
-      if (instruction.operation == Operation::backward)
-        instruction.micro_batch = 1 - instruction.micro_batch;
+TEST_P(Schedule, TooFewSlotsAreDetected) {
+  const Placement placement = one_slice_a_rank(2);
+  std::vector<Program> programs = make_programs(rule_, placement, 4);
+  for (SlotPool& pool : programs[1].pools) pool.num_slots = 0;
 
-  EXPECT_NE(faults_of(programs, 2, true), Faults{});
-}
-
-// All sends and receives pair up in order, but rank 0 waits for the adjoint of a state that it has
-// not sent.
-TEST(ScheduleReplay, FindsADeadlockWhereEveryMessagePairsUp) {
-  std::vector<Program> programs = programs_of(schedule_rule("gpipe"), 2, 1);
-  remove(programs[0], {Operation::send_state, 0});
-  programs[0].push_back({Operation::send_state, 0});
-
-  EXPECT_EQ(faults_of(programs, 1, true), Faults{});
-  EXPECT_NE(ScheduleReplay(programs).faults(), Faults{});
-}
-
-// Every message pairs up in order. But rank 0 takes adjoints only after all of its forward sweeps,
-// while rank 1 sends one behind each: one adjoint waits in rank 0's posted receive and three in
-// rank 1's buffers, so that rank 1 can't take the fifth micro-batch back; likewise forward.
-TEST(ScheduleReplay, FindsADeadlockThatMoreBuffersWouldHide) {
-  const auto mixed = [](int num_micro_batches) {
-    return std::vector<Program>{schedule_rule("gpipe").make(0, 2, num_micro_batches),
-                                schedule_rule("1f1b").make(1, 2, num_micro_batches)};
-  };
-
-  EXPECT_EQ(faults_of(mixed(10), 10, true), Faults{});
-  EXPECT_NE(ScheduleReplay(mixed(10)).faults(), Faults{});
-  EXPECT_EQ(ScheduleReplay(mixed(4)).faults(), Faults{});
+  EXPECT_NE(simulate(programs, placement, {.compute = equal_seconds}).faults, Faults{});
 }
 
 TEST(ScheduleRule, AnUnknownNameListsTheKnownOnes) {

@@ -88,8 +88,11 @@ struct Result {
 Result regularize(const Architecture& architecture, BlockRange range, const ParameterMap& map,
                   const std::vector<float>& values, std::vector<float> gradient,
                   const Communicator& communicator) {
-  Regularizer regularizer(architecture, range, map, weight_decay, smoothness, communicator);
-  regularizer.exchange_edges(values.data());
+  const Placement placement = Placement::round_robin(communicator.size(), communicator.size());
+  Regularizer regularizer(architecture, range, map, weight_decay, smoothness, communicator,
+                          placement, communicator.rank());
+  regularizer.post_edges(values.data());
+  regularizer.wait_for_edges();
   const RowSums sums = regularizer.add(values.data(), gradient.data());
   const std::vector<double> norms = communicator.all_gather(sums.gradient);
   return {.gradient = std::move(gradient),

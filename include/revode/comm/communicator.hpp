@@ -14,13 +14,20 @@
 
 namespace revode {
 
-/// What a message carries; a message is matched by kind, micro-batch and sender.
+/// What a message carries.
 enum class MessageKind : int {
   state = 1,          ///< (P, Q) of the forward sweep
   rebuilt_state = 2,  ///< (P, Q) of the backward sweep
   adjoint = 3,        ///< of (P, Q)
-  first_block = 4,    ///< edge weights, to the rank before
-  last_block = 5,     ///< edge weights, to the rank behind
+  first_block = 4,    ///< edge weights, to the slice before
+  last_block = 5,     ///< edge weights, to the next slice
+};
+
+/// A message is matched by its sender and by this; slice: the one that it enters.
+struct MessageTag {
+  MessageKind kind;
+  int slice = 0;
+  int micro_batch = 0;
 };
 
 /// A message under way; its memory must live until done() or wait(). Destroying an active one is a
@@ -60,8 +67,8 @@ class Communicator {
   bool is_root() const { return rank_ == 0; }
   MPI_Comm handle() const { return handle_; }
 
-  Request send(std::span<const float> values, int to, MessageKind kind, int micro_batch = 0) const;
-  Request receive(std::span<float> values, int from, MessageKind kind, int micro_batch = 0) const;
+  Request send(std::span<const float> values, int to, const MessageTag& tag) const;
+  Request receive(std::span<float> values, int from, const MessageTag& tag) const;
 
   void barrier() const;
   /// Every rank's values, one after the other in rank order, on every rank; lengths may differ.

@@ -1,40 +1,32 @@
-// The ordered work of each rank, as pure data: no messages are sent here and no clock runs. The
-// executor plays it; a test replays it and proves that every receive has its send and that nothing
-// waits for ever.
+// The order of work of each rank, as pure data: which slice takes which micro-batch through,
+// forward or back, and when. Messages follow from it and from the placement: see program.hpp.
 #pragma once
 
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "revode/pipeline/placement.hpp"
+
 namespace revode {
 
-enum class Operation {
-  receive_state,    ///< (P, Q) from the rank before
-  forward,          ///< through this rank's slice
-  send_state,       ///< to the rank behind
-  receive_adjoint,  ///< (P, Q) and both adjoints, from the rank behind
-  backward,         ///< back through the slice
-  send_adjoint,     ///< to the rank before
-};
-std::string_view to_string(Operation operation);
+enum class Sweep { forward, backward };
 
-struct Instruction {
-  Operation operation;
+/// One micro-batch through one slice.
+struct Work {
+  Sweep sweep;
+  int slice;
   int micro_batch;
-  bool operator==(const Instruction&) const = default;
+  auto operator<=>(const Work&) const = default;
 };
-using Program = std::vector<Instruction>;
+/// Of one rank.
+using WorkOrder = std::vector<Work>;
 
-/// Micro-batches may go backward in any order: sums over them do not depend on it.
+/// Each slice takes each micro-batch forward once, then back once; in any order, since sums over
+/// micro-batches do not depend on it.
 struct ScheduleRule {
   std::string_view name;
-  Program (*make)(int rank, int num_ranks, int num_micro_batches);
-  /// Idle share of a rank's step when all slices cost the same.
-  double (*bubble)(int num_ranks, int num_micro_batches);
-  /// Micro-batches whose transition inputs (and, on the last rank, end states) a rank holds at the
-  /// most.
-  int (*most_in_flight)(int rank, int num_ranks, int num_micro_batches);
+  WorkOrder (*make)(int rank, const Placement& placement, int num_micro_batches);
 };
 
 /// Names that --schedule takes.
@@ -43,10 +35,9 @@ std::vector<std::string> schedule_names();
 const ScheduleRule& schedule_rule(std::string_view name);
 
 /// The forward sweep alone, for evaluation.
-Program forward_program(int rank, int num_ranks, int num_micro_batches);
+WorkOrder forward_order(int rank, const Placement& placement, int num_micro_batches);
 
-/// Buffers of each direction that a rank with neighbours has: one being received into, one computed
-/// in, one being sent.
-inline constexpr int num_message_buffers = 3;
+/// Micro-batches that a rank's slices hold at the most between forward and back.
+int most_in_flight(const WorkOrder& order);
 
 }  // namespace revode

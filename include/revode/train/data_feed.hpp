@@ -11,7 +11,7 @@
 #include "revode/comm/communicator.hpp"
 #include "revode/io/config.hpp"
 #include "revode/io/dataset.hpp"
-#include "revode/pipeline/executor.hpp"
+#include "revode/pipeline/network_work.hpp"
 
 namespace revode {
 

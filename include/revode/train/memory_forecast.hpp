@@ -14,9 +14,9 @@ struct MemoryForecast {
   double states = 0;   ///< states and adjoints being computed and sent, and stored activations
   double total() const { return weights + states; }
 };
-/// Of the rank that owns `slice` out of `num_ranks`.
+/// Of the rank that owns `slice`.
 MemoryForecast forecast_memory(const Config& config, const Architecture& architecture,
-                               BlockRange slice, int num_ranks, int largest_micro_batch);
+                               BlockRange slice, int largest_micro_batch);
 
 /// Collective. Throws an input error that all ranks share where the ranks of a host need more than
 /// it has, data that has been read included; says how much for what, and what would need less.

@@ -16,7 +16,7 @@
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
 #include "revode/model/time_slice.hpp"
-#include "revode/pipeline/executor.hpp"
+#include "revode/pipeline/pipeline.hpp"
 
 namespace revode {
 
@@ -46,7 +46,7 @@ class Network {
   const ParameterMap& map() const { return map_; }
   Backend<float>& backend() { return *backend_; }
   TimeSlice<float>& slice() { return *slice_; }
-  Executor& executor() { return *executor_; }
+  Pipeline& pipeline() { return *pipeline_; }
   const Communicator& communicator() const { return communicator_; }
   /// Measures phases from now on; see phase_timer().
   void time_phases();
@@ -73,7 +73,7 @@ class Network {
   Buffer<float> values_;
   std::unique_ptr<Backend<float>> backend_;
   std::unique_ptr<TimeSlice<float>> slice_;
-  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Pipeline> pipeline_;
   std::optional<PhaseTimer> phase_timer_;
 };
 

@@ -9,6 +9,7 @@
 #include "revode/core/buffer.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
+#include "revode/pipeline/placement.hpp"
 
 namespace revode {
 
@@ -25,12 +26,15 @@ struct RowSums {
 ///   R = weight_decay/2 * sum |W|^2 + smoothness/(2h) * sum_j |theta_j - theta_{j-1}|^2
 class Regularizer {
  public:
+  /// Of slice `slice` of `placement`, the blocks `range`.
   Regularizer(const Architecture& architecture, BlockRange range, const ParameterMap& map,
-              double weight_decay, double smoothness, const Communicator& communicator);
+              double weight_decay, double smoothness, const Communicator& communicator,
+              const Placement& placement, int slice);
 
-  /// Neighbours exchange their edge blocks, and wait for each other's. Collective; before each
-  /// add().
-  void exchange_edges(const float* values);
+  /// Neighbouring slices exchange their edge blocks: all of a rank's slices post theirs, then wait
+  /// for those of others. Collective; before each add().
+  void post_edges(const float* values);
+  void wait_for_edges();
   /// gradient += dR/dvalues; returns this rank's row sums.
   RowSums add(const float* values, float* gradient) const;
 
@@ -42,15 +46,18 @@ class Regularizer {
 
   const ParameterMap& map_;
   const Communicator& communicator_;
+  const Placement& placement_;
+  int slice_;
   double weight_decay_;
   double smoothness_over_h_;
   int couplings_per_block_;
   bool joined_before_ = false;  ///< the block before this slice is of the same stage as its first
-  bool joined_behind_ = false;
+  bool joined_after_ = false;
   int first_stage_ = 0;
   int last_stage_ = 0;
-  Buffer<float> before_, behind_;           ///< edge blocks of the neighbours: kernels, then biases
+  Buffer<float> before_, after_;            ///< edge blocks of the neighbours: kernels, then biases
   Buffer<float> first_block_, last_block_;  ///< copies of this slice's, to send
+  std::vector<Request> requests_;
 };
 
 }  // namespace revode

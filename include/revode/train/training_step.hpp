@@ -40,7 +40,7 @@ class TrainingStep {
   /// The gradient of loss + regularisation at the present weights, into gradient() (the rank's
   /// share). Collective.
   StepReport compute_gradient(const MiniBatchSource& source, bool stop_requested = false,
-                              const Executor::OnLogits& on_logits = {});
+                              const OnLogits& on_logits = {});
   /// Throws an Error that all ranks share, and that says where it came from, unless the report is
   /// finite and in range. when: e.g. "step 7 (epoch 0)"; more: something to be added. Collective.
   void require_finite(const MiniBatchSource& source, const StepReport& report,

@@ -1,0 +1,93 @@
+// The states of a rank that are on their way: received ahead, waiting for their turn, computed in,
+// handed over, sent. Knows nothing of what a slice computes, nor of how messages travel.
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "revode/core/buffer.hpp"
+#include "revode/pipeline/program.hpp"
+#include "revode/pipeline/slice_work.hpp"
+#include "revode/pipeline/transport.hpp"
+
+namespace revode {
+
+class Mailbox {
+ public:
+  /// Elements that a slot has room for; 0 in a simulation, where nothing is stored.
+  struct SlotSize {
+    std::size_t state = 0;
+    std::size_t adjoint = 0;  ///< backward sweeps only
+  };
+
+  Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size);
+
+  /// Makes the slots that `program` takes.
+  void reserve(const Program& program);
+  /// Makes ready to play `program`, whose messages have the sizes of `sizes`; both must live until
+  /// it is played.
+  void begin(const Program& program, const SliceWork& sizes);
+  /// Posts receives into free slots and looks after messages under way. To be called often: the
+  /// library moves messages only inside its calls.
+  void progress();
+
+  /// True from when the input of `work` has arrived.
+  bool receive(const Work& work);
+  struct Slot;
+  /// Where `work` is to be computed: its input, or a free slot where a sweep begins; null while
+  /// there is none.
+  Slot* open(const Work& work);
+  /// After open() and the computing: the output is to be sent, goes to the next slice of this rank
+  /// in place, or is of no more use.
+  void close(const Work& work);
+  /// Sends the output of `work`, after close().
+  void send(const Work& work);
+
+  /// No message is under way and every slot is free.
+  bool idle();
+  /// Messages under way and states that wait, in words; empty where there are none.
+  std::vector<std::string> leftovers() const;
+  /// Pools of the program in which a receive or a sweep that begins finds no free slot.
+  std::vector<std::size_t> exhausted_pools();
+
+  /// Bytes of all slots.
+  std::size_t bytes() const;
+
+ private:
+  struct Pool {
+    std::vector<std::unique_ptr<Slot>> slots;
+    const SlotPool* plan = nullptr;                  // of the program
+    std::size_t next_expected = 0;                   // first whose receive is not posted
+    std::deque<std::pair<Work, Slot*>> receiving{};  // posted, in order
+  };
+
+  Slot* find_free(Pool& pool);
+  bool is_free(Slot& slot);
+  void post_receive(Pool& pool, Slot& slot);
+
+  int rank_;
+  const Placement& placement_;
+  Transport& transport_;
+  SlotSize slot_size_;
+  const SliceWork* sizes_ = nullptr;
+  std::map<std::pair<Sweep, int>, Pool> pools_;  // by direction and sender
+  std::map<Work, Slot*> inputs_;                 // arrived or handed over: what enters, by its work
+  std::map<Work, Slot*> outputs_;                // computed, to be sent
+};
+
+/// Where a slice computes.
+struct Mailbox::Slot {
+  Buffer<float> state, adjoint;
+  bool in_use = false;  // computed in, waiting, or received into
+  std::vector<std::unique_ptr<Transfer>> transfers;
+
+  /// Nothing of this slot is under way any more.
+  bool settled();
+};
+
+}  // namespace revode

@@ -1,0 +1,77 @@
+// One mini-batch through a rank's slices: images and labels in, losses and gradients out.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "revode/core/phase_timer.hpp"
+#include "revode/model/time_slice.hpp"
+#include "revode/pipeline/placement.hpp"
+#include "revode/pipeline/slice_work.hpp"
+
+namespace revode {
+
+/// Where a mini-batch comes from. `images` is called on the first rank, `labels` on the last.
+struct MiniBatchSource {
+  std::vector<int> micro_batches;  ///< their sizes
+  /// Fills [batch, channels, height, width] of a micro-batch.
+  std::function<void(int micro_batch, float* images)> images;
+  std::function<std::span<const std::uint8_t>(int micro_batch)> labels;
+
+  int size() const;
+};
+
+/// What the closing made of each micro-batch, by its number; empty but on the last rank.
+struct SweepResult {
+  std::vector<MicroBatchResult> micro_batches;
+
+  /// Added up in micro-batch order.
+  MicroBatchResult total() const;
+};
+
+using OnLogits = std::function<void(int micro_batch, std::span<const float> logits)>;
+
+/// A layer whose output is not finite (Architecture::layer_name).
+struct Finding {
+  int micro_batch = 0;
+  int layer = 0;
+};
+
+class NetworkWork final : public SliceWork {
+ public:
+  /// slices: this rank's, ascending; gradients: one each, or none where nothing goes back. All must
+  /// outlive this object. timer may be null, on_logits empty.
+  NetworkWork(const Placement& placement, int rank, const std::vector<TimeSlice<float>*>& slices,
+              const MiniBatchSource& source, Mode mode, std::vector<ExactSum*> gradients,
+              OnLogits on_logits, PhaseTimer* timer);
+
+  std::size_t input_size(int slice, int micro_batch) const override;
+  std::size_t output_size(int slice, int micro_batch) const override;
+  void compute(const Work& work, float* state, float* adjoint) override;
+
+  const SweepResult& result() const { return result_; }
+  /// Mode::inspect: of the lowest micro-batch that has one, the first layer.
+  const std::optional<Finding>& finding() const { return finding_; }
+
+ private:
+  struct OwnSlice {
+    TimeSlice<float>* slice;
+    ExactSum* gradient;
+  };
+  const OwnSlice& own(int slice) const { return slices_[slice]; }
+  void forward(TimeSlice<float>& slice, int micro_batch, float* state);
+
+  std::vector<OwnSlice> slices_;  // by the number of the slice; others are null
+  const MiniBatchSource& source_;
+  int mini_batch_;
+  Mode mode_;
+  OnLogits on_logits_;
+  PhaseTimer* timer_;
+  SweepResult result_;
+  std::optional<Finding> finding_;
+};
+
+}  // namespace revode

@@ -1,0 +1,86 @@
+// The sweeps of a mini-batch through the slices of all ranks: schedules become programs, programs
+// are played over MPI, results are kept by micro-batch.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "revode/backend/backend.hpp"
+#include "revode/comm/communicator.hpp"
+#include "revode/core/phase_timer.hpp"
+#include "revode/model/time_slice.hpp"
+#include "revode/pipeline/executor.hpp"
+#include "revode/pipeline/network_work.hpp"
+#include "revode/pipeline/placement.hpp"
+#include "revode/pipeline/schedule.hpp"
+#include "revode/pipeline/transport.hpp"
+
+namespace revode {
+
+class Pipeline {
+ public:
+  /// slices: this rank's, ascending; they must outlive the pipeline. largest_micro_batch sizes the
+  /// buffers.
+  Pipeline(const Communicator& communicator, const Placement& placement,
+           std::vector<TimeSlice<float>*> slices, Backend<float>& backend, int largest_micro_batch);
+  ~Pipeline();
+  Pipeline(const Pipeline&) = delete;
+  Pipeline& operator=(const Pipeline&) = delete;
+
+  const Placement& placement() const { return placement_; }
+
+  /// Makes the buffers that `rule` takes with so many micro-batches.
+  void prepare(const ScheduleRule& rule, int num_micro_batches);
+
+  /// Forward and backward sweep of a mini-batch. gradients: one a slice of this rank (flat, as its
+  /// map); += one contribution an entry for each micro-batch. Collective. on_logits: called on the
+  /// last rank after each forward; may be empty.
+  SweepResult train(const ScheduleRule& rule, const MiniBatchSource& source,
+                    const std::vector<ExactSum*>& gradients, const OnLogits& on_logits = {});
+
+  /// Forward sweep alone with running statistics. Collective.
+  SweepResult evaluate(const MiniBatchSource& source, const OnLogits& on_logits = {});
+
+  /// Forward sweep that looks at every layer: the first of this rank's whose output was not finite,
+  /// in the first micro-batch that has one. Collective.
+  std::optional<Finding> inspect(const MiniBatchSource& source);
+
+  /// Seconds this rank has waited for messages since the last call.
+  double take_waiting_seconds();
+
+  /// From now on the time that images and messages take goes there too (null: nowhere).
+  void set_phase_timer(PhaseTimer* timer) { timer_ = timer; }
+
+  /// Bytes of the message buffers.
+  std::size_t buffer_bytes() const { return mailbox_.bytes(); }
+
+ private:
+  const Program& program_of(const ScheduleRule* rule, int num_micro_batches);
+  SweepResult play(const ScheduleRule* rule, NetworkWork& work, int num_micro_batches);
+
+  Placement placement_;
+  int rank_;
+  std::vector<TimeSlice<float>*> slices_;
+  Backend<float>& backend_;
+  MpiTransport transport_;
+  Mailbox mailbox_;
+  Executor executor_;
+
+  // The last program of a schedule and of a forward sweep: they change with the number of
+  // micro-batches alone.
+  struct Made {
+    const ScheduleRule* rule = nullptr;
+    int num_micro_batches = 0;
+    Program program;
+  };
+  Made trained_, evaluated_;
+  bool playing_ = false;
+  double waiting_seconds_ = 0;
+  PhaseTimer* timer_ = nullptr;
+};
+
+}  // namespace revode

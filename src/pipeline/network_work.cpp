@@ -1,0 +1,78 @@
+#include "revode/pipeline/network_work.hpp"
+
+#include <numeric>
+#include <utility>
+
+namespace revode {
+
+int MiniBatchSource::size() const {
+  return std::accumulate(micro_batches.begin(), micro_batches.end(), 0);
+}
+
+MicroBatchResult SweepResult::total() const {
+  MicroBatchResult sum;
+  for (const MicroBatchResult& result : micro_batches) {
+    sum.loss_sum += result.loss_sum;
+    sum.num_correct += result.num_correct;
+    sum.num_samples += result.num_samples;
+  }
+  return sum;
+}
+
+NetworkWork::NetworkWork(const Placement& placement, int rank,
+                         const std::vector<TimeSlice<float>*>& slices,
+                         const MiniBatchSource& source, Mode mode, std::vector<ExactSum*> gradients,
+                         OnLogits on_logits, PhaseTimer* timer)
+    : slices_(placement.num_slices()),
+      source_(source),
+      mini_batch_(source.size()),
+      mode_(mode),
+      on_logits_(std::move(on_logits)),
+      timer_(timer) {
+  gradients.resize(slices.size());
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    slices_[placement.slices_of(rank)[i]] = {slices[i], gradients[i]};
+    slices[i]->begin_sweep();
+  }
+  if (placement.last_rank() == rank) result_.micro_batches.resize(source.micro_batches.size());
+}
+
+std::size_t NetworkWork::input_size(int slice, int micro_batch) const {
+  return own(slice).slice->input_size(source_.micro_batches[micro_batch]);
+}
+
+std::size_t NetworkWork::output_size(int slice, int micro_batch) const {
+  return own(slice).slice->output_size(source_.micro_batches[micro_batch]);
+}
+
+void NetworkWork::compute(const Work& work, float* state, float* adjoint) {
+  const auto& [slice, gradient] = own(work.slice);
+  const int m = work.micro_batch;
+  if (work.sweep == Sweep::forward) {
+    forward(*slice, m, state);
+  } else {
+    slice->backward(m, source_.micro_batches[m], mini_batch_, state, adjoint, gradient);
+  }
+}
+
+void NetworkWork::forward(TimeSlice<float>& slice, int micro_batch, float* state) {
+  const int batch = source_.micro_batches[micro_batch];
+  if (slice.is_first()) {
+    const PhaseScope timed(timer_, Phase::data);
+    source_.images(micro_batch, slice.images(micro_batch, batch));
+  }
+  if (slice.is_last()) slice.set_labels(micro_batch, source_.labels(micro_batch));
+  slice.forward(micro_batch, batch, mode_, state);
+  if (mode_ == Mode::inspect && slice.non_finite_layer()) {
+    const Finding found{micro_batch, *slice.non_finite_layer()};
+    if (!finding_ || found.micro_batch < finding_->micro_batch ||
+        (found.micro_batch == finding_->micro_batch && found.layer < finding_->layer))
+      finding_ = found;
+  }
+  if (!slice.is_last()) return;
+  result_.micro_batches[micro_batch] = slice.result(micro_batch);
+  if (on_logits_) on_logits_(micro_batch, slice.logits(micro_batch));
+  if (mode_ != Mode::train) slice.release(micro_batch);
+}
+
+}  // namespace revode
