@@ -8,8 +8,8 @@
 #include <mpi.h>
 
 #include "revode/comm/communicator.hpp"
+#include "revode/config/config.hpp"
 #include "revode/core/console.hpp"
-#include "revode/io/config.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/common_ground.hpp"

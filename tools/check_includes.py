@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Checks that dependencies point down only:
 
-    commands > train > pipeline > model > backend > core,   train > io > comm > core,   pipeline > comm
+    commands > train > config > data > files > core,   train > checkpoint > files, comm > core
+    config > pipeline > model > backend > core,   pipeline > comm
 
-and that each outside interface stays where it belongs: MPI calls in comm and main.cpp (io takes part in collectives
-on the communicator it is handed), HDF5 in io, highway in backend/cpu, CUDA in backend.
+and that each outside interface stays where it belongs: MPI calls in comm and main.cpp (checkpoint takes part in
+collectives on the communicator it is handed), HDF5 in checkpoint, highway in backend/cpu, CUDA in backend.
 
     tools/check_includes.py [REPOSITORY]
 
@@ -17,20 +18,24 @@ from pathlib import Path
 # What each module may include, beside itself.
 BELOW = {
     "core": set(),
+    "files": {"core"},
     "backend": {"core"},
     "model": {"backend", "core"},
     "comm": {"core"},
     "pipeline": {"model", "backend", "comm", "core"},
-    "io": {"comm", "core"},
-    "train": {"pipeline", "model", "backend", "io", "comm", "core"},
-    "commands": {"train", "pipeline", "model", "backend", "io", "comm", "core"},
-    "main.cpp": {"commands", "train", "pipeline", "model", "backend", "io", "comm", "core"},
+    "data": {"files", "core"},
+    "config": {"data", "files", "pipeline", "model", "backend", "core"},
+    "checkpoint": {"files", "comm", "core"},
+    "train": {"config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
+    "commands": {"train", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
+    "main.cpp": {"commands", "train", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm",
+                 "core"},
 }
 
-# io works on a communicator that it is given: collectives and constants, no messages, no start-up.
-MPI_CALLS_OF_IO = {"MPI_Comm", "MPI_Comm_rank", "MPI_Comm_size", "MPI_Info", "MPI_Info_create", "MPI_Info_set",
-                   "MPI_Info_free", "MPI_Barrier", "MPI_Bcast", "MPI_Reduce", "MPI_Allreduce", "MPI_Gather",
-                   "MPI_Allgather", "MPI_Datatype", "MPI_Op", "MPI_Error_string"}
+# checkpoint works on a communicator that it is given: collectives and constants, no messages, no start-up.
+MPI_CALLS_OF_CHECKPOINT = {"MPI_Comm", "MPI_Comm_rank", "MPI_Comm_size", "MPI_Info", "MPI_Info_create", "MPI_Info_set",
+                           "MPI_Info_free", "MPI_Barrier", "MPI_Bcast", "MPI_Reduce", "MPI_Allreduce", "MPI_Gather",
+                           "MPI_Allgather", "MPI_Datatype", "MPI_Op", "MPI_Error_string"}
 
 MPI_NAME = re.compile(r"\bMPI_\w+")
 HDF5_NAME = re.compile(r"\bH5[A-Z]{1,2}(?:_\w+|[a-z]\w*)")
@@ -85,18 +90,18 @@ def outside_interfaces(path, module, include, code):
     """What this line uses of MPI, HDF5, highway and CUDA and must not."""
     in_cpu_kernels = path.parts[:3] == ("src", "backend", "cpu")
     if module not in ("comm", "main.cpp"):
-        if include == "mpi.h" and module != "io":
+        if include == "mpi.h" and module != "checkpoint":
             yield "includes mpi.h; MPI lives in comm and main.cpp"
         for name in MPI_NAME.findall(code):
-            if module != "io":
+            if module != "checkpoint":
                 yield f"uses {name}; MPI lives in comm and main.cpp"
-            elif name != name.upper() and name not in MPI_CALLS_OF_IO:
-                yield f"uses {name}; io only takes part in collectives on the communicator it is given"
-    if module != "io":
+            elif name != name.upper() and name not in MPI_CALLS_OF_CHECKPOINT:
+                yield f"uses {name}; checkpoint only takes part in collectives on the communicator it is given"
+    if module != "checkpoint":
         if include and re.match(r"hdf5(_hl)?\.h$|H5\w*public\.h$", include):
-            yield f"includes {include}; HDF5 lives in io"
+            yield f"includes {include}; HDF5 lives in checkpoint"
         for name in HDF5_NAME.findall(code):
-            yield f"uses {name}; HDF5 lives in io"
+            yield f"uses {name}; HDF5 lives in checkpoint"
     if not in_cpu_kernels:
         if include and include.startswith("hwy/"):
             yield f"includes {include}; highway lives in backend/cpu"

@@ -8,8 +8,8 @@
 #include <fmt/format.h>
 
 #include "revode/core/console.hpp"
-#include "revode/io/write_permission.hpp"
 #include "revode/train/report.hpp"
+#include "revode/train/write_permission.hpp"
 
 #include "commands/bench_report.hpp"
 #include "commands/benchmark.hpp"

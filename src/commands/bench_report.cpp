@@ -5,8 +5,8 @@
 
 #include <fmt/format.h>
 
-#include "revode/io/metrics.hpp"
-#include "revode/io/run_log.hpp"
+#include "revode/train/metrics.hpp"
+#include "revode/train/run_log.hpp"
 
 namespace revode {
 namespace {

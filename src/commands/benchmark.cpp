@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "revode/io/dataset.hpp"
+#include "revode/data/dataset.hpp"
 
 namespace revode {
 namespace {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "revode/config/config.hpp"
 #include "revode/core/phase_timer.hpp"
-#include "revode/io/config.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"
 #include "revode/train/training_step.hpp"

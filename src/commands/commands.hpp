@@ -3,8 +3,8 @@
 #pragma once
 
 #include "revode/comm/communicator.hpp"
+#include "revode/config/config.hpp"
 #include "revode/core/error.hpp"
-#include "revode/io/config.hpp"
 
 namespace revode {
 

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
+#include "revode/checkpoint/checkpoint.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
-#include "revode/io/checkpoint.hpp"
 
 namespace revode {
 namespace {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "revode/comm/communicator.hpp"
-#include "revode/io/config.hpp"
+#include "revode/config/config.hpp"
 
 namespace revode {
 

@@ -5,11 +5,11 @@
 #include <fmt/format.h>
 
 #include "revode/core/console.hpp"
-#include "revode/io/run_log.hpp"
-#include "revode/io/write_permission.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
+#include "revode/train/run_log.hpp"
+#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/stored_model.hpp"

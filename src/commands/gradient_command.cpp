@@ -5,10 +5,10 @@
 #include <fmt/format.h>
 
 #include "revode/core/console.hpp"
-#include "revode/io/write_permission.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/training_step.hpp"
+#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/stored_model.hpp"

@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "revode/checkpoint/checkpoint.hpp"
 #include "revode/core/console.hpp"
-#include "revode/io/checkpoint.hpp"
-#include "revode/io/run_log.hpp"
-#include "revode/io/write_permission.hpp"
 #include "revode/train/provenance.hpp"
+#include "revode/train/run_log.hpp"
+#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 

@@ -1,6 +1,6 @@
 // --print-config: the options as a run would resolve them, as an INI file that --config reads back.
+#include "revode/checkpoint/checkpoint.hpp"
 #include "revode/core/console.hpp"
-#include "revode/io/checkpoint.hpp"
 #include "revode/train/network.hpp"
 
 #include "commands/commands.hpp"

@@ -6,10 +6,10 @@
 #include <fmt/format.h>
 
 #include "revode/core/error.hpp"
-#include "revode/io/write_permission.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/start_point.hpp"
+#include "revode/train/write_permission.hpp"
 
 namespace revode {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "revode/io/checkpoint.hpp"
-#include "revode/io/config.hpp"
+#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/config/config.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"
 

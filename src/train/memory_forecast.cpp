@@ -7,9 +7,9 @@
 #include "revode/core/buffer.hpp"
 #include "revode/core/error.hpp"
 #include "revode/core/host_memory.hpp"
-#include "revode/io/host.hpp"
-#include "revode/io/run_log.hpp"
+#include "revode/files/host.hpp"
 #include "revode/model/parameters.hpp"
+#include "revode/train/run_log.hpp"
 
 namespace revode {
 namespace {

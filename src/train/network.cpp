@@ -4,7 +4,7 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
-#include "revode/io/dataset.hpp"
+#include "revode/data/dataset.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
 #include "revode/train/memory_forecast.hpp"

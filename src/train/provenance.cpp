@@ -4,8 +4,8 @@
 
 #include <fmt/format.h>
 
-#include "revode/io/checkpoint.hpp"
-#include "revode/io/host.hpp"
+#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/files/host.hpp"
 
 namespace revode {
 

@@ -8,11 +8,11 @@
 #include <fmt/ranges.h>
 
 #include "revode/core/host_memory.hpp"
-#include "revode/io/host.hpp"
-#include "revode/io/run_log.hpp"
+#include "revode/files/host.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
 #include "revode/pipeline/simulation.hpp"
+#include "revode/train/run_log.hpp"
 
 namespace revode {
 namespace {

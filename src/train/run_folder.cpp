@@ -8,12 +8,12 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/file_content.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
-#include "revode/io/checkpoint.hpp"
-#include "revode/io/file_content.hpp"
-#include "revode/io/run_log.hpp"
-#include "revode/io/write_permission.hpp"
+#include "revode/train/run_log.hpp"
+#include "revode/train/write_permission.hpp"
 
 namespace revode {
 namespace {

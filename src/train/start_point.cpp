@@ -10,10 +10,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "revode/checkpoint/checkpoint.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
-#include "revode/io/checkpoint.hpp"
-#include "revode/io/host.hpp"
+#include "revode/files/host.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/network.hpp"
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "revode/io/config.hpp"
+#include "revode/config/config.hpp"
 
 namespace revode {
 namespace {

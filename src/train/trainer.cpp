@@ -7,10 +7,10 @@
 
 #include <fmt/format.h>
 
-#include "revode/io/write_permission.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/train/provenance.hpp"
 #include "revode/train/stop_signals.hpp"
+#include "revode/train/write_permission.hpp"
 
 namespace revode {
 namespace {

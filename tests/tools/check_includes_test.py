@@ -13,9 +13,10 @@ GOOD = {
     "include/revode/core/error.hpp": "#pragma once\n",
     "include/revode/model/slice.hpp": '#include "revode/backend/backend.hpp"\n#include "revode/core/error.hpp"\n',
     "src/main.cpp": '#include <mpi.h>\n#include "commands/train.hpp"\nint main() { MPI_Init(nullptr, nullptr); }\n',
-    "src/commands/train.hpp": '#include "revode/train/trainer.hpp"\n#include "revode/io/config.hpp"\n',
+    "src/commands/train.hpp": '#include "revode/train/trainer.hpp"\n#include "revode/config/config.hpp"\n',
     "src/comm/communicator.cpp": '#include <mpi.h>\nint send() { return MPI_Send(); }\n',
-    "src/io/checkpoint.cpp": '#include <hdf5.h>\n#include <mpi.h>\nvoid f(MPI_Comm c) { H5Fopen(); MPI_Barrier(c); }\n',
+    "src/checkpoint/writer.cpp": '#include <hdf5.h>\n#include <mpi.h>\nvoid f(MPI_Comm c) { H5Fopen(); MPI_Barrier(c); }\n',
+    "src/config/options.cpp": '#include "revode/data/dataset.hpp"\n#include "revode/pipeline/schedule.hpp"\n',
     "src/backend/cpu/kernels.cpp": '#include "hwy/highway.h"\nHWY_BEFORE_NAMESPACE();\n',
     # Words in comments, text and numbers are no uses.
     "src/core/error.cpp": '// like MPI_Abort\n/* H5Fopen\n   hwy::x */\nconst char* s = "MPI_Send // \\" cudaMalloc";\n'
@@ -44,10 +45,13 @@ class CheckIncludes(unittest.TestCase):
         self.assertEqual(self.violations(), [])
 
     def test_an_upward_include_is_found(self):
-        self.expect_one("src/core/random.cpp", '\n#include "revode/io/config.hpp"\n', 2, "core includes")
+        self.expect_one("src/core/random.cpp", '\n#include "revode/config/config.hpp"\n', 2, "core includes")
         self.expect_one("src/backend/registry.cpp", '#include "revode/model/slice.hpp"\n', 1, "backend includes")
-        self.expect_one("src/io/metrics.cpp", '#include "revode/pipeline/schedule.hpp"\n', 1, "io includes")
-        self.expect_one("src/pipeline/executor.cpp", '#include "revode/io/config.hpp"\n', 1, "pipeline includes")
+        self.expect_one("src/files/host.cpp", '#include "revode/comm/communicator.hpp"\n', 1, "files includes")
+        self.expect_one("src/data/input.cpp", '#include "revode/config/config.hpp"\n', 1, "data includes")
+        self.expect_one("src/config/config.cpp", '#include "revode/checkpoint/checkpoint.hpp"\n', 1, "config includes")
+        self.expect_one("src/checkpoint/reader.cpp", '#include "revode/config/config.hpp"\n', 1, "checkpoint includes")
+        self.expect_one("src/pipeline/executor.cpp", '#include "revode/config/config.hpp"\n', 1, "pipeline includes")
 
     def test_an_upward_include_of_a_private_header_is_found(self):
         self.expect_one("src/train/trainer.cpp", '#include "commands/train.hpp"\n', 1, "train includes")
@@ -56,11 +60,13 @@ class CheckIncludes(unittest.TestCase):
     def test_mpi_outside_its_place_is_found(self):
         self.expect_one("src/train/trainer.cpp", "#include <mpi.h>\n", 1, "mpi.h")
         self.expect_one("src/train/trainer.cpp", "\n\nint r = MPI_Barrier(c);  // wait\n", 3, "MPI_Barrier")
-        self.expect_one("src/io/dataset.cpp", "void f() { MPI_Isend(); }\n", 1, "MPI_Isend")
+        self.expect_one("src/checkpoint/reader.cpp", "void f() { MPI_Isend(); }\n", 1, "MPI_Isend")
+        self.expect_one("src/data/dataset.cpp", "void f() { MPI_Barrier(c); }\n", 1, "MPI_Barrier")
         self.expect_one("src/pipeline/executor.cpp", "void f() { MPI_Isend(); }\n", 1, "MPI_Isend")
 
     def test_hdf5_highway_and_cuda_outside_their_places_are_found(self):
         self.expect_one("src/train/trainer.cpp", "#include <hdf5.h>\n", 1, "HDF5")
+        self.expect_one("src/data/dataset.cpp", "#include <hdf5.h>\n", 1, "HDF5")
         self.expect_one("src/commands/info.cpp", "auto f = H5Fopen(0);\n", 1, "H5Fopen")
         self.expect_one("src/backend/reference/loops.cpp", "#include <hwy/highway.h>\n", 1, "highway")
         self.expect_one("src/model/slice.cpp", "auto d = hwy::f();\n", 1, "highway")

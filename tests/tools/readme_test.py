@@ -43,7 +43,7 @@ class Readme(unittest.TestCase):
                 for name in (path, f"{path}/x"):
                     ignored = subprocess.run(["git", "-C", folder, "check-ignore", "-q", name]).returncode == 0
                     self.assertTrue(ignored, f"git does not ignore {name}")
-            for name in ("CMakePresets.json", "README.md", "docs/depth-first.svg", "tests/io/data.h5"):
+            for name in ("CMakePresets.json", "README.md", "docs/depth-first.svg", "tests/checkpoint/data.h5"):
                 ignored = subprocess.run(["git", "-C", folder, "check-ignore", "-q", name]).returncode == 0
                 self.assertFalse(ignored, f"git ignores {name}")
 

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "revode/io/config.hpp"
+#include "revode/config/config.hpp"
 
 namespace revode {
 namespace {

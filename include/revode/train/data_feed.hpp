@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "revode/comm/communicator.hpp"
-#include "revode/io/config.hpp"
-#include "revode/io/dataset.hpp"
+#include "revode/config/config.hpp"
+#include "revode/data/dataset.hpp"
 #include "revode/pipeline/network_work.hpp"
 
 namespace revode {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "revode/comm/communicator.hpp"
-#include "revode/io/config.hpp"
+#include "revode/config/config.hpp"
 #include "revode/model/architecture.hpp"
 
 namespace revode {

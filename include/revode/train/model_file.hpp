@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "revode/io/checkpoint.hpp"
-#include "revode/io/config.hpp"
+#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/config/config.hpp"
 #include "revode/train/network.hpp"
 
 namespace revode {

@@ -9,10 +9,10 @@
 
 #include "revode/backend/backend.hpp"
 #include "revode/comm/communicator.hpp"
+#include "revode/config/config.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/core/phase_timer.hpp"
-#include "revode/io/config.hpp"
-#include "revode/io/dataset.hpp"
+#include "revode/data/dataset.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
 #include "revode/model/time_slice.hpp"

@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "revode/io/config.hpp"
+#include "revode/config/config.hpp"
 #include "revode/train/network.hpp"
 
 namespace revode {

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "revode/io/config.hpp"
-#include "revode/io/metrics.hpp"
-#include "revode/io/run_lock.hpp"
+#include "revode/config/config.hpp"
+#include "revode/train/metrics.hpp"
 #include "revode/train/model_file.hpp"
+#include "revode/train/run_lock.hpp"
 
 namespace revode {
 

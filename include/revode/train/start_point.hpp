@@ -5,7 +5,7 @@
 #include <string>
 
 #include "revode/comm/communicator.hpp"
-#include "revode/io/config.hpp"
+#include "revode/config/config.hpp"
 #include "revode/train/run_folder.hpp"
 
 namespace revode {

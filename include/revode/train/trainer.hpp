@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "revode/core/error.hpp"
-#include "revode/io/run_log.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
+#include "revode/train/run_log.hpp"
 #include "revode/train/start_point.hpp"
 #include "revode/train/time_limit.hpp"
 #include "revode/train/training_step.hpp"

@@ -1,0 +1,338 @@
+// Writes a checkpoint from all ranks, in two steps. Rank 0 alone lays the file out: groups,
+// attributes, arrays without numbers. Then all ranks fill the arrays together, and rank 0 adds the
+// checksums of what the file holds. So the bytes are the
+// same for any number of ranks, and a disk that is full is met before the ranks depend on each
+// other, where the library could not close the file in good order.
+#include <algorithm>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/comm/agreement.hpp"
+#include "revode/core/error.hpp"
+#include "revode/files/durable_files.hpp"
+#include "revode/files/host.hpp"
+
+#include "checkpoint/checkpoint_format.hpp"
+#include "checkpoint/checksums.hpp"
+#include "checkpoint/hdf5_handles.hpp"
+
+namespace revode {
+
+namespace fs = std::filesystem;
+namespace format = checkpoint_format;
+
+namespace {
+
+std::int64_t num_elements(const std::vector<std::int64_t>& shape) {
+  std::int64_t product = 1;
+  for (const std::int64_t extent : shape) product *= extent;
+  return product;
+}
+
+/// 64-bit FNV-1a.
+std::uint64_t hash_text(const std::string& text) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const char character : text) {
+    hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3;
+  }
+  return hash;
+}
+
+/// Attributes must be finite numbers or strings, arrays must have rows, and this rank's rows must
+/// lie in them.
+void check_contents(const CheckpointContents& contents) {
+  for (const Attributes* attributes : {&contents.root_attributes, &contents.progress}) {
+    for (const auto& [name, value] : attributes->items()) {
+      if (value.is_number() || value.is_string()) continue;
+      throw run_error("attribute '{}' is {}, expected a finite number or a string", name,
+                      value.dump());
+    }
+  }
+  for (const ArraySlice& slice : contents.arrays) {
+    const bool has_shape = !slice.shape.empty() && num_elements(slice.shape) > 0;
+    const bool fits = has_shape && slice.first_row >= 0 && slice.num_rows >= 0 &&
+                      slice.first_row + slice.num_rows <= slice.shape[0];
+    if (!fits || (slice.num_rows > 0 && slice.data == nullptr)) {
+      throw run_error("array '{}' is to be written from rows that it does not have", slice.path);
+    }
+  }
+}
+
+/// Collective: all ranks write the same tree, and every row of every array is written once.
+void check_agreement(const CheckpointContents& contents, MPI_Comm communicator) {
+  std::string tree =
+      contents.config.dump() + contents.root_attributes.dump() + contents.progress.dump();
+  std::vector<std::int64_t> rows;
+  for (const ArraySlice& slice : contents.arrays) {
+    tree += slice.path + nlohmann::json(slice.shape).dump();
+    rows.insert(rows.end(), {slice.first_row, slice.num_rows});
+  }
+  std::uint64_t hash[2] = {hash_text(tree), ~hash_text(tree)};
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, hash, 2, MPI_UINT64_T, MPI_MAX, communicator),
+            "MPI_Allreduce");
+  // Largest and smallest hash are equal. All ranks see the same two values.
+  if (hash[0] != ~hash[1]) throw run_error("ranks disagree on what the checkpoint holds");
+
+  int num_ranks = 1;
+  check_mpi(MPI_Comm_size(communicator, &num_ranks), "MPI_Comm_size");
+  std::vector<std::int64_t> all_rows(rows.size() * num_ranks);
+  const int count = static_cast<int>(rows.size());
+  check_mpi(MPI_Allgather(rows.data(), count, MPI_INT64_T, all_rows.data(), count, MPI_INT64_T,
+                          communicator),
+            "MPI_Allgather");
+  for (std::size_t array = 0; array < contents.arrays.size(); ++array) {
+    std::vector<std::pair<std::int64_t, std::int64_t>> pieces;  // first row, number of rows
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      const std::int64_t* piece = all_rows.data() + rank * rows.size() + 2 * array;
+      if (piece[1] > 0) pieces.emplace_back(piece[0], piece[1]);
+    }
+    std::sort(pieces.begin(), pieces.end());
+    std::int64_t next_row = 0;
+    for (const auto& [first, number] : pieces) next_row = first == next_row ? first + number : -1;
+    if (next_row == contents.arrays[array].shape[0]) continue;
+    throw run_error("the rows of array '{}' are not each on exactly one rank",
+                    contents.arrays[array].path);
+  }
+}
+
+Hdf5Handle without_times(hid_t property_class) {
+  Hdf5Handle properties(REVODE_HDF5(H5Pcreate(property_class)), H5Pclose);
+  REVODE_HDF5(H5Pset_obj_track_times(properties.get(), false));
+  return properties;
+}
+
+Hdf5Handle create_alone(const fs::path& file, const CheckpointContents& contents,
+                        const Hdf5Handle& access) {
+  const Hdf5Handle creation = without_times(H5P_FILE_CREATE);
+  std::vector<std::string> paths;
+  for (const ArraySlice& slice : contents.arrays) paths.push_back(slice.path);
+  REVODE_HDF5(H5Pset_userblock(creation.get(), checksum_block_size(paths)));
+  return {REVODE_HDF5(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.get(), access.get())),
+          H5Fclose};
+}
+
+void write_attribute(hid_t object, const std::string& name, hid_t file_type, hid_t memory_type,
+                     const void* value) {
+  const Hdf5Handle space(REVODE_HDF5(H5Screate(H5S_SCALAR)), H5Sclose);
+  const Hdf5Handle attribute(REVODE_HDF5(H5Acreate2(object, name.c_str(), file_type, space.get(),
+                                                    H5P_DEFAULT, H5P_DEFAULT)),
+                             H5Aclose);
+  REVODE_HDF5(H5Awrite(attribute.get(), memory_type, value));
+}
+
+/// Fixed length, UTF-8, zero-padded; a type of length 0 does not exist, so "" is one zero byte.
+void write_text(hid_t object, const std::string& name, const std::string& text) {
+  const Hdf5Handle type(REVODE_HDF5(H5Tcopy(H5T_C_S1)), H5Tclose);
+  REVODE_HDF5(H5Tset_size(type.get(), std::max<std::size_t>(1, text.size())));
+  REVODE_HDF5(H5Tset_strpad(type.get(), H5T_STR_NULLPAD));
+  REVODE_HDF5(H5Tset_cset(type.get(), H5T_CSET_UTF8));
+  write_attribute(object, name, type.get(), type.get(), text.c_str());
+}
+
+/// Whole numbers as int64 (uint64 where larger, such as a seed may be), others as float64.
+void write_value(hid_t object, const std::string& name, const nlohmann::json& value) {
+  if (value.is_string()) {
+    write_text(object, name, value.get<std::string>());
+  } else if (value.is_number_float()) {
+    const double number = value.get<double>();
+    write_attribute(object, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &number);
+  } else if (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX) {
+    const std::uint64_t number = value.get<std::uint64_t>();
+    write_attribute(object, name, H5T_STD_U64LE, H5T_NATIVE_UINT64, &number);
+  } else {
+    const std::int64_t number = value.get<std::int64_t>();
+    write_attribute(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &number);
+  }
+}
+
+Hdf5Handle create_group(hid_t file, const std::string& path) {
+  const Hdf5Handle creation = without_times(H5P_GROUP_CREATE);
+  return {REVODE_HDF5(H5Gcreate2(file, path.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT)),
+          H5Gclose};
+}
+
+/// Creates the groups above `path` that are not in `groups` yet, and adds them there.
+void create_parents(hid_t file, const std::string& path, std::set<std::string>& groups) {
+  for (std::size_t end = path.find('/', 1); end != std::string::npos;
+       end = path.find('/', end + 1)) {
+    const std::string parent = path.substr(0, end);
+    if (groups.insert(parent).second) create_group(file, parent);
+  }
+}
+
+/// Everything but the numbers in the arrays, which get their place in the file now (early) or when
+/// they are written (late).
+void create_tree(hid_t file, const CheckpointContents& contents, H5D_alloc_time_t places) {
+  write_text(file, format::format_attribute, format::format_name);
+  write_value(file, format::version_attribute, format::version);
+  write_text(file, format::config_attribute, contents.config.dump());
+  for (const auto& [name, value] : contents.root_attributes.items()) write_value(file, name, value);
+  if (!contents.progress.empty()) {
+    const Hdf5Handle group = create_group(file, format::progress_group);
+    for (const auto& [name, value] : contents.progress.items()) {
+      write_value(group.get(), name, value);
+    }
+  }
+
+  const Hdf5Handle creation = without_times(H5P_DATASET_CREATE);
+  // No zeros: all ranks write every element once.
+  REVODE_HDF5(H5Pset_layout(creation.get(), H5D_CONTIGUOUS));
+  REVODE_HDF5(H5Pset_alloc_time(creation.get(), places));
+  REVODE_HDF5(H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER));
+  std::set<std::string> groups{format::progress_group};
+  for (const ArraySlice& slice : contents.arrays) {
+    create_parents(file, slice.path, groups);
+    const std::vector<hsize_t> extents(slice.shape.begin(), slice.shape.end());
+    const Hdf5Handle space(
+        REVODE_HDF5(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr)),
+        H5Sclose);
+    Hdf5Handle dataset(REVODE_HDF5(H5Dcreate2(file, slice.path.c_str(), H5T_IEEE_F32LE, space.get(),
+                                              H5P_DEFAULT, creation.get(), H5P_DEFAULT)),
+                       H5Dclose);
+    dataset.close();
+  }
+}
+
+/// Bytes that the file will not exceed, by a few KB: all but the arrays is made in memory, and
+/// measured there.
+std::uintmax_t file_bytes(const CheckpointContents& contents) {
+  constexpr std::size_t growth_bytes = 4096;
+  const Hdf5Handle access(REVODE_HDF5(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
+  REVODE_HDF5(H5Pset_fapl_core(access.get(), growth_bytes, /*backing_store=*/false));
+  Hdf5Handle file = create_alone("revode-in-memory", contents, access);
+  create_tree(file.get(), contents, H5D_ALLOC_TIME_LATE);
+  REVODE_HDF5(H5Fflush(file.get(), H5F_SCOPE_GLOBAL));
+  hsize_t bytes = 0;
+  REVODE_HDF5(H5Fget_filesize(file.get(), &bytes));
+  for (const ArraySlice& slice : contents.arrays) bytes += 4 * num_elements(slice.shape);
+  // Where arrays have their places early, the library may leave a part of a block unused: one of
+  // metadata, one of small arrays.
+  hsize_t metadata_block = 0, small_data_block = 0;
+  REVODE_HDF5(H5Pget_meta_block_size(access.get(), &metadata_block));
+  REVODE_HDF5(H5Pget_small_data_block_size(access.get(), &small_data_block));
+  return bytes + metadata_block + small_data_block;
+}
+
+/// Rank 0 alone. Afterwards the file has its final size, on the disk as well.
+void lay_out(const fs::path& file, const CheckpointContents& contents) {
+  const std::uintmax_t bytes = file_bytes(contents);
+  check_can_write(file, bytes);
+  reserve_space(file, bytes);
+  Hdf5Handle handle = create_alone(file, contents, access_alone());
+  create_tree(handle.get(), contents, H5D_ALLOC_TIME_EARLY);
+  handle.close();
+  reserve_space(file, fs::file_size(file));
+}
+
+/// Waits until this rank sees what rank 0 has begun for `file`, with `bytes` bytes.
+void look_for(const fs::path& temporary, std::uintmax_t bytes, const fs::path& file,
+              std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  constexpr std::chrono::milliseconds pause{20};
+  std::error_code error;
+  while (fs::file_size(temporary, error) != bytes) {
+    if (std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(pause);
+      continue;
+    }
+    throw run_error(
+        "cannot write '{}': not all ranks see the same folder: the working folder ({}) does not "
+        "show the file that rank 0 has begun there; give --output on a file system that all nodes "
+        "share",
+        file.string(), place_of_process());
+  }
+}
+
+/// Collective: the name of rank 0's temporary file beside `file`, once every rank sees it.
+fs::path share_temporary(const fs::path& file, const fs::path& temporary, MPI_Comm communicator,
+                         std::chrono::milliseconds patience) {
+  std::string name = temporary.filename().string();
+  std::uint64_t numbers[2] = {0, name.size()};
+  std::error_code ignored;
+  if (!temporary.empty()) numbers[0] = fs::file_size(temporary, ignored);
+  check_mpi(MPI_Bcast(numbers, 2, MPI_UINT64_T, 0, communicator), "MPI_Bcast");
+  name.resize(numbers[1]);
+  check_mpi(MPI_Bcast(name.data(), static_cast<int>(name.size()), MPI_CHAR, 0, communicator),
+            "MPI_Bcast");
+  const fs::path shared = file.parent_path() / name;
+  on_all_ranks(communicator, "cannot look for the file of rank 0",
+               [&] { look_for(shared, numbers[0], file, patience); });
+  return shared;
+}
+
+Hdf5Handle open_dataset(hid_t file, const std::string& path) {
+  return {REVODE_HDF5(H5Dopen2(file, path.c_str(), H5P_DEFAULT)), H5Dclose};
+}
+
+/// This rank's rows of one array, one contiguous piece of the file. The transfer is independent on
+/// purpose: collective buffering gains nothing for such pieces, and inside it a write that fails on
+/// one rank leaves the others waiting for ever (seen with Open MPI's OMPIO and ROMIO alike); so it
+/// fails on that rank, and the ranks agree on it after.
+void write_rows(hid_t dataset, const ArraySlice& slice) {
+  if (slice.num_rows == 0) return;
+  const Hdf5Selection selection =
+      select_rows(dataset, slice.shape, slice.first_row, slice.num_rows);
+  REVODE_HDF5(H5Dwrite(dataset, H5T_NATIVE_FLOAT, selection.memory.get(), selection.file.get(),
+                       H5P_DEFAULT, slice.data));
+}
+
+/// Collective. Agreement after each step: a rank that failed must not leave the others waiting in
+/// the next one.
+void fill_arrays(const fs::path& file, const std::string& context,
+                 const CheckpointContents& contents, MPI_Comm communicator) {
+  Hdf5Handle handle;
+  on_all_ranks(communicator, context, [&] {
+    const Hdf5Handle access = access_together(communicator);
+    handle = {REVODE_HDF5(H5Fopen(file.c_str(), H5F_ACC_RDWR, access.get())), H5Fclose};
+  });
+  for (const ArraySlice& slice : contents.arrays) {
+    Hdf5Handle dataset;
+    on_all_ranks(communicator, context, [&] { dataset = open_dataset(handle.get(), slice.path); });
+    on_all_ranks(communicator, context, [&] { write_rows(dataset.get(), slice); });
+    on_all_ranks(communicator, context, [&] { dataset.close(); });
+  }
+  on_all_ranks(communicator, context,
+               [&] { REVODE_HDF5(H5Fflush(handle.get(), H5F_SCOPE_GLOBAL)); });
+  on_all_ranks(communicator, context, [&] { handle.close(); });
+}
+
+}  // namespace
+
+void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
+                      MPI_Comm communicator, std::chrono::milliseconds patience) {
+  const std::string context = fmt::format("cannot write '{}'", file.string());
+
+  // 1. What can be known before is checked before, while no collective call of HDF5 is under way.
+  on_all_ranks(communicator, context, [&] {
+    silence_hdf5();
+    check_contents(contents);
+  });
+  on_all_ranks(communicator, context, [&] { check_agreement(contents, communicator); });
+  on_first_rank(communicator, context, [&] { check_can_write(file, 0); });
+
+  // 2. Laid out, filled together; given its checksums, synced, renamed by one rank.
+  fs::path temporary;  // on rank 0 from when it exists
+  try {
+    on_first_rank(communicator, context, [&] {
+      temporary = make_temporary_file(file);
+      lay_out(temporary, contents);
+    });
+    const fs::path shared = share_temporary(file, temporary, communicator, patience);
+    fill_arrays(shared, context, contents, communicator);
+    on_first_rank(communicator, context, [&] {
+      write_checksums(temporary);
+      sync_to_disk(temporary);
+      fs::rename(temporary, file);
+      sync_to_disk(file.has_parent_path() ? file.parent_path() : fs::path("."));
+    });
+  } catch (const Error&) {
+    // All ranks are here: what they throw, they have agreed on.
+    std::error_code ignored;
+    if (!temporary.empty()) fs::remove(temporary, ignored);
+    throw;
+  }
+}
+
+}  // namespace revode

@@ -1,0 +1,237 @@
+// The built-in images: patches of ten textures, drawn from counter-based random numbers, the same
+// on every machine and for every --seed. Nothing is read.
+//
+// A class is a texture. Phase, tilt, exact period, colours (either may be the lighter), place, size
+// and outline of the patch, lighting, distracting discs and noise vary freely. So the mean image of
+// every class is the same and a linear model of the pixels learns next to nothing, while a few
+// convolutions tell orientations and periods apart. Mirroring and shifting keep a texture's class:
+// diagonals lean either way.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numbers>
+
+#include "revode/core/random.hpp"
+
+#include "data/dataset_readers.hpp"
+
+namespace revode {
+
+namespace {
+
+constexpr std::uint64_t synthetic_seed = 20180702;  // Part of what the dataset is: never change.
+constexpr std::int64_t num_train_images = 8000;
+constexpr std::int64_t num_test_images = 1000;
+constexpr int side = 32;
+constexpr int num_classes = 10;
+constexpr double pi = std::numbers::pi;
+
+using Colour = std::array<double, 3>;  // R, G, B in 0 .. 1
+
+struct Disc {
+  double x, y, radius;
+  Colour colour;
+};
+
+enum class Pattern { stripes, checkers, rings, spots };
+
+/// How a class is drawn. Directions are those of the wave, in degrees from the x axis; periods in
+/// pixels.
+struct Texture {
+  Pattern pattern;
+  double direction;
+  bool either_way;  ///< leans left or right with equal chance
+  double shortest_period, longest_period;
+};
+
+// Narrow and wide periods leave a gap, so that noise and not the label is what makes an image hard.
+constexpr std::array<Texture, num_classes> textures{{
+    {Pattern::stripes, 90, false, 3.6, 5.6},    // 0 lying, narrow
+    {Pattern::stripes, 90, false, 7.0, 11.0},   // 1 lying, wide
+    {Pattern::stripes, 0, false, 3.6, 5.6},     // 2 upright, narrow
+    {Pattern::stripes, 0, false, 7.0, 11.0},    // 3 upright, wide
+    {Pattern::stripes, 45, true, 3.6, 5.6},     // 4 diagonal, narrow
+    {Pattern::stripes, 45, true, 7.0, 11.0},    // 5 diagonal, wide
+    {Pattern::checkers, 0, false, 7.0, 11.0},   // 6 chessboard
+    {Pattern::checkers, 45, false, 7.0, 11.0},  // 7 chessboard on its corner
+    {Pattern::rings, 0, false, 5.0, 8.0},       // 8 rings around a point
+    {Pattern::spots, 0, false, 5.5, 8.0},       // 9 spots strewn on a loose grid
+}};
+
+/// Everything random about an image but its noise.
+struct Scene {
+  Texture texture;
+  double cosine, sine;        // of the direction
+  double period;              // pixels
+  double phase_x, phase_y;    // 0 .. 2 pi
+  double centre_x, centre_y;  // of the rings
+  double patch_x, patch_y, patch_radius, patch_power;
+  double light_x, light_y;     // brightness gradient, a pixel
+  double noise;                // standard deviation, of 0 .. 1
+  Colour dark, light, ground;  // the two colours of the texture; what surrounds the patch
+  std::vector<Disc> discs;
+  std::array<double, 16> jitter;  // of the spots
+};
+
+/// Hue (turns), saturation and value to R, G, B.
+Colour from_hsv(double hue, double saturation, double value) {
+  Colour colour;
+  for (int i = 0; i < 3; ++i) {
+    const double turn = hue + (3 - i) / 3.0;
+    const double ramp = std::abs((turn - std::floor(turn)) * 6 - 3) - 1;
+    colour[i] = value * (1 - saturation * (1 - std::clamp(ramp, 0.0, 1.0)));
+  }
+  return colour;
+}
+
+/// colour <- colour + share (over - colour)
+void blend(Colour& colour, const Colour& over, double share) {
+  for (int i = 0; i < 3; ++i) colour[i] += share * (over[i] - colour[i]);
+}
+
+Scene draw_scene(int label, RandomStream& random) {
+  Scene scene{};
+  scene.texture = textures[label];
+  const bool mirrored = random.below(2) == 1;
+  double direction = scene.texture.direction + random.uniform(-12, 12);
+  if (scene.texture.either_way && mirrored) direction = -direction;
+  scene.cosine = std::cos(direction * (pi / 180));
+  scene.sine = std::sin(direction * (pi / 180));
+  scene.period = random.uniform(scene.texture.shortest_period, scene.texture.longest_period);
+  scene.phase_x = random.uniform(0, 2 * pi);
+  scene.phase_y = random.uniform(0, 2 * pi);
+  scene.centre_x = random.uniform(8, side - 8);
+  scene.centre_y = random.uniform(8, side - 8);
+  scene.patch_x = random.uniform(13, side - 13);
+  scene.patch_y = random.uniform(13, side - 13);
+  scene.patch_radius = random.uniform(8.5, 15);
+  scene.patch_power = random.below(2) == 1 ? 2 : 6;  // disc or rounded square
+  scene.light_x = random.uniform(-0.010, 0.010);
+  scene.light_y = random.uniform(-0.010, 0.010);
+  scene.noise = random.uniform(0.04, 0.20);
+
+  const double hue = random.uniform();
+  scene.dark = from_hsv(hue, random.uniform(0.3, 0.9), random.uniform(0.15, 0.5));
+  scene.light = from_hsv(hue + random.uniform(0.15, 0.85), random.uniform(0.1, 0.7),
+                         random.uniform(0.65, 1.0));
+  scene.ground = from_hsv(random.uniform(), random.uniform(0.1, 0.6), random.uniform(0.2, 0.9));
+  blend(scene.dark, scene.light, random.uniform(0, 0.5));  // from strong to weak contrast
+  if (random.below(2) == 1) std::swap(scene.dark, scene.light);
+  scene.discs.resize(1 + random.below(5));
+  for (Disc& disc : scene.discs) {
+    disc.x = random.uniform(0, side);
+    disc.y = random.uniform(0, side);
+    disc.radius = random.uniform(1.5, 4.5);
+    disc.colour = from_hsv(random.uniform(), random.uniform(0.2, 0.9), random.uniform(0.2, 1.0));
+  }
+  for (double& jitter : scene.jitter) jitter = random.uniform(-0.22, 0.22);
+  return scene;
+}
+
+/// 0 outside, 1 inside, one pixel of blending: `distance` in pixels, positive inside.
+double edge(double distance) { return std::clamp(distance + 0.5, 0.0, 1.0); }
+
+/// A wave with steepened flanks, -1 .. 1.
+double wave(double angle) { return std::clamp(1.8 * std::sin(angle), -1.0, 1.0); }
+
+/// The share of the texture's light colour at pixel (x, y), 0 .. 1.
+double texture_value(const Scene& scene, int x, int y) {
+  const double along = x * scene.cosine + y * scene.sine;
+  const double across = y * scene.cosine - x * scene.sine;
+  const double scale = 2 * pi / scene.period;
+  switch (scene.texture.pattern) {
+    case Pattern::stripes:
+      return 0.5 + 0.5 * wave(scale * along + scene.phase_x);
+    case Pattern::checkers:
+      return 0.5 + 0.5 * std::clamp(1.8 * wave(scale * along + scene.phase_x) *
+                                        wave(scale * across + scene.phase_y),
+                                    -1.0, 1.0);
+    case Pattern::rings:
+      return 0.5 +
+             0.5 * wave(scale * std::hypot(x - scene.centre_x, y - scene.centre_y) + scene.phase_x);
+    case Pattern::spots: {
+      // One spot a cell of the grid, pushed from the cell's middle by the jitter of its place.
+      const double u = along / scene.period + scene.phase_x;
+      const double v = across / scene.period + scene.phase_y;
+      const int column = static_cast<int>(std::floor(u));
+      const int row = static_cast<int>(std::floor(v));
+      const double spot_u = 0.5 + scene.jitter[(5 * column + 3 * row) & 15];
+      const double spot_v = 0.5 + scene.jitter[(3 * column + 7 * row + 8) & 15];
+      const double distance = scene.period * std::hypot(u - column - spot_u, v - row - spot_v);
+      return edge(0.28 * scene.period - distance);
+    }
+  }
+  return 0;
+}
+
+Colour pixel_colour(const Scene& scene, int x, int y) {
+  // Inside the patch: |dx|^p + |dy|^p < r^p, a disc for p = 2, a rounded square for p = 6.
+  const double dx = (x - scene.patch_x) * (x - scene.patch_x);
+  const double dy = (y - scene.patch_y) * (y - scene.patch_y);
+  const double distance = scene.patch_power == 2
+                              ? std::sqrt(dx + dy)
+                              : std::cbrt(std::sqrt(dx * dx * dx + dy * dy * dy));
+  Colour colour = scene.ground;
+  if (const double share = edge(scene.patch_radius - distance); share > 0) {
+    Colour texture = scene.dark;
+    blend(texture, scene.light, texture_value(scene, x, y));
+    blend(colour, texture, share);
+  }
+
+  for (const Disc& disc : scene.discs) {
+    if (std::abs(x - disc.x) > disc.radius + 1 || std::abs(y - disc.y) > disc.radius + 1) continue;
+    const double disc_distance = std::hypot(x - disc.x, y - disc.y);
+    blend(colour, disc.colour, edge(disc.radius - disc_distance));
+  }
+  const double brightness = 1 + scene.light_x * (x - side / 2) + scene.light_y * (y - side / 2);
+  for (double& channel : colour) channel *= brightness;
+  return colour;
+}
+
+/// Nearly normal, mean 0, standard deviation 1: the sum of four bytes, whose variance is 4 (256^2 -
+/// 1) / 12.
+double byte_noise(RandomStream& random) {
+  const std::uint32_t bits = random.bits();
+  const std::uint32_t sum =
+      (bits & 255) + ((bits >> 8) & 255) + ((bits >> 16) & 255) + (bits >> 24);
+  return (static_cast<double>(sum) - 510) / 147.8;
+}
+
+void render(const Scene& scene, RandomStream& random, std::uint8_t* pixels) {
+  for (int y = 0; y < side; ++y) {
+    for (int x = 0; x < side; ++x) {
+      const Colour colour = pixel_colour(scene, x, y);
+      for (int channel = 0; channel < 3; ++channel) {
+        const double value = colour[channel] + scene.noise * byte_noise(random);
+        pixels[(channel * side + y) * side + x] =
+            static_cast<std::uint8_t>(std::lround(255 * std::clamp(value, 0.0, 1.0)));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Dataset read_synthetic(const ReadRequest& request) {
+  const bool training = request.split == Split::train;
+  const Purpose purpose = training ? Purpose::synthetic_train : Purpose::synthetic_test;
+  Dataset dataset{
+      request.info, request.split, training ? num_train_images : num_test_images, {}, {}};
+  // Classes take turns, so that any run of ten images holds each once.
+  dataset.labels = Buffer<std::uint8_t>(dataset.size, Memory::data);
+  for (std::int64_t i = 0; i < dataset.size; ++i) {
+    dataset.labels[i] = static_cast<std::uint8_t>(i % num_classes);
+  }
+  if (request.contents == Contents::labels_only) return dataset;
+
+  dataset.pixels = Buffer<std::uint8_t>(dataset.size * request.info.image.size(), Memory::data);
+  dataset.is_made.resize(dataset.size);
+  dataset.make_image = [purpose](std::int64_t index, std::uint8_t* pixels) {
+    RandomStream random(synthetic_seed, purpose, index);
+    const Scene scene = draw_scene(static_cast<int>(index % num_classes), random);
+    render(scene, random, pixels);
+  };
+  return dataset;
+}
+
+}  // namespace revode

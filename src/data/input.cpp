@@ -1,0 +1,155 @@
+// From stored pixels to a network's input: which images, in which order, normalised and augmented.
+// Every random choice is a function of (seed, purpose, index), so any rank can make any image of
+// any epoch.
+#include <algorithm>
+#include <cmath>
+
+#include "revode/core/error.hpp"
+#include "revode/core/random.hpp"
+#include "revode/data/dataset.hpp"
+
+namespace revode {
+
+namespace {
+
+constexpr int crop_padding = 4;
+
+/// Which part of the padded image becomes the input: out[y][x] = padded[y + row][x' + column] with
+/// x' = x, or width - 1 - x where flipped. row = column = crop_padding and no flip is the image
+/// itself.
+struct Crop {
+  int row = crop_padding;
+  int column = crop_padding;
+  bool flip = false;
+};
+
+/// Draws, in this order: row (0 .. 8), column (0 .. 8), flip (0 or 1), each with
+/// RandomStream::below.
+Crop draw_crop(std::uint64_t seed, std::int64_t epoch, std::int64_t image_index) {
+  RandomStream random(
+      seed, Purpose::augmentation,
+      (static_cast<std::uint64_t>(epoch) << 32) + static_cast<std::uint64_t>(image_index));
+  Crop crop;
+  crop.row = static_cast<int>(random.below(2 * crop_padding + 1));
+  crop.column = static_cast<int>(random.below(2 * crop_padding + 1));
+  crop.flip = random.below(2) == 1;
+  return crop;
+}
+
+/// output[0, count) <- (pixel / 255 - mean) / std; a straight loop, so that the compiler vectorises
+/// it.
+void normalise(const std::uint8_t* pixels, int count, float mean, float std, float* output) {
+  for (int x = 0; x < count; ++x) {
+    output[x] = (static_cast<float>(pixels[x]) / 255.0f - mean) / std;
+  }
+}
+
+/// plane [height][width] of pixels -> output [height][width], zero where the crop leaves the image.
+void fill_plane(const std::uint8_t* pixels, int height, int width, const Crop& crop, float mean,
+                float std, float* output) {
+  const int shift_y = crop.row - crop_padding;
+  const int shift_x = crop.column - crop_padding;
+  const int first = std::clamp(-shift_x, 0, width);
+  const int last = std::clamp(width - shift_x, first, width);
+  for (int y = 0; y < height; ++y) {
+    float* row = output + y * width;
+    const int source_y = y + shift_y;
+    if (source_y < 0 || source_y >= height) {
+      std::fill_n(row, width, 0.0f);
+      continue;
+    }
+    std::fill(row, row + first, 0.0f);
+    normalise(pixels + source_y * width + first + shift_x, last - first, mean, std, row + first);
+    std::fill(row + last, row + width, 0.0f);
+    if (crop.flip) std::reverse(row, row + width);
+  }
+}
+
+/// Fisher-Yates: afterwards the first `count` items are a uniform draw without repetition, in
+/// random order.
+void shuffle_front(std::vector<std::int64_t>& items, std::int64_t count, RandomStream& random) {
+  const std::int64_t size = static_cast<std::int64_t>(items.size());
+  for (std::int64_t i = 0; i < count && i + 1 < size; ++i) {
+    std::swap(items[i], items[i + random.below(static_cast<std::uint32_t>(size - i))]);
+  }
+}
+
+}  // namespace
+
+std::vector<std::int64_t> balanced_subset(std::span<const std::uint8_t> labels, int num_classes,
+                                          double fraction, std::uint64_t seed) {
+  REVODE_REQUIRE(fraction > 0 && fraction <= 1,
+                 "--train-fraction: found {}, expected a number above 0 and at most 1", fraction);
+  std::vector<std::vector<std::int64_t>> members(num_classes);
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    REVODE_ASSERT(labels[i] < num_classes);
+    members[labels[i]].push_back(static_cast<std::int64_t>(i));
+  }
+  std::vector<std::int64_t> subset;
+  for (int label = 0; label < num_classes; ++label) {
+    std::vector<std::int64_t>& candidates = members[label];
+    if (candidates.empty()) continue;
+    const std::int64_t share = std::llround(fraction * static_cast<double>(candidates.size()));
+    const std::int64_t count = std::max<std::int64_t>(1, share);
+    RandomStream random(seed, Purpose::subset, label);
+    shuffle_front(candidates, count, random);
+    subset.insert(subset.end(), candidates.begin(), candidates.begin() + count);
+  }
+  std::sort(subset.begin(), subset.end());
+  return subset;
+}
+
+ChannelStatistics channel_statistics(const Dataset& dataset,
+                                     std::span<const std::int64_t> indices) {
+  REVODE_REQUIRE(!indices.empty(), "no images to take channel means of in the {} split of {}",
+                 to_string(dataset.split), dataset.info.name);
+  const ImageShape& shape = dataset.info.image;
+  const std::size_t plane = static_cast<std::size_t>(shape.height) * shape.width;
+  ChannelStatistics statistics;
+  for (int channel = 0; channel < shape.channels; ++channel) {
+    std::uint64_t sum = 0;
+    std::uint64_t sum_of_squares = 0;
+    for (const std::int64_t index : indices) {
+      for (const std::uint64_t value : dataset.image(index).subspan(channel * plane, plane)) {
+        sum += value;
+        sum_of_squares += value * value;
+      }
+    }
+    // variance * (255 n)^2 = n sum(v^2) - (sum v)^2, exact in 128 bits (n v^2 leaves 64 bits at
+    // some 2e7 pixels).
+    using Wide = unsigned __int128;
+    const std::uint64_t n = indices.size() * plane;
+    const Wide scaled_variance = Wide{n} * sum_of_squares - Wide{sum} * sum;
+    const double scale = 255.0 * static_cast<double>(n);
+    const double deviation = std::sqrt(static_cast<double>(scaled_variance)) / scale;
+    statistics.mean.push_back(static_cast<float>(static_cast<double>(sum) / scale));
+    statistics.std.push_back(scaled_variance == 0 ? 1.0f : static_cast<float>(deviation));
+  }
+  return statistics;
+}
+
+std::vector<std::int64_t> epoch_order(std::span<const std::int64_t> indices, std::uint64_t seed,
+                                      std::int64_t epoch) {
+  std::vector<std::int64_t> order(indices.begin(), indices.end());
+  RandomStream random(seed, Purpose::shuffle, epoch);
+  shuffle_front(order, static_cast<std::int64_t>(order.size()), random);
+  return order;
+}
+
+void fill_images(const Dataset& dataset, std::span<const std::int64_t> indices,
+                 const InputTransform& transform, std::int64_t epoch, float* images) {
+  const ImageShape& shape = dataset.info.image;
+  const std::size_t plane = static_cast<std::size_t>(shape.height) * shape.width;
+  for (const std::int64_t index : indices) {
+    const Crop crop = transform.augment ? draw_crop(transform.seed, epoch, index) : Crop{};
+    const std::uint8_t* pixels = dataset.image(index).data();
+    for (int channel = 0; channel < shape.channels; ++channel) {
+      fill_plane(pixels + channel * plane, shape.height, shape.width, crop,
+                 transform.statistics.mean[channel], transform.statistics.std[channel],
+                 images + channel * plane);
+    }
+    images += shape.size();
+  }
+}
+
+}  // namespace revode

@@ -1,0 +1,86 @@
+#include "revode/train/metrics.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "revode/core/error.hpp"
+#include "revode/files/text_file.hpp"
+
+namespace revode {
+
+namespace {
+
+/// Whether a line is a record of a run that stood at `last_step` or before.
+bool stays(const std::string& line, std::int64_t last_step) {
+  const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!record.is_object()) return false;  // cut off by a kill while it was written, or not ours
+  if (record.value("kind", nlohmann::json()) == "end") return false;  // and now the run goes on
+  const nlohmann::json step = record.value("step", nlohmann::json(0));
+  return step.is_number_integer() && step <= last_step;
+}
+
+/// Whether lines may be added: a new file, or one that earlier ones went to.
+bool takes_lines(const std::filesystem::path& file) {
+  std::error_code ignored;
+  const auto type = std::filesystem::symlink_status(file, ignored).type();
+  if (type == std::filesystem::file_type::not_found) return true;
+  if (type != std::filesystem::file_type::regular) return false;
+  return nlohmann::json::parse(first_line(file), nullptr, /*allow_exceptions=*/false).is_object();
+}
+
+}  // namespace
+
+MetricsFile::MetricsFile(const std::filesystem::path& file, std::int64_t last_step) : path_(file) {
+  std::string kept, cut;
+  std::ifstream input(file);
+  for (std::string line; std::getline(input, line);) {
+    const bool keep = stays(line, last_step);
+    (keep ? kept : cut) += line + '\n';
+    num_left_behind_ += keep ? 0 : 1;
+  }
+  if (!cut.empty()) {
+    left_behind_ = std::filesystem::path(file).concat(left_behind_suffix);
+    for (int number = 2; !takes_lines(left_behind_); ++number)
+      left_behind_ =
+          std::filesystem::path(file).concat(fmt::format("{}-{}", left_behind_suffix, number));
+    std::ofstream output(left_behind_, std::ios::app);
+    output << cut << std::flush;
+    if (!output)
+      throw run_error("{}: can't be written: {}", left_behind_.string(), std::strerror(errno));
+  }
+  write_text_file(file, kept, file.string());
+  file_ = std::fopen(file.c_str(), "a");
+  if (file_ == nullptr)
+    throw run_error("{}: can't be opened: {}", file.string(), std::strerror(errno));
+}
+
+MetricsFile::~MetricsFile() {
+  if (file_ != nullptr) std::fclose(file_);
+}
+
+MetricsFile::MetricsFile(MetricsFile&& other) noexcept
+    : file_(std::exchange(other.file_, nullptr)),
+      path_(std::move(other.path_)),
+      num_left_behind_(other.num_left_behind_),
+      left_behind_(std::move(other.left_behind_)) {}
+
+MetricsFile& MetricsFile::operator=(MetricsFile&& other) noexcept {
+  std::swap(file_, other.file_);
+  std::swap(path_, other.path_);
+  std::swap(num_left_behind_, other.num_left_behind_);
+  std::swap(left_behind_, other.left_behind_);
+  return *this;
+}
+
+void MetricsFile::write(const nlohmann::ordered_json& record) {
+  if (file_ == nullptr) return;
+  const std::string line = record.dump() + "\n";
+  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0)
+    throw run_error("{}: can't be written: {}", path_.string(), std::strerror(errno));
+}
+
+}  // namespace revode

@@ -1,0 +1,199 @@
+// Subsets, orders, channel statistics and augmentation: pure functions of images, seeds and
+// counters.
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "revode/core/error.hpp"
+#include "revode/core/random.hpp"
+#include "revode/data/dataset.hpp"
+
+#include "support/error_text.hpp"
+
+namespace revode {
+namespace {
+
+using Indices = std::vector<std::int64_t>;
+
+Indices up_to(std::int64_t count) {
+  Indices indices(count);
+  std::iota(indices.begin(), indices.end(), 0);
+  return indices;
+}
+
+/// `size` images of 2 channels, 5 x 6, all pixels different enough to be told apart.
+Dataset small_dataset(std::int64_t size) {
+  Dataset dataset{{"small", {2, 5, 6}, 3, false}, Split::train, size, {}, {}};
+  dataset.pixels = Buffer<std::uint8_t>(size * 60, Memory::data);
+  for (std::size_t i = 0; i < dataset.pixels.size(); ++i) {
+    dataset.pixels[i] = static_cast<std::uint8_t>(1 + (37 * i) % 255);
+  }
+  return dataset;
+}
+
+TEST(BalancedSubset, TakesTheRoundedShareOfEachClass) {
+  // 40 of class 0, 11 of class 1, none of class 2, 1 of class 3.
+  std::vector<std::uint8_t> labels(40, 0);
+  labels.insert(labels.end(), 11, 1);
+  labels.push_back(3);
+
+  const Indices subset = balanced_subset(labels, 4, 0.05, 1);
+
+  std::vector<int> counts(4);
+  for (const std::int64_t index : subset) ++counts[labels[index]];
+  EXPECT_EQ(counts, (std::vector<int>{2, 1, 0, 1}));  // round(0.55) = 1; at least 1
+  EXPECT_TRUE(std::is_sorted(subset.begin(), subset.end()));
+  EXPECT_EQ(std::set<std::int64_t>(subset.begin(), subset.end()).size(), subset.size());
+}
+
+TEST(BalancedSubset, DependsOnTheSeedAndNothingElse) {
+  const std::vector<std::uint8_t> labels(1000, 0);
+
+  EXPECT_EQ(balanced_subset(labels, 1, 0.1, 7), balanced_subset(labels, 1, 0.1, 7));
+  EXPECT_NE(balanced_subset(labels, 1, 0.1, 7), balanced_subset(labels, 1, 0.1, 8));
+  EXPECT_EQ(balanced_subset(labels, 1, 1, 7), up_to(1000));
+}
+
+TEST(BalancedSubset, FractionsOutsideTheirRangeAreRefused) {
+  const std::vector<std::uint8_t> labels(3, 0);
+  for (const double fraction : {0.0, -1.0, 1.5, std::nan("")}) {
+    EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { balanced_subset(labels, 1, fraction, 1); }),
+                testing::HasSubstr("--train-fraction"));
+  }
+}
+
+TEST(EpochOrder, IsAPermutationThatChangesWithSeedAndEpoch) {
+  const Indices indices{3, 5, 8, 13, 21, 34, 55, 89, 144, 233};
+
+  const Indices order = epoch_order(indices, 1, 0);
+
+  EXPECT_TRUE(std::is_permutation(order.begin(), order.end(), indices.begin(), indices.end()));
+  EXPECT_EQ(order, epoch_order(indices, 1, 0));
+  EXPECT_NE(order, epoch_order(indices, 1, 1));
+  EXPECT_NE(order, epoch_order(indices, 2, 0));
+}
+
+TEST(EpochOrder, EveryImageComesFirstEquallyOften) {
+  std::vector<int> first(10);
+  for (int epoch = 0; epoch < 5000; ++epoch) ++first[epoch_order(up_to(10), 1, epoch)[0]];
+
+  // 500 expected, standard deviation sqrt(5000 * 0.1 * 0.9) = 21: five of them.
+  for (const int count : first) EXPECT_NEAR(count, 500, 106);
+}
+
+TEST(ChannelStatistics, EqualTheHandNumbersOfAFewPixels) {
+  Dataset dataset{{"tiny", {2, 1, 2}, 2, false}, Split::train, 3, {}, {}};
+  dataset.pixels = Buffer<std::uint8_t>(12, Memory::data);
+  const std::vector<std::uint8_t> pixels{0, 255, 9, 9, 99, 98, 97, 96, 255, 0, 9, 9};
+  std::copy(pixels.begin(), pixels.end(), dataset.pixels.begin());
+
+  const ChannelStatistics statistics = channel_statistics(dataset, Indices{0, 2});
+
+  EXPECT_EQ(statistics.mean, (std::vector<float>{0.5f, 9.0f / 255}));
+  EXPECT_EQ(statistics.std, (std::vector<float>{0.5f, 1.0f}));  // no spread: 1
+}
+
+TEST(ChannelStatistics, EqualATwoPassComputationInDouble) {
+  const Dataset dataset = load_dataset("synthetic", "", Split::test, Contents::images_and_labels);
+  const Indices indices = up_to(dataset.size);
+
+  const ChannelStatistics statistics = channel_statistics(dataset, indices);
+
+  for (int channel = 0; channel < 3; ++channel) {
+    double mean = 0;
+    double variance = 0;
+    const double count = 1024.0 * static_cast<double>(dataset.size);
+    for (const std::int64_t i : indices) {
+      for (int j = 0; j < 1024; ++j) mean += dataset.image(i)[channel * 1024 + j] / 255.0 / count;
+    }
+    for (const std::int64_t i : indices) {
+      for (int j = 0; j < 1024; ++j) {
+        variance += std::pow(dataset.image(i)[channel * 1024 + j] / 255.0 - mean, 2) / count;
+      }
+    }
+    // Both are rounded to float at the end: one unit in the last place of numbers under 1.
+    EXPECT_NEAR(statistics.mean[channel], mean, 6e-8);
+    EXPECT_NEAR(statistics.std[channel], std::sqrt(variance), 6e-8);
+  }
+}
+
+TEST(FillImages, WithoutAugmentationEveryPixelIsNormalised) {
+  const Dataset dataset = small_dataset(4);
+  const InputTransform transform{{{0.4f, 0.5f}, {0.2f, 0.3f}}, false, 1};
+  const Indices indices{2, 0};
+  std::vector<float> images(2 * 60, -99);
+
+  fill_images(dataset, indices, transform, 5, images.data());
+
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 60; ++j) {
+      const int channel = j / 30;
+      const float pixel = dataset.image(indices[i])[j];
+      EXPECT_EQ(images[i * 60 + j], (pixel / 255.0f - transform.statistics.mean[channel]) /
+                                        transform.statistics.std[channel]);
+    }
+  }
+}
+
+// The padded image is built in full and cut, as the documentation says it: pad, crop, flip.
+TEST(FillImages, AugmentationIsPadThenCropThenFlipDrawnInThatOrder) {
+  const Dataset dataset = small_dataset(300);
+  const InputTransform transform{{{0.4f, 0.5f}, {0.2f, 0.3f}}, true, 11};
+  const Indices indices = up_to(dataset.size);
+  constexpr std::int64_t epoch = 3;
+  std::vector<float> images(dataset.size * 60, -99);
+  std::set<std::array<std::uint32_t, 3>> draws;
+
+  fill_images(dataset, indices, transform, epoch, images.data());
+
+  for (const std::int64_t i : indices) {
+    RandomStream random(11, Purpose::augmentation, (std::uint64_t{epoch} << 32) + i);
+    const std::uint32_t row = random.below(9);
+    const std::uint32_t column = random.below(9);
+    const std::uint32_t flip = random.below(2);
+    draws.insert({row, column, flip});
+    for (int c = 0; c < 2; ++c) {
+      float padded[5 + 8][6 + 8] = {};
+      for (int y = 0; y < 5; ++y) {
+        for (int x = 0; x < 6; ++x) {
+          padded[y + 4][x + 4] =
+              (static_cast<float>(dataset.image(i)[c * 30 + y * 6 + x]) / 255.0f -
+               transform.statistics.mean[c]) /
+              transform.statistics.std[c];
+        }
+      }
+      for (int y = 0; y < 5; ++y) {
+        for (int x = 0; x < 6; ++x) {
+          const float expected = padded[row + y][column + (flip == 1 ? 5 - x : x)];
+          ASSERT_EQ(images[i * 60 + c * 30 + y * 6 + x], expected);
+        }
+      }
+    }
+  }
+  EXPECT_GT(draws.size(), 100u);  // of 162 possible: the choices do vary
+}
+
+TEST(FillImages, AnImageDoesNotDependOnItsNeighboursInTheBatch) {
+  const Dataset dataset = small_dataset(9);
+  const InputTransform transform{{{0.4f, 0.5f}, {0.2f, 0.3f}}, true, 2};
+  std::vector<float> together(3 * 60);
+  std::vector<float> alone(60);
+  std::vector<float> later(60);
+
+  fill_images(dataset, Indices{4, 8, 1}, transform, 0, together.data());
+  fill_images(dataset, Indices{8}, transform, 0, alone.data());
+  bool changes = false;
+  for (int epoch = 1; epoch < 4; ++epoch) {
+    fill_images(dataset, Indices{8}, transform, epoch, later.data());
+    changes = changes || later != alone;
+  }
+
+  EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + 60));
+  EXPECT_TRUE(changes);
+}
+
+}  // namespace
+}  // namespace revode
