@@ -60,6 +60,14 @@ void check_contents(const CheckpointContents& contents) {
   }
 }
 
+/// The arrays, each once: a path that comes several times in a row is one array in pieces.
+std::vector<const ArraySlice*> arrays_of(const CheckpointContents& contents) {
+  std::vector<const ArraySlice*> arrays;
+  for (const ArraySlice& slice : contents.arrays)
+    if (arrays.empty() || arrays.back()->path != slice.path) arrays.push_back(&slice);
+  return arrays;
+}
+
 /// Collective: all ranks write the same tree, and every row of every array is written once.
 void check_agreement(const CheckpointContents& contents, MPI_Comm communicator) {
   std::string tree =
@@ -82,11 +90,16 @@ void check_agreement(const CheckpointContents& contents, MPI_Comm communicator) 
   check_mpi(MPI_Allgather(rows.data(), count, MPI_INT64_T, all_rows.data(), count, MPI_INT64_T,
                           communicator),
             "MPI_Allgather");
-  for (std::size_t array = 0; array < contents.arrays.size(); ++array) {
+  std::size_t end = 0;
+  for (std::size_t array = 0; array < contents.arrays.size(); array = end) {
     std::vector<std::pair<std::int64_t, std::int64_t>> pieces;  // first row, number of rows
-    for (int rank = 0; rank < num_ranks; ++rank) {
-      const std::int64_t* piece = all_rows.data() + rank * rows.size() + 2 * array;
-      if (piece[1] > 0) pieces.emplace_back(piece[0], piece[1]);
+    for (end = array;
+         end < contents.arrays.size() && contents.arrays[end].path == contents.arrays[array].path;
+         ++end) {
+      for (int rank = 0; rank < num_ranks; ++rank) {
+        const std::int64_t* piece = all_rows.data() + rank * rows.size() + 2 * end;
+        if (piece[1] > 0) pieces.emplace_back(piece[0], piece[1]);
+      }
     }
     std::sort(pieces.begin(), pieces.end());
     std::int64_t next_row = 0;
@@ -107,7 +120,7 @@ Hdf5Handle create_alone(const fs::path& file, const CheckpointContents& contents
                         const Hdf5Handle& access) {
   const Hdf5Handle creation = without_times(H5P_FILE_CREATE);
   std::vector<std::string> paths;
-  for (const ArraySlice& slice : contents.arrays) paths.push_back(slice.path);
+  for (const ArraySlice* array : arrays_of(contents)) paths.push_back(array->path);
   REVODE_HDF5(H5Pset_userblock(creation.get(), checksum_block_size(paths)));
   return {REVODE_HDF5(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.get(), access.get())),
           H5Fclose};
@@ -182,15 +195,16 @@ void create_tree(hid_t file, const CheckpointContents& contents, H5D_alloc_time_
   REVODE_HDF5(H5Pset_alloc_time(creation.get(), places));
   REVODE_HDF5(H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER));
   std::set<std::string> groups{format::progress_group};
-  for (const ArraySlice& slice : contents.arrays) {
-    create_parents(file, slice.path, groups);
-    const std::vector<hsize_t> extents(slice.shape.begin(), slice.shape.end());
+  for (const ArraySlice* array : arrays_of(contents)) {
+    create_parents(file, array->path, groups);
+    const std::vector<hsize_t> extents(array->shape.begin(), array->shape.end());
     const Hdf5Handle space(
         REVODE_HDF5(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr)),
         H5Sclose);
-    Hdf5Handle dataset(REVODE_HDF5(H5Dcreate2(file, slice.path.c_str(), H5T_IEEE_F32LE, space.get(),
-                                              H5P_DEFAULT, creation.get(), H5P_DEFAULT)),
-                       H5Dclose);
+    Hdf5Handle dataset(
+        REVODE_HDF5(H5Dcreate2(file, array->path.c_str(), H5T_IEEE_F32LE, space.get(), H5P_DEFAULT,
+                               creation.get(), H5P_DEFAULT)),
+        H5Dclose);
     dataset.close();
   }
 }
@@ -206,7 +220,7 @@ std::uintmax_t file_bytes(const CheckpointContents& contents) {
   REVODE_HDF5(H5Fflush(file.get(), H5F_SCOPE_GLOBAL));
   hsize_t bytes = 0;
   REVODE_HDF5(H5Fget_filesize(file.get(), &bytes));
-  for (const ArraySlice& slice : contents.arrays) bytes += 4 * num_elements(slice.shape);
+  for (const ArraySlice* array : arrays_of(contents)) bytes += 4 * num_elements(array->shape);
   // Where arrays have their places early, the library may leave a part of a block unused: one of
   // metadata, one of small arrays.
   hsize_t metadata_block = 0, small_data_block = 0;

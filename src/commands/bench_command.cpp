@@ -82,11 +82,18 @@ Json phases_of(const Measurements& seen, int rank) {
   return list;
 }
 
+std::vector<TimeSlice<float>::StagePart> stage_parts_of(const Network& network) {
+  std::vector<TimeSlice<float>::StagePart> parts;
+  for (const auto& share : network.shares())
+    for (const auto& part : share->slice().stage_parts()) parts.push_back(part);
+  return parts;
+}
+
 /// The couplings that this rank has of each stage, with what their kernels reach.
 Json stages_of(const Config& config, Network& network, const Measurements& seen) {
   Json list = Json::array();
   const double peak = spread_of(seen.peak_flops).median;
-  for (const auto& [stage, segment] : network.slice().stage_parts()) {
+  for (const auto& [stage, segment] : stage_parts_of(network)) {
     const SegmentShape& shape = segment->shape();
     const ConvolutionCount count =
         convolutions_of_coupling(shape.force, config.activations == "store");
@@ -264,7 +271,7 @@ ExitStatus bench_command(Config config, const Communicator& communicator) {
   const std::unique_ptr<Network> network = load_network(config, communicator, config.batch_size);
   normalise(*feed, config, *network);
   TrainingStep training(config, *network);
-  training.velocity();
+  for (const auto& share : network->shares()) share->velocity();
   const bool prints = communicator.is_root() && config.json != "-";
 
   const std::string block = start_block(config, *network);

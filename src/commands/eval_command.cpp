@@ -27,7 +27,7 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
 
   const int classes = network->architecture().num_classes();
   std::vector<float> logits, labels;
-  if (!config.output.empty() && network->slice().is_last()) {
+  if (!config.output.empty() && network->last_share() != nullptr) {
     logits.resize(count * classes);
     for (const std::int64_t index : samples.indices) labels.push_back(samples.feed->label(index));
   }
@@ -44,8 +44,8 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
                      {.config = stored_config(config, network->architecture()),
                       .root_attributes = {{"loss", result.loss}, {"accuracy", result.accuracy}},
                       .progress = Attributes::object(),
-                      .arrays = {last_rank_rows(communicator, "/logits", count, {classes}, logits),
-                                 last_rank_rows(communicator, "/labels", count, {}, labels)}},
+                      .arrays = {last_rank_rows(*network, "/logits", count, {classes}, logits),
+                                 last_rank_rows(*network, "/labels", count, {}, labels)}},
                      communicator.handle());
   }
   const MemoryReport memory = gather_memory(communicator);

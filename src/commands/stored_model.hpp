@@ -43,8 +43,7 @@ void check_results(const Config& config, const Communicator& communicator);
 
 /// Gathers [rows, columns] collected on the last rank into an array slice for writing (other ranks
 /// hold no rows).
-ArraySlice last_rank_rows(const Communicator& communicator, const std::string& path,
-                          std::int64_t rows, std::vector<std::int64_t> trailing_shape,
-                          std::vector<float>& values);
+ArraySlice last_rank_rows(const Network& network, const std::string& path, std::int64_t rows,
+                          std::vector<std::int64_t> trailing_shape, std::vector<float>& values);
 
 }  // namespace revode

@@ -45,7 +45,12 @@ class Trial {
 
   Network& network() { return *network_; }
   TrainingStep& training() { return training_; }
-  std::span<const float> gradient() { return training_.gradient(); }
+  /// One flat array a share.
+  std::vector<std::span<const float>> gradient() {
+    std::vector<std::span<const float>> arrays;
+    for (const auto& share : network_->shares()) arrays.push_back(share->gradient().values());
+    return arrays;
+  }
 
   StepReport compute() {
     const MiniBatchSource source =
@@ -68,22 +73,25 @@ class Trial {
   TrainingStep training_;
 };
 
-/// Values of this rank's gradient whose bits differ from those of `other` (the whole network's,
-/// with its map), summed over the ranks.
-std::int64_t count_differing(const Communicator& communicator, const ParameterMap& map,
-                             const float* gradient, const ParameterMap& other_map,
-                             const float* other) {
+/// Values of `gradient` (flat, as `map`) whose bits differ from those of `other` (of more rows, as
+/// its own map).
+std::int64_t num_differing(const ParameterMap& map, std::span<const float> gradient,
+                           const ParameterMap& other_map, std::span<const float> other) {
   std::int64_t differing = 0;
   const auto mine = map.entries(), others = other_map.entries();
   for (std::size_t e = 0; e < mine.size(); ++e) {
-    const float* a = gradient + mine[e]->offset;
-    const float* b = other + others[e]->offset +
+    const float* a = gradient.data() + mine[e]->offset;
+    const float* b = other.data() + others[e]->offset +
                      (mine[e]->first_row - others[e]->first_row) * mine[e]->row_size();
     for (std::size_t i = 0; i < mine[e]->size(); ++i)
       differing += std::memcmp(a + i, b + i, sizeof(float)) != 0;
   }
+  return differing;
+}
+
+std::int64_t sum_over_ranks(const Communicator& communicator, std::int64_t mine) {
   std::int64_t total = 0;
-  for (const std::int64_t count : communicator.all_gather(differing)) total += count;
+  for (const std::int64_t count : communicator.all_gather(mine)) total += count;
   return total;
 }
 
@@ -105,7 +113,8 @@ double sum_over_ranks(const Communicator& communicator, double mine) {
 // not one bit may differ.
 Check check_round_trip(Trial& trial, const Config& config, const StepReport& report) {
   const Communicator& communicator = trial.network().communicator();
-  const Reversal mine = trial.network().slice().take_reversal();
+  Reversal mine;
+  for (const auto& share : trial.network().shares()) mine += share->slice().take_reversal();
   const double differing = sum_over_ranks(communicator, static_cast<double>(mine.num_differing));
   const double values = sum_over_ranks(communicator, static_cast<double>(mine.num_values));
   const double error = std::sqrt(sum_over_ranks(communicator, mine.squared_error) /
@@ -123,12 +132,23 @@ Check check_round_trip(Trial& trial, const Config& config, const StepReport& rep
           exact ? differing == 0 : error < loose};
 }
 
+/// One flat array a share.
+using ShareArrays = std::vector<std::vector<float>>;
+
+ShareArrays copy_weights(const Network& network) {
+  ShareArrays copies;
+  for (const auto& share : network.shares())
+    copies.emplace_back(share->values().begin(), share->values().end());
+  return copies;
+}
+
 /// theta + step * direction; direction: normal numbers scaled to the size of each array's values.
-void move_weights(Network& network, const std::vector<float>& origin,
-                  const std::vector<float>& direction, double step) {
-  for (std::size_t i = 0; i < origin.size(); ++i)
-    network.values()[i] = static_cast<float>(origin[i] + step * direction[i]);
-  network.slice().load_weights();
+void move_weights(Network& network, const ShareArrays& origin, const ShareArrays& direction,
+                  double step) {
+  for (std::size_t s = 0; s < origin.size(); ++s)
+    for (std::size_t i = 0; i < origin[s].size(); ++i)
+      network.shares()[s]->values()[i] = static_cast<float>(origin[s][i] + step * direction[s][i]);
+  network.load_weights();
 }
 
 /// Normal numbers from the stream of `seed`, scaled to what each array's values are like; the same
@@ -152,6 +172,13 @@ std::vector<float> draw_direction(const ParameterMap& map, std::uint64_t seed) {
     for (std::size_t i = entry.offset; i < entry.offset + entry.size(); ++i) direction[i] *= scale;
   }
   return direction;
+}
+
+ShareArrays draw_directions(const Network& network, std::uint64_t seed) {
+  ShareArrays directions;
+  for (const auto& share : network.shares())
+    directions.push_back(draw_direction(share->map(), seed));
+  return directions;
 }
 
 /// Slope of the straight line through (x, y) that has the least squared error.
@@ -181,22 +208,24 @@ Check check_taylor(Config config, const Communicator& communicator) {
   config.batch_size = std::max(config.batch_size, default_batch);
   Trial trial(config, communicator);
   Network& network = trial.network();
-  std::vector<float> origin(network.values().begin(), network.values().end());
-  move_weights(network, origin, draw_direction(network.map(), 1), 0.5);
-  origin.assign(network.values().begin(), network.values().end());
+  move_weights(network, copy_weights(network), draw_directions(network, 1), 0.5);
+  const ShareArrays origin = copy_weights(network);
 
   const StepReport start = trial.compute();
   const double value = start.loss + start.regularization;
-  const std::vector<float> gradient(trial.gradient().begin(), trial.gradient().end());
+  ShareArrays gradient;
+  for (const auto values : trial.gradient()) gradient.emplace_back(values.begin(), values.end());
   constexpr int num_directions = 6, num_points = 7;
   constexpr double first_step = 1.0 / 4;
   std::vector<double> squares(num_points);  // of the remainders, summed over the directions
   for (int direction_index = 0; direction_index < num_directions; ++direction_index) {
-    const std::vector<float> direction = draw_direction(network.map(), 2 + direction_index);
-    const double directional = sum_over_ranks(
-        communicator,
-        std::inner_product(gradient.begin(), gradient.end(), direction.begin(), 0.0, std::plus<>(),
-                           [](float g, float d) { return double{g} * d; }));
+    const ShareArrays direction = draw_directions(network, 2 + direction_index);
+    double product = 0;
+    for (std::size_t s = 0; s < gradient.size(); ++s)
+      product +=
+          std::inner_product(gradient[s].begin(), gradient[s].end(), direction[s].begin(), 0.0,
+                             std::plus<>(), [](float g, float d) { return double{g} * d; });
+    const double directional = sum_over_ranks(communicator, product);
     for (int k = 0; k < num_points; ++k) {
       const double step = std::ldexp(first_step, -k);
       move_weights(network, origin, direction, step);
@@ -229,9 +258,11 @@ Check check_variant(const std::string& name, Trial& base, const Config& variant)
   const Communicator& communicator = base.network().communicator();
   Trial other(variant, communicator);
   other.compute();
-  return equal_bits(name,
-                    count_differing(communicator, base.network().map(), base.gradient().data(),
-                                    other.network().map(), other.gradient().data()),
+  std::int64_t differing = 0;
+  for (std::size_t s = 0; s < base.network().shares().size(); ++s)
+    differing += num_differing(base.network().shares()[s]->map(), base.gradient()[s],
+                               other.network().shares()[s]->map(), other.gradient()[s]);
+  return equal_bits(name, sum_over_ranks(communicator, differing),
                     base.network().architecture().num_parameters());
 }
 
@@ -248,15 +279,17 @@ Check check_serial(Trial& base, const Config& config) {
     of_one.time_ranks = 1;
     Trial trial(of_one, alone);
     trial.compute();
-    std::ranges::copy(trial.gradient(), serial.begin());
+    std::ranges::copy(trial.gradient().front(), serial.begin());
   });
   communicator.broadcast(std::span<float>(serial), 0);
+  std::int64_t differing = 0;
+  for (std::size_t s = 0; s < base.network().shares().size(); ++s)
+    differing +=
+        num_differing(base.network().shares()[s]->map(), base.gradient()[s], whole, serial);
   return equal_bits(communicator.size() == 1
                         ? std::string("repeated = first run")
                         : fmt::format("1 rank = {} ranks", communicator.size()),
-                    count_differing(communicator, base.network().map(), base.gradient().data(),
-                                    whole, serial.data()),
-                    architecture.num_parameters());
+                    sum_over_ranks(communicator, differing), architecture.num_parameters());
 }
 
 void print_table(const std::vector<Check>& checks) {
@@ -279,7 +312,7 @@ ExitStatus verify_command(Config config, const Communicator& communicator) {
   complete_config(config, communicator);
 
   Trial base(config, communicator);
-  base.network().slice().measure_reversal();
+  for (const auto& share : base.network().shares()) share->slice().measure_reversal();
   const StepReport report = base.compute();
   std::vector<Check> checks{check_round_trip(base, config, report),
                             check_taylor(config, communicator)};

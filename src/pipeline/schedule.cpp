@@ -43,9 +43,10 @@ WorkOrder forward_order(int rank, const Placement& placement, int num_micro_batc
   return order;
 }
 
-int most_in_flight(const WorkOrder& order) {
+int most_in_flight(const WorkOrder& order, int slice) {
   int now = 0, most = 0;
   for (const Work& work : order) {
+    if (work.slice != slice) continue;
     now += work.sweep == Sweep::forward ? 1 : -1;
     most = std::max(most, now);
   }

@@ -24,6 +24,34 @@ std::vector<ArraySlice> array_slices(const ParameterMap& map, ArraySet set,
   return slices;
 }
 
+std::vector<ArraySlice> array_slices(const Network& network, ArraySet set, const std::string& group,
+                                     const std::function<float*(Share&)>& values) {
+  std::vector<std::vector<ArraySlice>> of_shares;
+  for (const auto& share : network.shares())
+    of_shares.push_back(array_slices(share->map(), set, group, values(*share)));
+  std::size_t most_shares = 0;
+  for (int rank = 0; rank < network.placement().num_ranks(); ++rank)
+    most_shares = std::max(most_shares, network.placement().slices_of(rank).size());
+  std::vector<ArraySlice> pieces;
+  for (std::size_t array = 0; array < of_shares.front().size(); ++array) {
+    for (std::size_t i = 0; i < most_shares; ++i) {
+      pieces.push_back(of_shares[std::min(i, of_shares.size() - 1)][array]);
+      if (i >= of_shares.size()) pieces.back().num_rows = 0;
+    }
+  }
+  return pieces;
+}
+
+std::vector<ArraySlice> model_slices(const Network& network) {
+  return array_slices(network, ArraySet::all, "/model",
+                      [](Share& share) { return share.values().data(); });
+}
+
+std::vector<ArraySlice> momentum_slices(const Network& network) {
+  return array_slices(network, ArraySet::trainable, "/optimizer/momentum",
+                      [](Share& share) { return share.velocity().data(); });
+}
+
 nlohmann::json stored_config(const Config& config, const Architecture& architecture) {
   nlohmann::json json = config_to_json(config);
   json["classes"] = architecture.num_classes();
@@ -69,21 +97,17 @@ void check_values(const std::string& file, const ArraySlice& rows, Numbers allow
 }  // namespace
 
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network) {
-  const std::string group = "/model";
-  const std::vector<ArraySlice> slices =
-      array_slices(network.map(), ArraySet::all, group, network.values().data());
+  const std::vector<ArraySlice> slices = model_slices(network);
   for (const ArraySlice& slice : slices) reader.read(slice);
   network.communicator().agree([&] {
     for (const ArraySlice& slice : slices)
-      check_values(file, slice, allowed_in(slice.path.substr(group.size() + 1)));
+      check_values(file, slice, allowed_in(slice.path.substr(std::string_view("/model/").size())));
   });
-  network.slice().load_weights();
+  network.load_weights();
 }
 
-void load_momentum(const CheckpointReader& reader, const std::string& file, const Network& network,
-                   float* velocity) {
-  const std::vector<ArraySlice> slices =
-      array_slices(network.map(), ArraySet::trainable, "/optimizer/momentum", velocity);
+void load_momentum(const CheckpointReader& reader, const std::string& file, Network& network) {
+  const std::vector<ArraySlice> slices = momentum_slices(network);
   for (const ArraySlice& slice : slices) reader.read(slice);
   network.communicator().agree([&] {
     for (const ArraySlice& slice : slices) check_values(file, slice, Numbers::any);

@@ -39,9 +39,13 @@ int threads_of(const Config& config, const Communicator& communicator) {
 
 /// Collective. The architecture, if the ranks have room for it.
 const Architecture& with_room(const Config& config, const Architecture& architecture,
-                              const Communicator& communicator, int largest_micro_batch) {
-  const BlockRange slice = partition(architecture, communicator.size())[communicator.rank()];
-  check_memory(forecast_memory(config, architecture, slice, largest_micro_batch), communicator);
+                              const Communicator& communicator, const Placement& placement,
+                              int largest_micro_batch) {
+  const std::vector<BlockRange> cut = partition(architecture, placement.num_slices());
+  MemoryForecast mine;
+  for (const int slice : placement.slices_of(communicator.rank()))
+    mine += forecast_memory(config, architecture, cut[slice], largest_micro_batch);
+  check_memory(mine, communicator);
   return architecture;
 }
 
@@ -87,41 +91,62 @@ void check_ranks(const Config& config, const Communicator& communicator) {
 
 Network::Network(const Config& config, const Architecture& architecture,
                  const Communicator& communicator, int largest_micro_batch)
-    : architecture_(with_room(config, architecture, communicator, largest_micro_batch)),
+    : Network(config, architecture, communicator,
+              Placement::round_robin(communicator.size(), communicator.size()),
+              largest_micro_batch) {}
+
+Network::Network(const Config& config, const Architecture& architecture,
+                 const Communicator& communicator, const Placement& placement,
+                 int largest_micro_batch)
+    : architecture_(with_room(config, architecture, communicator, placement, largest_micro_batch)),
       communicator_(communicator),
       largest_micro_batch_(largest_micro_batch),
       num_threads_(threads_of(config, communicator)),
-      slices_(partition(architecture_, communicator.size())),
-      map_(architecture_, slices_[communicator.rank()]),
-      values_(map_.size(), Memory::weights),
+      placement_(placement),
+      slices_(partition(architecture_, placement.num_slices())),
       backend_(make_backend(config.backend, num_threads_)) {
-  initialise(architecture_, map_, config.seed, values_.data());
-  slice_ = std::make_unique<TimeSlice<float>>(
-      architecture_, slices_[communicator.rank()], map_, *backend_,
-      config.activations == "store" ? Activations::store : Activations::reverse, values_.data());
-  slice_->load_weights();
-  const int num_ranks = communicator_.size();
-  pipeline_ = std::make_unique<Pipeline>(
-      communicator_, Placement::round_robin(num_ranks, num_ranks),
-      std::vector<TimeSlice<float>*>{slice_.get()}, *backend_, largest_micro_batch);
+  const Activations activations =
+      config.activations == "store" ? Activations::store : Activations::reverse;
+  std::vector<TimeSlice<float>*> slices;
+  for (const int slice : placement_.slices_of(communicator.rank())) {
+    shares_.push_back(std::make_unique<Share>(architecture_, slice, slices_[slice], *backend_,
+                                              activations, config.seed));
+    slices.push_back(&shares_.back()->slice());
+  }
+  pipeline_ = std::make_unique<Pipeline>(communicator_, placement_, std::move(slices), *backend_,
+                                         largest_micro_batch);
+}
+
+void Network::load_weights() {
+  for (const auto& share : shares_) share->slice().load_weights();
+}
+
+Share* Network::first_share() const {
+  return placement_.first_rank() == communicator_.rank() ? shares_.front().get() : nullptr;
+}
+
+Share* Network::last_share() const {
+  return placement_.last_rank() == communicator_.rank() ? shares_.back().get() : nullptr;
 }
 
 ChannelStatistics Network::input_statistics() const {
+  Share& share = *first_share();
   const auto copy = [&](const ParameterEntry& entry) {
-    const float* begin = values_.data() + entry.offset;
+    const float* begin = share.values().data() + entry.offset;
     return std::vector<float>(begin, begin + entry.size());
   };
-  return {copy(map_.input_mean), copy(map_.input_std)};
+  return {copy(share.map().input_mean), copy(share.map().input_std)};
 }
 
 void Network::set_input_statistics(const ChannelStatistics& statistics) {
-  std::ranges::copy(statistics.mean, values_.data() + map_.input_mean.offset);
-  std::ranges::copy(statistics.std, values_.data() + map_.input_std.offset);
+  Share& share = *first_share();
+  std::ranges::copy(statistics.mean, share.values().data() + share.map().input_mean.offset);
+  std::ranges::copy(statistics.std, share.values().data() + share.map().input_std.offset);
 }
 
 void Network::time_phases() {
   phase_timer_.emplace(static_cast<int>(architecture_.stages().size()));
-  slice_->set_phase_timer(&*phase_timer_);
+  for (const auto& share : shares_) share->slice().set_phase_timer(&*phase_timer_);
   pipeline_->set_phase_timer(&*phase_timer_);
 }
 

@@ -177,12 +177,43 @@ RowSums Regularizer::add(const float* values, float* gradient) const {
   return sums;
 }
 
-double Regularizer::value(const std::vector<double>& decay,
-                          const std::vector<double>& smoothness) const {
+double Regularizer::value(const RowSums& all) const {
   const auto sum = [](const std::vector<double>& values) {
     return std::accumulate(values.begin(), values.end(), 0.0);
   };
-  return weight_decay_ / 2 * sum(decay) + smoothness_over_h_ / 2 * sum(smoothness);
+  return weight_decay_ / 2 * sum(all.decay) + smoothness_over_h_ / 2 * sum(all.smoothness);
+}
+
+// A slice travels as three lengths and three arrays; ranks send their slices in ascending order.
+RowSums gather_row_sums(const Communicator& communicator, const Placement& placement,
+                        const std::vector<RowSums>& mine) {
+  constexpr std::vector<double> RowSums::*arrays[] = {&RowSums::decay, &RowSums::smoothness,
+                                                      &RowSums::gradient};
+  std::vector<double> packed;
+  for (const RowSums& sums : mine) {
+    for (const auto array : arrays) packed.push_back(static_cast<double>((sums.*array).size()));
+    for (const auto array : arrays)
+      packed.insert(packed.end(), (sums.*array).begin(), (sums.*array).end());
+  }
+  const std::vector<double> all = communicator.all_gather(packed);
+  std::vector<RowSums> of_slice(placement.num_slices());
+  auto next = all.begin();
+  for (int rank = 0; rank < placement.num_ranks(); ++rank) {
+    for (const int slice : placement.slices_of(rank)) {
+      auto length = next;
+      next += std::size(arrays);
+      for (const auto array : arrays) {
+        const auto end = next + static_cast<std::ptrdiff_t>(*length++);
+        (of_slice[slice].*array).assign(next, end);
+        next = end;
+      }
+    }
+  }
+  RowSums in_order;
+  for (const RowSums& sums : of_slice)
+    for (const auto array : arrays)
+      (in_order.*array).insert((in_order.*array).end(), (sums.*array).begin(), (sums.*array).end());
+  return in_order;
 }
 
 }  // namespace revode

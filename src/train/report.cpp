@@ -56,38 +56,47 @@ std::string partition_lines(const Config& config, Network& network) {
   const Architecture& architecture = network.architecture();
   const std::vector<BlockRange>& slices = network.slices();
   const ScheduleRule& schedule = schedule_rule(config.schedule);
-  const Placement& placement = network.pipeline().placement();
+  const Placement& placement = network.placement();
   const int num_ranks = placement.num_ranks();
-  double total = 0, largest = 0;
-  for (const BlockRange slice : slices) {
-    const auto cost = static_cast<double>(slice_cost(architecture, slice));
+  double total = 0;
+  std::vector<double> work(num_ranks);
+  for (int slice = 0; slice < placement.num_slices(); ++slice) {
+    const auto cost = static_cast<double>(slice_cost(architecture, slices[slice]));
     total += cost;
-    largest = std::max(largest, cost);
+    work[placement.rank_of(slice)] += cost;
   }
   const Communicator& communicator = network.communicator();
-  const std::vector<std::int64_t> stash = communicator.all_gather(static_cast<std::int64_t>(
-      network.slice().stash_bytes(network.largest_micro_batch()) *
-      most_in_flight(schedule.make(communicator.rank(), placement, *config.micro_batches))));
-  const std::vector<std::int64_t> parameters =
-      communicator.all_gather(num_trainable(network.map()));
+  const WorkOrder order = schedule.make(communicator.rank(), placement, *config.micro_batches);
+  // By slice; 0 where it is another rank's.
+  std::vector<double> mine(2 * slices.size());
+  for (const auto& share : network.shares()) {
+    mine[2 * share->index()] =
+        static_cast<double>(share->slice().stash_bytes(network.largest_micro_batch())) *
+        most_in_flight(order, share->index());
+    mine[2 * share->index() + 1] = static_cast<double>(num_trainable(share->map()));
+  }
+  const std::vector<double> all = communicator.all_gather(mine);
+  const auto of_slice = [&](int slice, int field) {
+    return all[placement.rank_of(slice) * mine.size() + 2 * slice + field];
+  };
 
   std::string text = fmt::format("  {:>4} {:>11} {:>6} {:>11} {:>10}  {}\n", "rank", "blocks",
                                  "work", "parameters", "stash", "holds");
-  for (int rank = 0; rank < num_ranks; ++rank) {
-    if (num_ranks > most_lines && rank == most_lines / 2) {
+  const int num_slices = placement.num_slices();
+  for (int slice = 0; slice < num_slices; ++slice) {
+    if (num_slices > most_lines && slice == most_lines / 2) {
       text += fmt::format("  {:>4}\n", "...");
-      rank = num_ranks - most_lines / 2;
+      slice = num_slices - most_lines / 2;
     }
-    const BlockRange slice = slices[rank];
-    text +=
-        fmt::format("  {:>4} {:>11} {:>5.1f}% {:>11} {:>10}  {}\n", rank,
-                    fmt::format("{}..{}", slice.first, slice.last - 1),
-                    100 * static_cast<double>(slice_cost(architecture, slice)) / total,
-                    format_count(parameters[rank]), format_bytes(static_cast<double>(stash[rank])),
-                    held_by(architecture, slice));
+    const BlockRange range = slices[slice];
+    text += fmt::format("  {:>4} {:>11} {:>5.1f}% {:>11} {:>10}  {}\n", placement.rank_of(slice),
+                        fmt::format("{}..{}", range.first, range.last - 1),
+                        100 * static_cast<double>(slice_cost(architecture, range)) / total,
+                        format_count(static_cast<std::int64_t>(of_slice(slice, 1))),
+                        format_bytes(of_slice(slice, 0)), held_by(architecture, range));
   }
   if (num_ranks == 1) return text;
-  const double balance = total / (num_ranks * largest);
+  const double balance = total / (num_ranks * std::ranges::max(work));
   const auto bubble_with = [&](int num_micro_batches) {
     return 100 * expected_bubble(architecture, slices, schedule, placement, num_micro_batches);
   };

@@ -92,7 +92,7 @@ Trainer::Trainer(const Config& config, StartPoint start, const Communicator& com
 }
 
 void Trainer::load() {
-  training_.velocity();  // so that the start-up block counts it
+  for (const auto& share : network_.shares()) share->velocity();  // the start-up block counts it
   train_digest_ = train_data_.digest();
   if (start_.kind == StartPoint::Kind::fresh) {
     if (communicator_.is_root()) network_.set_input_statistics(train_data_.statistics());
@@ -105,7 +105,7 @@ void Trainer::load() {
         progress_ = from_attributes(reader.progress(), start_.file);
         check_training_data(reader);
       });
-      load_momentum(reader, start_.file, network_, training_.velocity().data());
+      load_momentum(reader, start_.file, network_);
       last_saved_step_ = first_step_ = progress_.step;
     }
   }
@@ -370,21 +370,20 @@ void Trainer::write_file(const std::string& name, double best_accuracy) {
   });
   RunProgress progress = progress_;
   progress.best_accuracy = best_accuracy;
-  CheckpointContents contents{
-      .config = stored_config(config_, network_.architecture()),
-      .root_attributes = Attributes::object(),
-      .progress = to_attributes(progress, config_.seed),
-      .arrays = array_slices(network_.map(), ArraySet::all, "/model", network_.values().data())};
+  CheckpointContents contents{.config = stored_config(config_, network_.architecture()),
+                              .root_attributes = Attributes::object(),
+                              .progress = to_attributes(progress, config_.seed),
+                              .arrays = model_slices(network_)};
   store_training_data({train_data_.size(), train_digest_}, contents.config);
-  for (ArraySlice& slice : array_slices(network_.map(), ArraySet::trainable, "/optimizer/momentum",
-                                        training_.velocity().data()))
-    contents.arrays.push_back(std::move(slice));
+  for (ArraySlice& slice : momentum_slices(network_)) contents.arrays.push_back(std::move(slice));
   write_checkpoint(std::filesystem::path(config_.output) / name, contents, communicator_.handle());
 }
 
 void Trainer::check_weights_are_finite() {
-  const std::optional<std::string> mine =
-      first_non_finite(network_.map(), network_.values().data(), training_.velocity().data());
+  std::optional<std::string> mine;
+  for (const auto& share : network_.shares())
+    if (!mine)
+      mine = first_non_finite(share->map(), share->values().data(), share->velocity().data());
   communicator_.agree([&] {
     if (mine)
       throw run_error(

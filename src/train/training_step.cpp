@@ -30,47 +30,64 @@ int layer_of_entry(const Architecture& architecture, const ParameterMap& map, st
 TrainingStep::TrainingStep(const Config& config, Network& network)
     : network_(network),
       schedule_(schedule_rule(config.schedule)),
-      regularizer_(network.architecture(), network.slice().range(), network.map(),
-                   config.weight_decay, config.smoothness, network.communicator(),
-                   network.pipeline().placement(), network.communicator().rank()),
       momentum_(config.momentum),
-      clip_norm_(config.clip_norm),
-      gradient_(network.map().size()) {
+      clip_norm_(config.clip_norm) {
+  for (const auto& share : network.shares()) {
+    regularizers_.emplace_back(network.architecture(), share->slice().range(), share->map(),
+                               config.weight_decay, config.smoothness, network.communicator(),
+                               network.placement(), share->index());
+    share->gradient();  // so that the start-up block counts it
+  }
   network.pipeline().prepare(schedule_, *config.micro_batches);
 }
 
-Buffer<float>& TrainingStep::velocity() {
-  if (velocity_.size() == 0) velocity_ = Buffer<float>(network_.map().size(), Memory::momentum);
-  return velocity_;
+// Of all slices, in their order: so the sums do not depend on who owns what.
+RowSums TrainingStep::add_regularization() {
+  PhaseTimer* timer = network_.phase_timer();
+  {
+    const PhaseScope timed(timer, Phase::waiting);
+    for (std::size_t s = 0; s < regularizers_.size(); ++s)
+      regularizers_[s].post_edges(network_.shares()[s]->values().data());
+    for (Regularizer& regularizer : regularizers_) regularizer.wait_for_edges();
+  }
+  std::vector<RowSums> mine;
+  {
+    const PhaseScope timed(timer, Phase::regularization);
+    for (std::size_t s = 0; s < regularizers_.size(); ++s) {
+      Share& share = *network_.shares()[s];
+      mine.push_back(regularizers_[s].add(share.values().data(), share.gradient().values().data()));
+    }
+  }
+  const PhaseScope timed(timer, Phase::waiting);
+  return gather_row_sums(network_.communicator(), network_.placement(), mine);
 }
 
 StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool stop_requested,
                                           const OnLogits& on_logits) {
   const Communicator& communicator = network_.communicator();
   PhaseTimer* timer = network_.phase_timer();
+  std::vector<ExactSum*> sums;
   {
     const PhaseScope timed(timer, Phase::optimizer);
-    gradient_.clear();
+    for (const auto& share : network_.shares()) {
+      share->gradient().clear();
+      sums.push_back(share->gradient().sums());
+    }
   }
-  const SweepResult sweep =
-      network_.pipeline().train(schedule_, source, {gradient_.sums()}, on_logits);
-  const std::optional<std::size_t> sum_out_of_range = [&] {
-    const PhaseScope timed(timer, Phase::optimizer);
-    return gradient_.finish();
-  }();
+  const SweepResult sweep = network_.pipeline().train(schedule_, source, sums, on_logits);
+  std::vector<int> layers_of_sums;  // whose sums left the range
   {
-    const PhaseScope timed(timer, Phase::waiting);
-    regularizer_.post_edges(network_.values().data());
-    regularizer_.wait_for_edges();
+    const PhaseScope timed(timer, Phase::optimizer);
+    for (const auto& share : network_.shares())
+      if (const auto entry = share->gradient().finish())
+        layers_of_sums.push_back(layer_of_entry(network_.architecture(), share->map(), *entry));
   }
-  const RowSums rows = [&] {
-    const PhaseScope timed(timer, Phase::regularization);
-    return regularizer_.add(network_.values().data(), gradient().data());
-  }();
+  const RowSums rows = add_regularization();
 
   // What is left are sums over ranks: the time goes into waiting for the last of them.
   const PhaseScope timed(timer, Phase::waiting);
-  const RangeCounts counts = network_.slice().take_counts();
+  RangeCounts counts;
+  for (const auto& share : network_.shares()) counts += share->slice().take_counts();
   // What the ranks add up; counts of a mini-batch are exact in a double.
   enum Field { loss, correct, out_of_range, rounded_to_zero, ranks_that_stop, num_fields };
   const MicroBatchResult result = sweep.total();
@@ -81,7 +98,6 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   mine[rounded_to_zero] = static_cast<double>(counts.rounded_to_zero);
   mine[ranks_that_stop] = stop_requested ? 1 : 0;
   const std::vector<double> all = communicator.all_gather(mine);
-  const std::vector<double> gradient_rows = communicator.all_gather(rows.gradient);
   const auto sum_over_ranks = [&](Field field) {
     double sum = 0;
     for (std::size_t i = field; i < all.size(); i += num_fields) sum += all[i];
@@ -89,31 +105,32 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   };
   return {
       .loss = sum_over_ranks(loss) / source.size(),
-      .regularization = regularizer_.value(communicator.all_gather(rows.decay),
-                                           communicator.all_gather(rows.smoothness)),
-      .gradient_norm = std::sqrt(std::accumulate(gradient_rows.begin(), gradient_rows.end(), 0.0)),
+      .regularization = regularizers_.front().value(rows),
+      .gradient_norm = std::sqrt(std::accumulate(rows.gradient.begin(), rows.gradient.end(), 0.0)),
       .num_correct = static_cast<std::int64_t>(sum_over_ranks(correct)),
       .num_samples = source.size(),
       .range = {static_cast<std::int64_t>(sum_over_ranks(out_of_range)),
                 static_cast<std::int64_t>(sum_over_ranks(rounded_to_zero))},
-      .overflow = first_overflow(sum_out_of_range),
+      .overflow = first_overflow(layers_of_sums),
       .stop_requested = sum_over_ranks(ranks_that_stop) > 0};
 }
 
 // The lowest micro-batch of all ranks, then the layer nearest the closing. A sum counts as a
 // micro-batch behind all others.
 std::optional<StepReport::Overflow> TrainingStep::first_overflow(
-    std::optional<std::size_t> sum_out_of_range) {
+    const std::vector<int>& layers_of_sums) {
   constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max(), in_sum = none - 1;
   const Communicator& communicator = network_.communicator();
   std::int64_t micro_batch = none, layer = 0;
-  if (const auto& overflow = network_.slice().gradient_overflow()) {
-    micro_batch = overflow->micro_batch;
-    layer = overflow->layer;
-  } else if (sum_out_of_range) {
-    micro_batch = in_sum;
-    layer = layer_of_entry(network_.architecture(), network_.map(), *sum_out_of_range);
-  }
+  const auto note = [&](std::int64_t in_micro_batch, int in_layer) {
+    if (in_micro_batch > micro_batch || (in_micro_batch == micro_batch && in_layer < layer)) return;
+    micro_batch = in_micro_batch;
+    layer = in_layer;
+  };
+  for (const auto& share : network_.shares())
+    if (const auto& overflow = share->slice().gradient_overflow())
+      note(overflow->micro_batch, overflow->layer);
+  for (const int of_sum : layers_of_sums) note(in_sum, of_sum);
   const std::vector<std::int64_t> micro_batches = communicator.all_gather(micro_batch);
   const std::int64_t lowest = std::ranges::min(micro_batches);
   if (lowest == none) return std::nullopt;
@@ -131,10 +148,13 @@ std::optional<StepReport::Overflow> TrainingStep::first_overflow(
 void TrainingStep::update(double rate, const StepReport& report) {
   const PhaseScope timed(network_.phase_timer(), Phase::optimizer);
   const bool clip = clip_norm_ > 0 && report.gradient_norm > clip_norm_;
-  sgd_step(network_.map(), rate, momentum_, clip ? clip_norm_ / report.gradient_norm : 1.0,
-           gradient().data(), velocity().data(), network_.values().data());
-  network_.slice().update_running_averages();
-  network_.slice().load_weights();
+  const double scale = clip ? clip_norm_ / report.gradient_norm : 1.0;
+  for (const auto& share : network_.shares()) {
+    sgd_step(share->map(), rate, momentum_, scale, share->gradient().values().data(),
+             share->velocity().data(), share->values().data());
+    share->slice().update_running_averages();
+  }
+  network_.load_weights();
 }
 
 void TrainingStep::require_finite(const MiniBatchSource& source, const StepReport& report,

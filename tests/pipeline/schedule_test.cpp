@@ -164,10 +164,12 @@ TEST(OneForwardOneBackward, HoldsNoMoreMicroBatchesThanThereAreRanksToTheEnd) {
   for_each_size([&](int num_ranks, int num_micro_batches) {
     const Placement placement = one_slice_a_rank(num_ranks);
     for (int rank = 0; rank < num_ranks; ++rank) {
-      EXPECT_EQ(most_in_flight(schedule_rule("1f1b").make(rank, placement, num_micro_batches)),
-                std::min(num_ranks - rank, num_micro_batches));
-      EXPECT_EQ(most_in_flight(schedule_rule("gpipe").make(rank, placement, num_micro_batches)),
-                num_micro_batches);
+      EXPECT_EQ(
+          most_in_flight(schedule_rule("1f1b").make(rank, placement, num_micro_batches), rank),
+          std::min(num_ranks - rank, num_micro_batches));
+      EXPECT_EQ(
+          most_in_flight(schedule_rule("gpipe").make(rank, placement, num_micro_batches), rank),
+          num_micro_batches);
     }
   });
 }

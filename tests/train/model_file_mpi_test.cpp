@@ -137,6 +137,9 @@ TEST(RunProgress, WhatARunCanHaveCountedIsTaken) {
             "");
 }
 
+/// The first of this rank's.
+Share& share_of(const Network& network) { return *network.shares().front(); }
+
 class ModelFile : public testing::Test {
  protected:
   ModelFile() {
@@ -146,13 +149,12 @@ class ModelFile : public testing::Test {
   ~ModelFile() override { world_.barrier(); }
 
   void write(Network& network) {
-    write_checkpoint(
-        file_,
-        {.config = stored_config(small_config(), network.architecture()),
-         .root_attributes = Attributes::object(),
-         .progress = to_attributes(some_progress(), 7),
-         .arrays = array_slices(network.map(), ArraySet::all, "/model", network.values().data())},
-        world_.handle());
+    write_checkpoint(file_,
+                     {.config = stored_config(small_config(), network.architecture()),
+                      .root_attributes = Attributes::object(),
+                      .progress = to_attributes(some_progress(), 7),
+                      .arrays = model_slices(network)},
+                     world_.handle());
   }
 
   Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
@@ -167,7 +169,9 @@ TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
   config.seed = 99;
   Network again(config, make_architecture(config), world_, 3);
   Network whole(config, make_architecture(config), self_, 3);
-  EXPECT_NE(num_differing_rows(again.map(), again.values(), network.map(), network.values()), 0u);
+  EXPECT_NE(num_differing_rows(share_of(again).map(), share_of(again).values().span(),
+                               share_of(network).map(), share_of(network).values().span()),
+            0u);
   {
     const CheckpointReader reader(file_, world_.handle());
     load_model(reader, file_, again);
@@ -177,15 +181,19 @@ TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
     const CheckpointReader reader(file_);
     load_model(reader, file_, whole);
   }
-  EXPECT_EQ(num_differing_rows(again.map(), again.values(), network.map(), network.values()), 0u);
-  EXPECT_EQ(num_differing_rows(network.map(), network.values(), whole.map(), whole.values()), 0u);
+  EXPECT_EQ(num_differing_rows(share_of(again).map(), share_of(again).values().span(),
+                               share_of(network).map(), share_of(network).values().span()),
+            0u);
+  EXPECT_EQ(num_differing_rows(share_of(network).map(), share_of(network).values().span(),
+                               share_of(whole).map(), share_of(whole).values().span()),
+            0u);
 }
 
 TEST_F(ModelFile, WeightsThatAreNotFiniteAreRefusedByEveryRank) {
   const Config config = small_config();
   Network network(config, make_architecture(config), world_, 3);
-  if (network.slice().is_last())
-    network.values()[network.map().closing_weight.offset + 10 * 7] =
+  if (network.last_share() != nullptr)
+    share_of(network).values()[share_of(network).map().closing_weight.offset + 10 * 7] =
         std::numeric_limits<float>::quiet_NaN();
   write(network);
   const CheckpointReader reader(file_, world_.handle());
@@ -200,18 +208,19 @@ TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
     if (entry.num_rows == 0) {
       write(network);
     } else {
-      const float before = std::exchange(network.values()[entry.offset + 1], value);
+      const float before = std::exchange(share_of(network).values()[entry.offset + 1], value);
       write(network);
-      network.values()[entry.offset + 1] = before;
+      share_of(network).values()[entry.offset + 1] = before;
     }
     world_.barrier();
     const CheckpointReader reader(file_, world_.handle());
     const std::string error =
         error_text(ExitStatus::bad_input, [&] { load_model(reader, file_, network); });
-    initialise(network.architecture(), network.map(), config.seed, network.values().data());
+    initialise(network.architecture(), share_of(network).map(), config.seed,
+               share_of(network).values().data());
     return error;
   };
-  const ParameterMap& map = network.map();
+  const ParameterMap& map = share_of(network).map();
 
   EXPECT_THAT(error_with(map.input_std, 0),
               AllOf(HasSubstr("/model/input/std holds 0 in row 1"), HasSubstr("above 0")));
@@ -224,17 +233,44 @@ TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
   EXPECT_EQ(error_with(map.closing_norm.mean, -1), "");
 }
 
+// A rank may own several slices: its rows of an array come in pieces.
+TEST_F(ModelFile, ComesBackWhereRanksOwnSeveralSlices) {
+  Config config = small_config();
+  const Placement ring = Placement::round_robin(std::min(2 * world_.size(), 4), world_.size());
+  Network network(config, make_architecture(config), world_, ring, 3);
+  write(network);
+  Network whole(config, make_architecture(config), self_, 3);
+  config.seed = 99;
+  Network again(config, make_architecture(config), world_, ring, 3),
+      alone(config, make_architecture(config), self_, 3);
+  {
+    const CheckpointReader reader(file_, world_.handle());
+    load_model(reader, file_, again);
+  }
+  {
+    const CheckpointReader reader(file_);
+    load_model(reader, file_, alone);
+  }
+  EXPECT_EQ(num_differing(share_of(alone).values().span(), share_of(whole).values().span()), 0u);
+  for (const auto& share : again.shares())
+    EXPECT_EQ(num_differing_rows(share->map(), share->values().span(), share_of(whole).map(),
+                                 share_of(whole).values().span()),
+              0u);
+}
+
 TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
   const Config config = small_config();
   Network network(config, make_architecture(config), world_, 3);
-  std::vector<float> written(network.map().size()), read(written.size(), 7.0f);
+  std::vector<float> written(share_of(network).map().size());
+  Buffer<float>& read = share_of(network).velocity();
+  std::ranges::fill(read, 7.0f);
   for (std::size_t i = 0; i < written.size(); ++i) written[i] = static_cast<float>(i);
   const auto write_momentum = [&] {
     write_checkpoint(file_,
                      {.config = {{"arch", "hamiltonian"}},
                       .root_attributes = {},
                       .progress = {},
-                      .arrays = array_slices(network.map(), ArraySet::trainable,
+                      .arrays = array_slices(share_of(network).map(), ArraySet::trainable,
                                              "/optimizer/momentum", written.data())},
                      world_.handle());
   };
@@ -242,19 +278,19 @@ TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
   write_momentum();
   {
     const CheckpointReader reader(file_, world_.handle());
-    load_momentum(reader, file_, network, read.data());
+    load_momentum(reader, file_, network);
   }
-  for (const ParameterEntry* entry : network.map().entries()) {
+  for (const ParameterEntry* entry : share_of(network).map().entries()) {
     for (std::size_t i = entry->offset; i < entry->offset + entry->size(); ++i)
       ASSERT_EQ(read[i], entry->trainable ? written[i] : 7.0f) << entry->name;
   }
 
-  if (network.slice().is_last())
-    written[network.map().closing_bias.offset + 4] = std::numeric_limits<float>::infinity();
+  if (network.last_share() != nullptr)
+    written[share_of(network).map().closing_bias.offset + 4] =
+        std::numeric_limits<float>::infinity();
   write_momentum();
   const CheckpointReader reader(file_, world_.handle());
-  EXPECT_THAT(error_text(ExitStatus::bad_input,
-                         [&] { load_momentum(reader, file_, network, read.data()); }),
+  EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { load_momentum(reader, file_, network); }),
               AllOf(HasSubstr(file_), HasSubstr("/optimizer/momentum/closing/bias holds inf"),
                     HasSubstr("row 4")));
   EXPECT_EQ(first_non_finite(reader), "/optimizer/momentum/closing/bias");
@@ -288,13 +324,13 @@ TEST_F(ModelFile, ShapesAreComparedWithoutMakingTheNetwork) {
 TEST_F(ModelFile, MomentumHoldsTrainableArraysOnly) {
   const Config config = small_config();
   Network network(config, make_architecture(config), self_, 3);
-  std::vector<float> values(network.map().size());
+  std::vector<float> values(share_of(network).map().size());
   std::vector<std::string> all, trainable;
   for (const ArraySlice& slice :
-       array_slices(network.map(), ArraySet::all, "/model", values.data()))
+       array_slices(share_of(network).map(), ArraySet::all, "/model", values.data()))
     all.push_back(slice.path);
   for (const ArraySlice& slice :
-       array_slices(network.map(), ArraySet::trainable, "/momentum", values.data()))
+       array_slices(share_of(network).map(), ArraySet::trainable, "/momentum", values.data()))
     trainable.push_back(slice.path);
   EXPECT_THAT(all, testing::IsSupersetOf({"/model/input/mean", "/model/opening/norm/variance",
                                           "/model/stage_2/kernel"}));

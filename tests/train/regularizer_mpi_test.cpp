@@ -93,12 +93,11 @@ Result regularize(const Architecture& architecture, BlockRange range, const Para
                           placement, communicator.rank());
   regularizer.post_edges(values.data());
   regularizer.wait_for_edges();
-  const RowSums sums = regularizer.add(values.data(), gradient.data());
-  const std::vector<double> norms = communicator.all_gather(sums.gradient);
+  const RowSums sums =
+      gather_row_sums(communicator, placement, {regularizer.add(values.data(), gradient.data())});
   return {.gradient = std::move(gradient),
-          .value = regularizer.value(communicator.all_gather(sums.decay),
-                                     communicator.all_gather(sums.smoothness)),
-          .squared_norm = std::accumulate(norms.begin(), norms.end(), 0.0)};
+          .value = regularizer.value(sums),
+          .squared_norm = std::accumulate(sums.gradient.begin(), sums.gradient.end(), 0.0)};
 }
 
 /// The slice's rows of an array of the whole network.
@@ -111,6 +110,41 @@ std::vector<float> rows_of(const ParameterMap& slice, const ParameterMap& whole,
                                     all[e]->offset + mine[e]->first_row * mine[e]->row_size()),
                 mine[e]->size(), rows.begin() + static_cast<std::ptrdiff_t>(mine[e]->offset));
   return rows;
+}
+
+// Ranks send what they own in the order of their slices; what comes back is in the order of all.
+TEST(GatherRowSums, PutsTheSlicesInOrderWhoeverOwnsThem) {
+  const Communicator world(MPI_COMM_WORLD);
+  const int num_slices = 2 * world.size();
+  for (const Placement& placement : {Placement::round_robin(num_slices, world.size()), [&] {
+                                       std::vector<int> rank_of_slice;  // 0 1 2 2 1 0, say
+                                       for (int rank = 0; rank < world.size(); ++rank)
+                                         rank_of_slice.push_back(rank);
+                                       for (int rank = world.size(); rank-- > 0;)
+                                         rank_of_slice.push_back(rank);
+                                       return Placement(rank_of_slice);
+                                     }()}) {
+    std::vector<RowSums> mine;
+    for (const int slice : placement.slices_of(world.rank())) {
+      const double number = slice;
+      mine.push_back({.decay = {number},
+                      .smoothness = std::vector<double>(slice % 3, number),
+                      .gradient = {number, -number}});
+    }
+
+    const RowSums all = gather_row_sums(world, placement, mine);
+
+    RowSums expected;
+    for (int slice = 0; slice < num_slices; ++slice) {
+      const double number = slice;
+      expected.decay.push_back(number);
+      expected.smoothness.insert(expected.smoothness.end(), slice % 3, number);
+      expected.gradient.insert(expected.gradient.end(), {number, -number});
+    }
+    EXPECT_EQ(all.decay, expected.decay);
+    EXPECT_EQ(all.smoothness, expected.smoothness);
+    EXPECT_EQ(all.gradient, expected.gradient);
+  }
 }
 
 class RegularizerOf : public testing::TestWithParam<std::string> {

@@ -29,7 +29,14 @@ inline Config small_config(const std::string& arch = "hamiltonian") {
 /// A network with what trains it.
 struct SmallNetwork {
   SmallNetwork(const Config& config, const Communicator& communicator)
-      : network(config, make_architecture(config), communicator, 3), training(config, network) {}
+      : SmallNetwork(config, communicator,
+                     Placement::round_robin(communicator.size(), communicator.size())) {}
+  SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement)
+      : network(config, make_architecture(config), communicator, placement, 3),
+        training(config, network) {}
+
+  /// The first of this rank's.
+  Share& share() { return *network.shares().front(); }
 
   Network network;
   TrainingStep training;

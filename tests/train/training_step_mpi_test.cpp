@@ -69,16 +69,47 @@ TEST_P(TrainingStepOf, SeveralStepsOverTheRanksEqualThoseOfOneRank) {
     }
     spread.training.update(0.1, got);
     alone.training.update(0.1, expected);
-    const ParameterMap &slice = spread.network.map(), &whole = alone.network.map();
-    EXPECT_EQ(
-        num_differing_rows(slice, spread.training.gradient(), whole, alone.training.gradient()),
-        0u);
-    EXPECT_EQ(num_differing_rows(slice, spread.network.values().span(), whole,
-                                 alone.network.values().span()),
+    const ParameterMap &slice = spread.share().map(), &whole = alone.share().map();
+    EXPECT_EQ(num_differing_rows(slice, spread.share().gradient().values(), whole,
+                                 alone.share().gradient().values()),
               0u);
-    EXPECT_EQ(num_differing_rows(slice, spread.training.velocity().span(), whole,
-                                 alone.training.velocity().span()),
+    EXPECT_EQ(num_differing_rows(slice, spread.share().values().span(), whole,
+                                 alone.share().values().span()),
               0u);
+    EXPECT_EQ(num_differing_rows(slice, spread.share().velocity().span(), whole,
+                                 alone.share().velocity().span()),
+              0u);
+  }
+}
+
+// A rank that owns slices 0 and 2, say: sums over rows are in the order of the slices, not of the
+// ranks.
+TEST_F(TrainingStepOnce, SeveralSlicesARankEqualOneRankBitForBit) {
+  Config config = small_config();
+  config.schedule = "gpipe";
+  SmallNetwork alone(config, self_);
+  const int num_slices = std::min(2 * world_.size(), 4);
+  const Placement ring = Placement::round_robin(num_slices, world_.size());
+  SmallNetwork spread(config, world_, ring);
+  ASSERT_EQ(spread.network.shares().size(), ring.slices_of(world_.rank()).size());
+  const TestBatch<float> batch(alone.network.architecture(), {3, 3, 2});
+  const MiniBatchSource source = source_of(batch);
+  for (int step = 0; step < 3; ++step) {
+    const StepReport got = spread.training.compute_gradient(source);
+    const StepReport expected = alone.training.compute_gradient(source);
+    EXPECT_EQ(got.loss, expected.loss);
+    EXPECT_EQ(got.regularization, expected.regularization);
+    EXPECT_EQ(got.gradient_norm, expected.gradient_norm);
+    spread.training.update(0.1, got);
+    alone.training.update(0.1, expected);
+    for (const auto& share : spread.network.shares()) {
+      EXPECT_EQ(num_differing_rows(share->map(), share->values().span(), alone.share().map(),
+                                   alone.share().values().span()),
+                0u);
+      EXPECT_EQ(num_differing_rows(share->map(), share->velocity().span(), alone.share().map(),
+                                   alone.share().velocity().span()),
+                0u);
+    }
   }
 }
 
@@ -100,9 +131,9 @@ TEST_F(TrainingStepOnce, ClippingScalesTheWholeGradientToTheNormAskedFor) {
   small.training.update(0, report);
 
   double mine = 0;
-  for (const ParameterEntry* entry : small.network.map().entries())
+  for (const ParameterEntry* entry : small.share().map().entries())
     for (std::size_t i = entry->offset; entry->trainable && i < entry->offset + entry->size(); ++i)
-      mine += double{small.training.velocity()[i]} * small.training.velocity()[i];
+      mine += double{small.share().velocity()[i]} * small.share().velocity()[i];
   double sum = 0;
   for (const double part : world_.all_gather(std::span<const double>(&mine, 1))) sum += part;
   EXPECT_NEAR(std::sqrt(sum), 0.01, 1e-8);  // float rounding of each entry
@@ -114,21 +145,21 @@ TEST_F(TrainingStepOnce, ANormBelowTheBoundIsNotClipped) {
   SmallNetwork small(config, world_);
   const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
   small.training.update(0, small.training.compute_gradient(source_of(batch)));
-  EXPECT_EQ(num_differing_rows(small.network.map(), small.training.velocity(), small.network.map(),
-                               small.training.gradient()),
+  EXPECT_EQ(num_differing_rows(small.share().map(), small.share().velocity().span(),
+                               small.share().map(), small.share().gradient().values()),
             0u);
 }
 
 TEST_F(TrainingStepOnce, NonFiniteWeightsAreTracedToTheirCoupling) {
   SmallNetwork small(small_config(), world_);
   const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
-  const ParameterEntry& bias = small.network.map().stages[1].bias;
+  const ParameterEntry& bias = small.share().map().stages[1].bias;
   constexpr std::int64_t row = 1;  // couplings are counted from 0, as the rows of a checkpoint
   const int rank = holder(bias, row);
   if (rank == world_.rank())
-    small.network.values()[bias.offset + (row - bias.first_row) * bias.row_size()] =
+    small.share().values()[bias.offset + (row - bias.first_row) * bias.row_size()] =
         std::numeric_limits<float>::infinity();
-  small.network.slice().load_weights();
+  small.network.load_weights();
   const StepReport report = small.training.compute_gradient(source_of(batch));
   EXPECT_FALSE(std::isfinite(report.loss));
 
@@ -163,10 +194,10 @@ TEST_F(TrainingStepOnce, AGradientOutOfRangeIsTracedToItsLayer) {
   Config config = small_config();
   SmallNetwork small(config, world_);
   const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
-  const ParameterMap& map = small.network.map();
+  const ParameterMap& map = small.share().map();
   const ParameterEntry& scale = map.closing_norm.scale;
-  for (std::size_t f = 0; f < scale.size(); ++f) small.network.values()[scale.offset + f] = 1e7f;
-  small.network.slice().load_weights();
+  for (std::size_t f = 0; f < scale.size(); ++f) small.share().values()[scale.offset + f] = 1e7f;
+  small.network.load_weights();
   const StepReport report = small.training.compute_gradient(source_of(batch));
   ASSERT_TRUE(std::isfinite(report.loss));
   ASSERT_TRUE(report.overflow.has_value());

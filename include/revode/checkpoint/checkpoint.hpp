@@ -17,8 +17,9 @@
 namespace revode {
 
 /// Rows [first_row, first_row + num_rows) of a float32 array, as this rank holds them: contiguous,
-/// row-major. A rank that holds nothing of an array still names it, with num_rows 0: writing and
-/// reading are collective.
+/// row-major. A rank that holds nothing of an array still names it, with num_rows 0, and a rank
+/// whose rows come in pieces names it once a piece, one behind the other, as often as every other
+/// rank: writing and reading are collective.
 struct ArraySlice {
   std::string path;                 ///< e.g. "/model/stage_1/kernel"
   std::vector<std::int64_t> shape;  ///< of the whole array; row = first index

@@ -16,6 +16,7 @@ class GradientSums {
   GradientSums() = default;
   explicit GradientSums(std::size_t size) : sums_(size, Memory::gradients) {}
 
+  std::size_t size() const { return sums_.size(); }
   /// Every sum becomes 0.
   void clear();
   /// To be added to, between clear() and finish().

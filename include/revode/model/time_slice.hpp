@@ -41,6 +41,14 @@ struct Reversal {
   std::int64_t num_differing = 0;  ///< in any bit
   double squared_error = 0;
   double squared_norm = 0;
+
+  Reversal& operator+=(const Reversal& more) {
+    num_values += more.num_values;
+    num_differing += more.num_differing;
+    squared_error += more.squared_error;
+    squared_norm += more.squared_norm;
+    return *this;
+  }
 };
 
 /// State arrays are [2][batch, channels, height, width], slot 0 first, contiguous: what a message

@@ -37,7 +37,7 @@ const ScheduleRule& schedule_rule(std::string_view name);
 /// The forward sweep alone, for evaluation.
 WorkOrder forward_order(int rank, const Placement& placement, int num_micro_batches);
 
-/// Micro-batches that a rank's slices hold at the most between forward and back.
-int most_in_flight(const WorkOrder& order);
+/// Micro-batches that a slice holds at the most between forward and back.
+int most_in_flight(const WorkOrder& order, int slice);
 
 }  // namespace revode

@@ -13,8 +13,13 @@ struct MemoryForecast {
                        ///< kernels as the backend keeps them
   double states = 0;   ///< states and adjoints being computed and sent, and stored activations
   double total() const { return weights + states; }
+  MemoryForecast& operator+=(const MemoryForecast& more) {
+    weights += more.weights;
+    states += more.states;
+    return *this;
+  }
 };
-/// Of the rank that owns `slice`.
+/// Of a slice.
 MemoryForecast forecast_memory(const Config& config, const Architecture& architecture,
                                BlockRange slice, int largest_micro_batch);
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,10 +17,17 @@ namespace revode {
 
 enum class ArraySet { all, trainable };
 
-/// This rank's rows of the flat array `values` under `group` ("/model", "/optimizer/momentum"), in
+/// The rows of the flat array `values` under `group` ("/model", "/optimizer/momentum"), in
 /// checkpoint order.
 std::vector<ArraySlice> array_slices(const ParameterMap& map, ArraySet set,
                                      const std::string& group, float* values);
+/// The same of all of a rank's shares, piece behind piece: as many of each array on every rank.
+/// values(share) is the flat array.
+std::vector<ArraySlice> array_slices(const Network& network, ArraySet set, const std::string& group,
+                                     const std::function<float*(Share&)>& values);
+/// Weights under /model, velocities under /optimizer/momentum.
+std::vector<ArraySlice> model_slices(const Network& network);
+std::vector<ArraySlice> momentum_slices(const Network& network);
 
 /// The `config` attribute: what determines the numbers, with the shape of images and the number of
 /// classes.
@@ -29,10 +37,9 @@ nlohmann::json stored_config(const Config& config, const Architecture& architect
 /// variances below 0 and standard deviations that are not above. Collective.
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network);
 
-/// velocity [network.map().size()] <- /optimizer/momentum, where an array is trained; refuses
-/// values that are not finite. Collective.
-void load_momentum(const CheckpointReader& reader, const std::string& file, const Network& network,
-                   float* velocity);
+/// The shares' velocities <- /optimizer/momentum, where an array is trained; refuses values that
+/// are not finite. Collective.
+void load_momentum(const CheckpointReader& reader, const std::string& file, Network& network);
 
 /// What tells the images that a run trains on from others.
 struct TrainingData {

@@ -14,8 +14,7 @@
 #include "revode/core/phase_timer.hpp"
 #include "revode/data/dataset.hpp"
 #include "revode/model/architecture.hpp"
-#include "revode/model/parameters.hpp"
-#include "revode/model/time_slice.hpp"
+#include "revode/model/share.hpp"
 #include "revode/pipeline/pipeline.hpp"
 
 namespace revode {
@@ -36,16 +35,26 @@ inline constexpr int default_micro_batches = 4;
 
 class Network {
  public:
-  /// Collective: agrees on the partition and on what the ranks of a host may use. Initial weights
-  /// from config.seed.
+  /// Collective: agrees on what the ranks of a host may use. The blocks are cut into the slices of
+  /// `placement`. Initial weights from config.seed.
+  Network(const Config& config, const Architecture& architecture, const Communicator& communicator,
+          const Placement& placement, int largest_micro_batch);
+  /// One slice a rank.
   Network(const Config& config, const Architecture& architecture, const Communicator& communicator,
           int largest_micro_batch);
 
   const Architecture& architecture() const { return architecture_; }
+  const Placement& placement() const { return placement_; }
+  /// The blocks of every slice.
   const std::vector<BlockRange>& slices() const { return slices_; }
-  const ParameterMap& map() const { return map_; }
   Backend<float>& backend() { return *backend_; }
-  TimeSlice<float>& slice() { return *slice_; }
+  /// What this rank owns, in the order of the slices.
+  const std::vector<std::unique_ptr<Share>>& shares() const { return shares_; }
+  /// Hands the weights of all shares to the backend; to be called after each change.
+  void load_weights();
+  /// Of this rank; null where it is another's.
+  Share* first_share() const;
+  Share* last_share() const;
   Pipeline& pipeline() { return *pipeline_; }
   const Communicator& communicator() const { return communicator_; }
   /// Measures phases from now on; see phase_timer().
@@ -56,9 +65,6 @@ class Network {
   int num_threads() const { return num_threads_; }
   int largest_micro_batch() const { return largest_micro_batch_; }
 
-  /// Flat values of map(); after changing them call slice().load_weights().
-  Buffer<float>& values() { return values_; }
-
   /// What images are normalised by, which is kept with the weights; on the first rank.
   ChannelStatistics input_statistics() const;
   void set_input_statistics(const ChannelStatistics& statistics);
@@ -68,11 +74,10 @@ class Network {
   const Communicator& communicator_;
   int largest_micro_batch_;
   int num_threads_;
+  Placement placement_;
   std::vector<BlockRange> slices_;
-  ParameterMap map_;
-  Buffer<float> values_;
   std::unique_ptr<Backend<float>> backend_;
-  std::unique_ptr<TimeSlice<float>> slice_;
+  std::vector<std::unique_ptr<Share>> shares_;
   std::unique_ptr<Pipeline> pipeline_;
   std::optional<PhaseTimer> phase_timer_;
 };

@@ -13,7 +13,7 @@
 
 namespace revode {
 
-/// One double a row (coupling, or whole array for the ends) that a rank contributes to a sum over
+/// One double a row (coupling, or whole array for the ends) that a slice contributes to a sum over
 /// the network.
 struct RowSums {
   std::vector<double> decay;       ///< |W|^2 of kernels and the fully connected weight
@@ -21,6 +21,11 @@ struct RowSums {
                                    ///< the first of a stage
   std::vector<double> gradient;    ///< |g|^2 of the whole gradient, regularisation included
 };
+
+/// The row sums of all slices, one slice behind the other, from those of this rank's (ascending).
+/// Collective.
+RowSums gather_row_sums(const Communicator& communicator, const Placement& placement,
+                        const std::vector<RowSums>& mine);
 
 /// (Chang et al., arXiv 1709.03698, section "Regularization"; exact form in docs/model.md)
 ///   R = weight_decay/2 * sum |W|^2 + smoothness/(2h) * sum_j |theta_j - theta_{j-1}|^2
@@ -35,11 +40,11 @@ class Regularizer {
   /// for those of others. Collective; before each add().
   void post_edges(const float* values);
   void wait_for_edges();
-  /// gradient += dR/dvalues; returns this rank's row sums.
+  /// gradient += dR/dvalues; returns the slice's row sums.
   RowSums add(const float* values, float* gradient) const;
 
-  /// R from the row sums of all ranks, concatenated in rank order.
-  double value(const std::vector<double>& decay, const std::vector<double>& smoothness) const;
+  /// R from the row sums of all slices, in their order.
+  double value(const RowSums& all) const;
 
  private:
   void add_stage(int stage, const float* values, float* gradient, RowSums& sums) const;

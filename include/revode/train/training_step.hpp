@@ -4,10 +4,9 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
+#include <vector>
 
-#include "revode/model/gradient_sums.hpp"
 #include "revode/train/network.hpp"
 #include "revode/train/optimizer.hpp"
 #include "revode/train/regularizer.hpp"
@@ -37,8 +36,8 @@ class TrainingStep {
  public:
   TrainingStep(const Config& config, Network& network);
 
-  /// The gradient of loss + regularisation at the present weights, into gradient() (the rank's
-  /// share). Collective.
+  /// The gradient of loss + regularisation at the present weights, into that of the network's
+  /// shares. Collective.
   StepReport compute_gradient(const MiniBatchSource& source, bool stop_requested = false,
                               const OnLogits& on_logits = {});
   /// Throws an Error that all ranks share, and that says where it came from, unless the report is
@@ -48,21 +47,16 @@ class TrainingStep {
   /// Clips where asked and updates the weights and running averages.
   void update(double rate, const StepReport& report);
 
-  /// After compute_gradient().
-  std::span<float> gradient() { return gradient_.values(); }
-  Buffer<float>& velocity();
-
  private:
-  std::optional<StepReport::Overflow> first_overflow(std::optional<std::size_t> out_of_range);
+  RowSums add_regularization();
+  std::optional<StepReport::Overflow> first_overflow(const std::vector<int>& layers_of_sums);
   std::string origin_of_non_finite(const MiniBatchSource& source);
 
   Network& network_;
   const ScheduleRule& schedule_;
-  Regularizer regularizer_;
+  std::vector<Regularizer> regularizers_;  // of the shares
   double momentum_;
   double clip_norm_;
-  GradientSums gradient_;
-  Buffer<float> velocity_;  // made when first needed: `gradient` alone needs none
 };
 
 }  // namespace revode
