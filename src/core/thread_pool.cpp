@@ -60,7 +60,7 @@ struct ThreadPool::Shared {
 };
 
 ThreadPool::ThreadPool(int num_threads) : shared_(std::make_unique<Shared>()) {
-  REVODE_REQUIRE(num_threads >= 1, "a thread pool needs at least one thread, not {}", num_threads);
+  REVODE_CHECK(num_threads >= 1, "a thread pool needs at least one thread, not {}", num_threads);
   for (int thread = 1; thread < num_threads; ++thread) {
     shared_->workers.emplace_back([shared = shared_.get(), thread] { shared->worker(thread); });
   }

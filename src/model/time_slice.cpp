@@ -37,14 +37,6 @@ struct TimeSlice<Real>::InFlight {
 
 namespace {
 
-template <typename Real>
-void ensure_room(Buffer<Real>& buffer, std::size_t size, Memory category) {
-  if (buffer.size() < size) {
-    buffer = Buffer<Real>();  // release before taking more
-    buffer = Buffer<Real>(size, category);
-  }
-}
-
 /// What a transition gives, both slots one behind the other.
 template <typename Real>
 StateView<Real> pooled_view(const TransitionShape& shape, Real* state) {
@@ -87,8 +79,8 @@ TimeSlice<Real>::TimeSlice(const Architecture& architecture, BlockRange range,
     }
     blocks_before = end_of_stage;
   }
-  REVODE_REQUIRE(!pieces_.empty(), "a time slice needs at least one block, not blocks {} to {}",
-                 range.first, range.last);
+  REVODE_CHECK(!pieces_.empty(), "a time slice needs at least one block, not blocks {} to {}",
+               range.first, range.last);
 }
 
 template <typename Real>
@@ -180,7 +172,7 @@ bool TimeSlice<Real>::has_home(const Piece& piece) const {
 template <typename Real>
 Real* TimeSlice<Real>::home(InFlight& kept, std::size_t i, int batch, Real* message) const {
   if (!has_home(pieces_[i])) return message;
-  ensure_room(kept.states[i], piece_size(pieces_[i], batch), Memory::stash);
+  kept.states[i].ensure(piece_size(pieces_[i], batch), Memory::stash);
   return kept.states[i].data();
 }
 
@@ -189,7 +181,7 @@ Real* TimeSlice<Real>::home(InFlight& kept, std::size_t i, int batch, Real* mess
 template <typename Real>
 Real* TimeSlice<Real>::adjoint_behind(std::size_t transitions, int batch, Real* adjoint) {
   if (transitions % 2 == 0) return adjoint;
-  ensure_room(scratch_, adjoint_capacity(batch), Memory::state);
+  scratch_.ensure(adjoint_capacity(batch), Memory::state);
   return scratch_.data();
 }
 
@@ -203,8 +195,8 @@ template <typename Real>
 Real* TimeSlice<Real>::images(int micro_batch, int batch) {
   InFlight& kept = in_flight(micro_batch);
   const OpeningShape shape = architecture_.opening(batch);
-  ensure_room(kept.images, std::size_t{1} * batch * shape.in_channels * shape.height * shape.width,
-              Memory::stash);
+  kept.images.ensure(std::size_t{1} * batch * shape.in_channels * shape.height * shape.width,
+                     Memory::stash);
   return kept.images.data();
 }
 

@@ -290,7 +290,7 @@ TEST_P(CpuBackend, RefusesShapesOfNoSense) {
   const auto refusal = [&](auto&& change) {
     SegmentShape shape = make_shape({4, 2, 2, 1}, dynamics[0], 1, 16);
     change(shape);
-    return error_text(ExitStatus::bad_input, [&] { cpu->make_segment(shape); });
+    return mistake_text([&] { cpu->make_segment(shape); });
   };
 
   EXPECT_EQ(refusal([](SegmentShape&) {}), "");

@@ -91,5 +91,19 @@ TEST(PeakResidentBytes, CoversWhatWasTouched) {
   EXPECT_GE(peak_resident_bytes(), static_cast<std::int64_t>(size));
 }
 
+TEST(Buffer, GrowsWithoutKeepingTheOldArrayBeside) {
+  Buffer<float> buffer(10, Memory::stash);
+  buffer[3] = 7;
+  const float* before = buffer.data();
+  buffer.ensure(5, Memory::stash);
+  EXPECT_EQ(buffer.data(), before);
+  EXPECT_EQ(buffer[3], 7);
+
+  buffer.ensure(30, Memory::stash);
+
+  EXPECT_EQ(buffer.size(), 30u);
+  EXPECT_EQ(buffer[3], 0);
+}
+
 }  // namespace
 }  // namespace revode

@@ -102,8 +102,7 @@ TEST_P(Pool, ManyShortLoopsLoseNothing) {
 }
 
 TEST(ThreadPool, RefusesToBeWithoutThreads) {
-  EXPECT_NE(error_text(ExitStatus::bad_input, [] { ThreadPool pool(0); }).find("0"),
-            std::string::npos);
+  EXPECT_NE(mistake_text([] { ThreadPool pool(0); }).find("0"), std::string::npos);
 }
 
 }  // namespace

@@ -65,6 +65,14 @@ class Buffer {
     if (data_ != nullptr) detail::release(data_, size_ * sizeof(T), category_);
   }
 
+  /// At least `size` elements, which are zero where there were fewer: an array that grows keeps
+  /// nothing, so that the old and the new one need not exist together.
+  void ensure(std::size_t size, Memory category) {
+    if (size_ >= size) return;
+    *this = Buffer();
+    *this = Buffer(size, category);
+  }
+
   T* data() { return data_; }
   const T* data() const { return data_; }
   std::size_t size() const { return size_; }

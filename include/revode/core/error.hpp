@@ -66,6 +66,13 @@ namespace detail {
     if (!(condition)) throw ::revode::input_error(__VA_ARGS__); \
   } while (false)
 
+/// Always on, for our own mistakes at public entries: throws a std::logic_error, an internal error
+/// (exit status 1).
+#define REVODE_CHECK(condition, ...)                                      \
+  do {                                                                    \
+    if (!(condition)) throw std::logic_error(::fmt::format(__VA_ARGS__)); \
+  } while (false)
+
 /// Debug builds only, for our own mistakes. The expression must have no side effects.
 #ifdef NDEBUG
 #define REVODE_ASSERT(condition) static_cast<void>(0)

@@ -85,42 +85,34 @@ auto record_of(AnyRecording* recording, int image, int batch) {
   using Images = decltype(std::declval<Record&>().of_image(image));
   if (recording == nullptr) return Images{};
   auto* record = dynamic_cast<Record*>(recording);
-  REVODE_REQUIRE(record != nullptr && record->batch >= batch,
-                 "a recording of another backend or of a smaller batch than {} was handed in",
-                 batch);
+  REVODE_CHECK(record != nullptr && record->batch >= batch,
+               "a recording of another backend or of a smaller batch than {} was handed in", batch);
   return record->of_image(image);
 }
 
 }  // namespace
 
 void Engine::reserve_scratch(std::size_t size) {
-  for (Buffer<float>& buffer : scratch_) {
-    if (buffer.size() >= size) continue;
-    buffer = {};  // old and new need not exist together
-    buffer = Buffer<float>(size, Memory::workspace);
-  }
+  for (Buffer<float>& buffer : scratch_) buffer.ensure(size, Memory::workspace);
 }
 
 float* Engine::lane_sums(std::size_t size) {
-  if (lane_sums_.size() < size) {
-    lane_sums_ = {};
-    lane_sums_ = Buffer<float>(size, Memory::workspace);
-  }
+  lane_sums_.ensure(size, Memory::workspace);
   return lane_sums_.data();
 }
 
 CpuSegment::CpuSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine)
     : shape_(shape), engine_(std::move(engine)) {
-  REVODE_REQUIRE(
+  REVODE_CHECK(
       shape.channels >= 1 && shape.height >= 1 && shape.width >= 1 && shape.num_couplings >= 0,
       "a segment needs channels and pixels, not {} couplings of {} x {} x {}", shape.num_couplings,
       shape.channels, shape.height, shape.width);
-  REVODE_REQUIRE(shape.gamma == 1 || shape.gamma == -1,
-                 "a segment is undone exactly with gamma 1 or -1 only, not {}", shape.gamma);
-  REVODE_REQUIRE(shape.grid_bits >= 0 && shape.grid_bits <= 23,
-                 "a grid has 0 to 23 bits behind the point, not {}", shape.grid_bits);
-  REVODE_REQUIRE(shape.first_target == 0 || shape.first_target == 1,
-                 "a state has slots 0 and 1, no slot {} to begin with", shape.first_target);
+  REVODE_CHECK(shape.gamma == 1 || shape.gamma == -1,
+               "a segment is undone exactly with gamma 1 or -1 only, not {}", shape.gamma);
+  REVODE_CHECK(shape.grid_bits >= 0 && shape.grid_bits <= 23,
+               "a grid has 0 to 23 bits behind the point, not {}", shape.grid_bits);
+  REVODE_CHECK(shape.first_target == 0 || shape.first_target == 1,
+               "a state has slots 0 and 1, no slot {} to begin with", shape.first_target);
   plan_.force = shape.force;
   plan_.planes = {shape.channels, shape.height, shape.width};
   plan_.form = best_form(plan_.planes);

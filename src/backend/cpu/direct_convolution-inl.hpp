@@ -27,11 +27,11 @@ inline constexpr int pieces = block_channels / lanes;
 
 // Tiles by the registers there are: accumulators, the weights of three taps and one broadcast must
 // fit into 32 (AVX-512, NEON) or 16 (AVX2, SSE4). `wide` pixels a row, `narrow` ones at its end.
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_MAX_BYTES == 64
 inline constexpr int tile_rows = 2, tile_wide = 8, tile_narrow = 4, gradient_channels = 8;
 #elif HWY_TARGET == HWY_NEON
 inline constexpr int tile_rows = 1, tile_wide = 4, tile_narrow = 2, gradient_channels = 1;
-#elif HWY_TARGET == HWY_AVX2
+#elif HWY_MAX_BYTES == 32
 inline constexpr int tile_rows = 1, tile_wide = 4, tile_narrow = 2, gradient_channels = 2;
 #else
 inline constexpr int tile_rows = 1, tile_wide = 2, tile_narrow = 1, gradient_channels = 1;

@@ -193,7 +193,7 @@ void backward(const Plane& x, const Norm& norm_in, const Plane& grad, const SumP
 }
 
 // Features that share the loads of an image's pixels, by the registers there are.
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_MAX_BYTES == 64
 inline constexpr int convolved_together = 4, gradients_together = 2;
 #else
 inline constexpr int convolved_together = 2, gradients_together = 1;

@@ -21,11 +21,11 @@ namespace revode::cpu::HWY_NAMESPACE {
 
 // Register tiles by the registers there are, as for the direct form. `panel` out blocks share the
 // broadcast of an input; where only one is left, twice as many tiles do (AVX-512).
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_MAX_BYTES == 64
 inline constexpr int panel = 2, product_tiles = 8, product_tiles_narrow = 4, product_channels = 8;
 #elif HWY_TARGET == HWY_NEON
 inline constexpr int panel = 1, product_tiles = 6, product_tiles_narrow = 2, product_channels = 4;
-#elif HWY_TARGET == HWY_AVX2
+#elif HWY_MAX_BYTES == 32
 inline constexpr int panel = 1, product_tiles = 6, product_tiles_narrow = 2, product_channels = 4;
 #else
 inline constexpr int panel = 1, product_tiles = 2, product_tiles_narrow = 1, product_channels = 2;
@@ -213,7 +213,7 @@ HWY_INLINE void multiply_tiles(const Steps& steps, const float* inputs,
                   products + b * Winograd::tiles_block_size + t * block_channels + v * lanes);
 }
 
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_MAX_BYTES == 64
 /// As multiply_tiles() for one block of 16 channels on both sides, whose weights stay in registers:
 /// one load a multiply-add, which is what the processor can do.
 inline constexpr int resident_tiles = 8;
@@ -276,7 +276,7 @@ inline void multiply(const Winograd& winograd, int first, int last, const float*
   inputs += first * block_channels;
   products += first * block_channels;
   for (int place = 0; place < Winograd::places; ++place) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if HWY_MAX_BYTES == 64
     if (winograd.planes.channels == block_channels) {
       multiply_resident(num_tiles, inputs, kernel, products);
       inputs += Winograd::tiles_place_size;

@@ -88,7 +88,7 @@ ReferenceSegment<Real>::ReferenceSegment(const SegmentShape& shape)
     : shape_(shape),
       kernel_(shape.num_couplings * shape.kernel_size(), Memory::packed_weights),
       bias_(std::size_t{1} * shape.num_couplings * shape.channels, Memory::packed_weights) {
-  REVODE_REQUIRE(
+  REVODE_CHECK(
       shape.channels >= 1 && shape.height >= 1 && shape.width >= 1 && shape.num_couplings >= 0,
       "a segment needs channels and pixels, not {} x {} x {}", shape.channels, shape.height,
       shape.width);
