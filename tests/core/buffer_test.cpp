@@ -59,7 +59,7 @@ TEST(Buffer, MovesWithItsBytesAndLeavesAnEmptyOne) {
   EXPECT_EQ(target.size(), 10u);
   EXPECT_EQ(target.bytes(), 40u);
   EXPECT_EQ(target[3], 5);
-  EXPECT_EQ(source.size(), 0u);  // NOLINT: what a move leaves is part of the contract
+  EXPECT_EQ(source.size(), 0u);  // what a move leaves is part of the contract
   EXPECT_EQ(source.data(), nullptr);
   EXPECT_EQ(held(Memory::gradients), before + 40);
 }
