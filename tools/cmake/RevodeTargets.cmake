@@ -30,16 +30,21 @@ function(revode_add_module name)
   target_link_libraries(revode_${name} PUBLIC revode_options ${arg_PUBLIC} PRIVATE ${arg_PRIVATE})
 endfunction()
 
-# revode_add_test(<name> SOURCES <files> [LINK <targets>] [RANKS <counts>] [LABELS <labels>] [TIMEOUT <seconds>])
+# revode_add_test(<name> SOURCES <files> [LINK <targets>] [RANKS <counts>] [LABELS <labels>] [TIMEOUT <seconds>]
+#                 [UNOPTIMISED])
 # Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun). The target
-# revode_unit_tests builds those of one process and nothing else.
+# revode_unit_tests builds those of one process and nothing else. UNOPTIMISED is for tests whose own code computes little:
+# under sanitizers, optimising it takes longer than running it. What they test keeps its optimisation.
 function(revode_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "TIMEOUT" "SOURCES;LINK;RANKS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "TIMEOUT" "SOURCES;LINK;RANKS;LABELS")
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
+  if(REVODE_SANITIZE AND arg_UNOPTIMISED)
+    target_compile_options(${name} PRIVATE -O0)
+  endif()
   if(arg_RANKS)
     target_link_libraries(${name} PRIVATE ${arg_LINK} revode_test_mpi_main)
     foreach(ranks IN LISTS arg_RANKS)
