@@ -31,12 +31,13 @@ function(revode_add_module name)
 endfunction()
 
 # revode_add_test(<name> SOURCES <files> [LINK <targets>] [RANKS <counts>] [LABELS <labels>] [TIMEOUT <seconds>]
-#                 [UNOPTIMISED])
+#                 [UNOPTIMISED] [SHARDS <count>])
 # Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun). The target
 # revode_unit_tests builds those of one process and nothing else. UNOPTIMISED is for tests whose own code computes little:
 # under sanitizers, optimising it takes longer than running it. What they test keeps its optimisation.
+# SHARDS is for long tests of one process: GoogleTest deals the cases out to <name>_shard_1 and so on, which run side by side.
 function(revode_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "TIMEOUT" "SOURCES;LINK;RANKS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "TIMEOUT;SHARDS" "SOURCES;LINK;RANKS;LABELS")
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
@@ -60,9 +61,21 @@ function(revode_add_test name)
       add_custom_target(revode_unit_tests)
     endif()
     add_dependencies(revode_unit_tests ${name})
-    add_test(NAME ${name} COMMAND ${name})
-    set_tests_properties(${name} PROPERTIES
-      LABELS "unit;${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${REVODE_MPI_TEST_ENVIRONMENT}")
+    if(NOT arg_SHARDS)
+      set(arg_SHARDS 1)
+    endif()
+    foreach(shard RANGE 1 ${arg_SHARDS})
+      set(test ${name})
+      set(environment ${REVODE_MPI_TEST_ENVIRONMENT})
+      if(arg_SHARDS GREATER 1)
+        set(test ${name}_shard_${shard})
+        math(EXPR index "${shard} - 1")
+        list(APPEND environment GTEST_TOTAL_SHARDS=${arg_SHARDS} GTEST_SHARD_INDEX=${index})
+      endif()
+      add_test(NAME ${test} COMMAND ${name})
+      set_tests_properties(${test} PROPERTIES
+        LABELS "unit;${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${environment}")
+    endforeach()
   endif()
 endfunction()
 
