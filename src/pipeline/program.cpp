@@ -15,16 +15,19 @@ using PoolKey = std::pair<Sweep, int>;
 class SlotCount {
  public:
   explicit SlotCount(std::vector<SlotPool>& pools) {
-    for (SlotPool& pool : pools) of_[{pool.sweep, pool.sender}].pool = &pool;
+    for (SlotPool& pool : pools) {
+      of_[{pool.sweep, pool.sender}].pool = &pool;
+      int place = 0;
+      for (const Work& work : pool.expected) place_of_[work] = ++place;
+    }
   }
 
   /// The input of `work` arrives. What its sender sent before has arrived too.
   void arrive(const Work& work, int sender) {
     Use& use = of_[{work.sweep, sender}];
-    const auto& expected = use.pool->expected;
-    const auto place = std::ranges::find(expected, work) - expected.begin() + 1;
-    if (place > use.arrived) take(use, static_cast<int>(place) - use.arrived);
-    use.arrived = std::max(use.arrived, static_cast<int>(place));
+    const int place = place_of_.at(work);
+    if (place > use.arrived) take(use, place - use.arrived);
+    use.arrived = std::max(use.arrived, place);
     pool_of_[work] = &use;
   }
   void begin(const Work& work) {
@@ -61,6 +64,7 @@ class SlotCount {
   }
 
   std::map<PoolKey, Use> of_;
+  std::map<Work, int> place_of_;  // among what its sender sends, from 1
   std::map<Work, Use*> pool_of_;
 };
 

@@ -95,7 +95,7 @@ std::string partition_lines(const Config& config, Network& network) {
                         format_count(static_cast<std::int64_t>(of_slice(slice, 1))),
                         format_bytes(of_slice(slice, 0)), held_by(architecture, range));
   }
-  if (num_ranks == 1) return text;
+  if (num_ranks == 1 || !communicator.is_root()) return text;  // the others' is not printed
   const double balance = total / (num_ranks * std::ranges::max(work));
   const auto bubble_with = [&](int num_micro_batches) {
     return 100 * expected_bubble(architecture, slices, schedule, placement, num_micro_batches);

@@ -24,7 +24,7 @@ std::string peak_memory_text(const MemoryReport& report, int indentation);
 nlohmann::ordered_json peaks_by_category(const MemoryReport& report);
 
 /// Architecture, parameters, backend, threads, grid, partition over ranks, memory a rank, expected
-/// bubble. The same on every rank. Collective.
+/// bubble. Collective; to be printed by rank 0, the others may leave parts out.
 std::string start_block(const Config& config, Network& network);
 
 }  // namespace revode
