@@ -73,11 +73,18 @@ std::vector<Delays> adversarial_delays(std::uint64_t seed) {
   };
 }
 
+// Sanitizers look at memory, and find in small programs what there is.
+#ifdef __SANITIZE_ADDRESS__
+constexpr int most_ranks = 5, most_micro_batches = 8;
+#else
+constexpr int most_ranks = 16, most_micro_batches = 32;
+#endif
+
 /// check(ranks, micro-batches) for every pair.
 template <typename Check>
 void for_each_size(Check&& check) {
-  for (int num_ranks = 1; num_ranks <= 16; ++num_ranks) {
-    for (int num_micro_batches = 1; num_micro_batches <= 32; ++num_micro_batches) {
+  for (int num_ranks = 1; num_ranks <= most_ranks; ++num_ranks) {
+    for (int num_micro_batches = 1; num_micro_batches <= most_micro_batches; ++num_micro_batches) {
       SCOPED_TRACE(fmt::format("{} ranks, {} micro-batches", num_ranks, num_micro_batches));
       check(num_ranks, num_micro_batches);
     }
