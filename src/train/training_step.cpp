@@ -28,8 +28,11 @@ int layer_of_entry(const Architecture& architecture, const ParameterMap& map, st
 }  // namespace
 
 TrainingStep::TrainingStep(const Config& config, Network& network)
+    : TrainingStep(config, network, schedule_rule(config.schedule)) {}
+
+TrainingStep::TrainingStep(const Config& config, Network& network, const ScheduleRule& schedule)
     : network_(network),
-      schedule_(schedule_rule(config.schedule)),
+      schedule_(schedule),
       momentum_(config.momentum),
       clip_norm_(config.clip_norm) {
   for (const auto& share : network.shares()) {

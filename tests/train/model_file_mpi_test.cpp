@@ -1,4 +1,6 @@
 // A model and the state of its run through a checkpoint, for any number of ranks.
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <string>
@@ -9,6 +11,7 @@
 
 #include "revode/train/model_file.hpp"
 
+#include "pipeline/shuffled_schedule.hpp"
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
 #include "train/small_network.hpp"
@@ -231,6 +234,39 @@ TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
               HasSubstr("/model/closing/norm/variance"));
   EXPECT_EQ(error_with(map.closing_norm.variance, 0), "");
   EXPECT_EQ(error_with(map.closing_norm.mean, -1), "");
+}
+
+// Every rank trains three steps and writes the file together with the others.
+std::string trained_checkpoint(const Communicator& communicator, const Placement& placement,
+                               const ScheduleRule& schedule, const std::string& file) {
+  const Config config = small_config();
+  Network network(config, make_architecture(config), communicator, placement, 3);
+  TrainingStep training(config, network, schedule);
+  const TestBatch<float> batch(network.architecture(), {3, 3, 2});
+  for (int step = 0; step < 3; ++step)
+    training.update(0.1, training.compute_gradient(source_of(batch)));
+  CheckpointContents contents{.config = stored_config(config, network.architecture()),
+                              .root_attributes = Attributes::object(),
+                              .progress = to_attributes(some_progress(), 7),
+                              .arrays = model_slices(network)};
+  for (const ArraySlice& slice : momentum_slices(network)) contents.arrays.push_back(slice);
+  write_checkpoint(file, contents, communicator.handle());
+  std::ifstream stream(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+// Whatever the order in which micro-batches go back, and whoever owns which slice.
+TEST_F(ModelFile, IsTheSameByteForByteWithAnyScheduleAndPlacement) {
+  const std::string alone = trained_checkpoint(self_, Placement({0}), schedule_rule("gpipe"),
+                                               file_ + "." + std::to_string(world_.rank()));
+  const int num_ranks = world_.size();
+  const Placement chain = Placement::round_robin(num_ranks, num_ranks),
+                  ring = Placement::round_robin(std::min(2 * num_ranks, 4), num_ranks);
+
+  EXPECT_TRUE(trained_checkpoint(world_, chain, schedule_rule("1f1b"), file_) == alone);
+  EXPECT_TRUE(trained_checkpoint(world_, chain, shuffled_schedule, file_) == alone);
+  EXPECT_TRUE(trained_checkpoint(world_, ring, schedule_rule("gpipe"), file_) == alone);
+  EXPECT_TRUE(trained_checkpoint(world_, ring, shuffled_schedule, file_) == alone);
 }
 
 // A rank may own several slices: its rows of an array come in pieces.
