@@ -104,11 +104,13 @@ std::string partition_lines(const Config& config, Network& network) {
   text +=
       fmt::format("  balance {:.1f}%; {} over {} micro-batches: {:.0f}% of the ranks' time idle\n",
                   100 * balance, schedule.name, *config.micro_batches, bubble);
-  if (bubble > notable_bubble)
+  // Where slices differ, ranks idle with any number of micro-batches.
+  const int better = std::min(4 * num_ranks, most_contributions);
+  if (bubble > notable_bubble && *config.micro_batches < better)
     text += fmt::format(
         "  note: with {} ranks, --micro-batches {} would bring that to {:.0f}%\n"
         "  (batch norm then sees smaller batches, so results change)\n",
-        num_ranks, 4 * num_ranks, bubble_with(4 * num_ranks));
+        num_ranks, better, bubble_with(better));
   return text;
 }
 
