@@ -51,8 +51,14 @@ MemoryForecast forecast_memory(const Config& config, const Architecture& archite
     largest_state = std::max(largest_state, state);
     stored += couplings * state;
   }
-  // At least one state forward; backward a state and its adjoint.
-  forecast.states = 3 * largest_state * sizeof(float);
+  // Slots: one in use, one being sent, one being received; the ends of the network do without one
+  // of these, a network on one rank without two.
+  const bool first = slice.first == 0, last = slice.last == architecture.num_blocks();
+  const int slots = first && last ? 1 : first || last ? 2 : 3;
+  // One state forward; backward a state and its adjoint.
+  const bool goes_back = config.command != "eval";
+  forecast.states = (goes_back ? 3 * std::min(slots, config.micro_batches.value_or(1)) : 1) *
+                    largest_state * sizeof(float);
   if (config.activations == "store") forecast.states += stored * sizeof(float);
   return forecast;
 }

@@ -2,11 +2,8 @@
 // are played over MPI, results are kept by micro-batch.
 #pragma once
 
-#include <cstdint>
-#include <functional>
+#include <cstddef>
 #include <optional>
-#include <span>
-#include <string_view>
 #include <vector>
 
 #include "revode/backend/backend.hpp"
