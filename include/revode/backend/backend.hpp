@@ -1,23 +1,6 @@
 // What a backend must do: the only list of it. A backend takes states through the network and
 // gradients back; it knows nothing of ranks, files, optimisers or architectures.
 //
-// The one deep interface speaks of segments, not of tensors. A segment is a run of couplings at one
-// shape
-//
-//   target <- gamma * target + beta * other + round(s * F(other))
-//
-// whose target alternates between the two slots of the state, and F is one of the forces (K: 3x3
-// kernel, zero padding 1, cross-correlation; K^T its adjoint, the transposed convolution with the
-// same weights; sigma = ReLU)
-//
-//   symmetric      F(x) = K^T sigma(K x + b)
-//   antisymmetric  F(x) = sigma((K - K^T) x + b)
-//
-// (Chang et al., AAAI 2018, arXiv 1709.03698). round() is to the nearest multiple of 2^-grid_bits,
-// ties to even, -0 to +0 (grid_bits 0: no rounding), which makes the sums exact and the inverse bit
-// for bit; see docs/model.md.
-//
-// No coupling mixes images: a backend may take each image through the whole segment by itself.
 // Results must depend on the shape, the weights, the data and the instruction set alone: never on
 // the number of threads or on timing. Gradients of a micro-batch are summed over images in a fixed
 // order that depends on the batch size alone, then added to exact sums.
@@ -26,7 +9,6 @@
 // must not alias unless stated. Real is float in the program; double serves the tests.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -34,204 +16,10 @@
 #include <string_view>
 #include <vector>
 
-#include "revode/backend/exact_sum.hpp"
-#include "revode/core/buffer.hpp"
+#include "revode/backend/ends.hpp"
+#include "revode/backend/segment.hpp"
 
 namespace revode {
-
-enum class Force { symmetric, antisymmetric };
-
-/// The state pair of one micro-batch: slot 0 (P at the opening) and slot 1 (Q), each [batch,
-/// channels, height, width].
-template <typename Real>
-struct StateView {
-  std::array<Real*, 2> slot{};
-  int batch = 0;
-};
-
-/// A run of couplings at one shape.
-struct SegmentShape {
-  Force force = Force::symmetric;
-  int num_couplings = 0;
-  int channels = 0;  ///< of one slot
-  int height = 0;
-  int width = 0;
-  int first_target =
-      0;  ///< slot that coupling 0 changes; coupling i changes slot (first_target + i) % 2
-  double gamma = 1;  ///< +1 or -1, so that the inverse is exact
-  double beta = 0;
-  std::array<double, 2> scale{};  ///< s, by target slot; rounded to Real before use
-  int grid_bits = 0;
-
-  std::size_t kernel_size() const { return std::size_t{9} * channels * channels; }
-  std::size_t plane_size() const { return static_cast<std::size_t>(height) * width; }
-  /// Elements of one slot for one image.
-  std::size_t image_size() const { return channels * plane_size(); }
-};
-
-/// Where the gradients of a whole segment are summed; += .
-struct SegmentGradient {
-  ExactSum* kernel = nullptr;  ///< [num_couplings, c, c, 3, 3]
-  ExactSum* bias = nullptr;    ///< [num_couplings, c]
-};
-
-/// Couplings [first, last) of a segment.
-struct CouplingRange {
-  int first = 0;
-  int last = 0;
-};
-
-/// How often the forward sweep left the range in which reversal is exact (docs/model.md). Sums; add
-/// with +=.
-struct RangeCounts {
-  std::int64_t out_of_range =
-      0;  ///< values (sums, and gamma * target + beta * other) of magnitude >= 2^(24 - grid_bits)
-  std::int64_t rounded_to_zero = 0;  ///< increments s * F != 0 that round to zero
-  RangeCounts& operator+=(const RangeCounts& more) {
-    out_of_range += more.out_of_range;
-    rounded_to_zero += more.rounded_to_zero;
-    return *this;
-  }
-};
-
-/// What advance() keeps of one micro-batch for retreat() with `--activations store`: the backend's
-/// own business.
-class Recording {
- public:
-  virtual ~Recording() = default;
-};
-
-template <typename Real>
-class Segment {
- public:
-  virtual ~Segment() = default;
-  virtual const SegmentShape& shape() const = 0;
-  /// One phrase: how its convolutions are computed.
-  virtual std::string description() const { return "direct"; }
-
-  /// Copies weights in: kernel [num_couplings, c, c, 3, 3], bias [num_couplings, c]. To be called
-  /// before the first sweep and after each change of the weights.
-  virtual void load_weights(const Real* kernel, const Real* bias) = 0;
-
-  /// Room for what advance() keeps of `batch` images over all couplings.
-  virtual std::unique_ptr<Recording> make_recording(int batch) = 0;
-
-  /// Takes `state` through the couplings of `range`, in place. `counts` += this call's. With a
-  /// recording (of this segment and at least this batch), keeps there what retreat() over the same
-  /// range will need.
-  virtual void advance(CouplingRange range, StateView<Real> state, RangeCounts& counts,
-                       Recording* recording) = 0;
-
-  /// Takes `state` back through the couplings of `range`, last to first, in place, by solving each
-  /// line for the old target; F is recomputed once and serves the inversion and the linearisation.
-  /// The adjoint goes with it, in place: for each coupling
-  ///
-  ///   g = s * adjoint[target]
-  ///   adjoint[other]  <- adjoint[other] + beta * adjoint[target] + F'(other)^T g
-  ///   adjoint[target] <- gamma * adjoint[target]
-  ///   gradient.kernel += dF/dK ^T g;   gradient.bias += dF/db ^T g
-  ///
-  /// (the rounding is taken as the identity, sigma'(0) = 0). The gradient of the micro-batch is
-  /// formed in Real and added as one contribution an entry; only rows of `range` are touched.
-  /// *overflow becomes at least j + 1 where an entry of coupling j is no contribution. With a
-  /// recording the linearisation points are read from it and the state is set to the recorded one:
-  /// same bits where reversal is exact.
-  virtual void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
-                       const SegmentGradient& gradient, const Recording* recording,
-                       int* overflow) = 0;
-};
-
-/// Which planes of the state are the feature map at the two ends of the network: both slots joined
-/// [P; Q], or one of them.
-struct FeatureMap {
-  bool joined = true;
-  int slot = 1;  ///< where not joined
-
-  int num_features(int channels) const { return joined ? 2 * channels : channels; }
-};
-
-/// The plane [height, width] of image n, feature f.
-template <typename Real>
-Real* feature_plane(const StateView<Real>& state, const FeatureMap& map, int channels,
-                    std::size_t plane_size, int n, int f) {
-  const int slot = map.joined ? f / channels : map.slot;
-  return state.slot[slot] + (static_cast<std::size_t>(n) * channels + f % channels) * plane_size;
-}
-
-/// Means and biased variances a channel, in double: of one micro-batch while training, running
-/// averages in evaluation.
-struct NormStatistics {
-  std::vector<double> mean;
-  std::vector<double> variance;
-};
-
-/// Batch norm  y = scale * (x - mean) / sqrt(variance + epsilon) + shift,  epsilon as in the
-/// paper's code's successors.
-inline constexpr double norm_epsilon = 1e-5;
-
-/// Opening: features = relu(norm(K images)), K [width1, in_channels, 3, 3] without bias, rounded
-/// once to the grid.
-struct OpeningShape {
-  int batch = 0;
-  int in_channels = 0;
-  int height = 0;
-  int width = 0;
-  int channels = 0;  ///< of one slot
-  FeatureMap features;
-  int grid_bits = 0;
-};
-
-template <typename Real>
-struct OpeningWeights {
-  const Real* kernel = nullptr;  ///< [features, in_channels, 3, 3]
-  const Real* scale = nullptr;   ///< [features]
-  const Real* shift = nullptr;   ///< [features]
-};
-
-struct OpeningGradient {  ///< same shapes; +=, one contribution an entry
-  ExactSum* kernel = nullptr;
-  ExactSum* scale = nullptr;
-  ExactSum* shift = nullptr;
-};
-
-/// Transition: 2x2 average pooling of both slots, then zero channels in front and behind (an odd
-/// one behind), rounded once to the grid. in [batch, in_channels, height, width] -> out [batch,
-/// out_channels, height/2, width/2], both slots.
-struct TransitionShape {
-  int batch = 0;
-  int in_channels = 0;
-  int out_channels = 0;
-  int height = 0;  ///< of the input, even
-  int width = 0;   ///< of the input, even
-  int grid_bits = 0;
-
-  int channels_in_front() const { return (out_channels - in_channels) / 2; }
-};
-
-/// Closing: logits = W mean_over_plane(relu(norm(features))) + b, W [classes, features].
-struct ClosingShape {
-  int batch = 0;
-  int channels = 0;  ///< of one slot
-  int height = 0;
-  int width = 0;
-  FeatureMap features;
-  int num_classes = 0;
-};
-
-template <typename Real>
-struct ClosingWeights {
-  const Real* scale = nullptr;   ///< [features]
-  const Real* shift = nullptr;   ///< [features]
-  const Real* weight = nullptr;  ///< [classes, features]
-  const Real* bias = nullptr;    ///< [classes]
-};
-
-struct ClosingGradient {  ///< same shapes; +=, one contribution an entry
-  ExactSum* scale = nullptr;
-  ExactSum* shift = nullptr;
-  ExactSum* weight = nullptr;
-  ExactSum* bias = nullptr;
-};
 
 template <typename Real>
 class Backend {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
-#include "revode/backend/backend.hpp"
+#include "revode/backend/ends.hpp"
 
 namespace revode::cpu {
 

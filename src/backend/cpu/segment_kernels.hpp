@@ -6,7 +6,7 @@
 #include <array>
 #include <cstddef>
 
-#include "revode/backend/backend.hpp"
+#include "revode/backend/segment.hpp"
 
 #include "backend/cpu/planes.hpp"
 #include "backend/cpu/winograd.hpp"

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "revode/backend/backend.hpp"
+#include "revode/core/buffer.hpp"
 
 namespace revode::reference {
 

@@ -1,0 +1,132 @@
+// The one deep interface of a backend: it speaks of segments, not of tensors. A segment is a run of
+// couplings at one shape
+//
+//   target <- gamma * target + beta * other + round(s * F(other))
+//
+// whose target alternates between the two slots of the state, and F is one of the forces (K: 3x3
+// kernel, zero padding 1, cross-correlation; K^T its adjoint, the transposed convolution with the
+// same weights; sigma = ReLU)
+//
+//   symmetric      F(x) = K^T sigma(K x + b)
+//   antisymmetric  F(x) = sigma((K - K^T) x + b)
+//
+// (Chang et al., AAAI 2018, arXiv 1709.03698). round() is to the nearest multiple of 2^-grid_bits,
+// ties to even, -0 to +0 (grid_bits 0: no rounding), which makes the sums exact and the inverse bit
+// for bit; see docs/model.md.
+//
+// No coupling mixes images: a backend may take each image through the whole segment by itself.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "revode/backend/exact_sum.hpp"
+
+namespace revode {
+
+enum class Force { symmetric, antisymmetric };
+
+/// The state pair of one micro-batch: slot 0 (P at the opening) and slot 1 (Q), each [batch,
+/// channels, height, width].
+template <typename Real>
+struct StateView {
+  std::array<Real*, 2> slot{};
+  int batch = 0;
+};
+
+/// A run of couplings at one shape.
+struct SegmentShape {
+  Force force = Force::symmetric;
+  int num_couplings = 0;
+  int channels = 0;  ///< of one slot
+  int height = 0;
+  int width = 0;
+  int first_target =
+      0;  ///< slot that coupling 0 changes; coupling i changes slot (first_target + i) % 2
+  double gamma = 1;  ///< +1 or -1, so that the inverse is exact
+  double beta = 0;
+  std::array<double, 2> scale{};  ///< s, by target slot; rounded to Real before use
+  int grid_bits = 0;
+
+  std::size_t kernel_size() const { return std::size_t{9} * channels * channels; }
+  std::size_t plane_size() const { return static_cast<std::size_t>(height) * width; }
+  /// Elements of one slot for one image.
+  std::size_t image_size() const { return channels * plane_size(); }
+};
+
+/// Where the gradients of a whole segment are summed; += .
+struct SegmentGradient {
+  ExactSum* kernel = nullptr;  ///< [num_couplings, c, c, 3, 3]
+  ExactSum* bias = nullptr;    ///< [num_couplings, c]
+};
+
+/// Couplings [first, last) of a segment.
+struct CouplingRange {
+  int first = 0;
+  int last = 0;
+};
+
+/// How often the forward sweep left the range in which reversal is exact (docs/model.md). Sums; add
+/// with +=.
+struct RangeCounts {
+  std::int64_t out_of_range =
+      0;  ///< values (sums, and gamma * target + beta * other) of magnitude >= 2^(24 - grid_bits)
+  std::int64_t rounded_to_zero = 0;  ///< increments s * F != 0 that round to zero
+  RangeCounts& operator+=(const RangeCounts& more) {
+    out_of_range += more.out_of_range;
+    rounded_to_zero += more.rounded_to_zero;
+    return *this;
+  }
+};
+
+/// What advance() keeps of one micro-batch for retreat() with `--activations store`: the backend's
+/// own business.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
+template <typename Real>
+class Segment {
+ public:
+  virtual ~Segment() = default;
+  virtual const SegmentShape& shape() const = 0;
+  /// One phrase: how its convolutions are computed.
+  virtual std::string description() const { return "direct"; }
+
+  /// Copies weights in: kernel [num_couplings, c, c, 3, 3], bias [num_couplings, c]. To be called
+  /// before the first sweep and after each change of the weights.
+  virtual void load_weights(const Real* kernel, const Real* bias) = 0;
+
+  /// Room for what advance() keeps of `batch` images over all couplings.
+  virtual std::unique_ptr<Recording> make_recording(int batch) = 0;
+
+  /// Takes `state` through the couplings of `range`, in place. `counts` += this call's. With a
+  /// recording (of this segment and at least this batch), keeps there what retreat() over the same
+  /// range will need.
+  virtual void advance(CouplingRange range, StateView<Real> state, RangeCounts& counts,
+                       Recording* recording) = 0;
+
+  /// Takes `state` back through the couplings of `range`, last to first, in place, by solving each
+  /// line for the old target; F is recomputed once and serves the inversion and the linearisation.
+  /// The adjoint goes with it, in place: for each coupling
+  ///
+  ///   g = s * adjoint[target]
+  ///   adjoint[other]  <- adjoint[other] + beta * adjoint[target] + F'(other)^T g
+  ///   adjoint[target] <- gamma * adjoint[target]
+  ///   gradient.kernel += dF/dK ^T g;   gradient.bias += dF/db ^T g
+  ///
+  /// (the rounding is taken as the identity, sigma'(0) = 0). The gradient of the micro-batch is
+  /// formed in Real and added as one contribution an entry; only rows of `range` are touched.
+  /// *overflow becomes at least j + 1 where an entry of coupling j is no contribution. With a
+  /// recording the linearisation points are read from it and the state is set to the recorded one:
+  /// same bits where reversal is exact.
+  virtual void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
+                       const SegmentGradient& gradient, const Recording* recording,
+                       int* overflow) = 0;
+};
+
+}  // namespace revode
