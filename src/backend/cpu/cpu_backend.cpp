@@ -9,8 +9,10 @@
 #include "revode/backend/backend.hpp"
 
 #include "backend/cpu/cpu_segment.hpp"
-#include "backend/cpu/end_kernels.hpp"
+#include "backend/cpu/norm_kernels.hpp"
+#include "backend/cpu/opening_kernels.hpp"
 #include "backend/cpu/peak.hpp"
+#include "backend/cpu/pooling_kernels.hpp"
 
 namespace revode {
 namespace cpu {
