@@ -90,14 +90,14 @@ std::vector<TimeSlice<float>::StagePart> stage_parts_of(const Network& network) 
 }
 
 /// The couplings that this rank has of each stage, with what their kernels reach.
-Json stages_of(const Config& config, Network& network, const Measurements& seen) {
+Json stages_of(Network& network, const Measurements& seen) {
+  const RunPlan& plan = network.plan();
   Json list = Json::array();
   const double peak = spread_of(seen.peak_flops).median;
   for (const auto& [stage, segment] : stage_parts_of(network)) {
     const SegmentShape& shape = segment->shape();
-    const ConvolutionCount count =
-        convolutions_of_coupling(shape.force, config.activations == "store");
-    const double flops = shape.num_couplings * convolution_flops(shape) * config.batch_size;
+    const ConvolutionCount count = convolutions_of_coupling(shape.force, plan.activations);
+    const double flops = shape.num_couplings * convolution_flops(shape) * plan.config.batch_size;
     const double forward = spread_of(seconds_of(seen, Phase::stage_forward, stage)).median;
     const double back = spread_of(seconds_of(seen, Phase::stage_back, stage)).median;
     const double rate = (count.forward + count.back) * flops / (forward + back);
@@ -127,13 +127,13 @@ struct NetworkFlops {
   double step = 0;
   double forward = 0;
 };
-NetworkFlops network_flops(const Config& config, const Architecture& architecture) {
+NetworkFlops network_flops(const RunPlan& plan) {
+  const Architecture& architecture = plan.architecture;
   NetworkFlops flops;
   for (int k = 0; k < static_cast<int>(architecture.stages().size()); ++k) {
     const SegmentShape shape = architecture.segment(k, 0, architecture.stages()[k].couplings);
-    const ConvolutionCount count =
-        convolutions_of_coupling(shape.force, config.activations == "store");
-    const double each = shape.num_couplings * convolution_flops(shape) * config.batch_size;
+    const ConvolutionCount count = convolutions_of_coupling(shape.force, plan.activations);
+    const double each = shape.num_couplings * convolution_flops(shape) * plan.config.batch_size;
     flops.step += (count.forward + count.back) * each;
     flops.forward += count.forward * each;
   }
@@ -174,7 +174,9 @@ Json memory_of(const Communicator& communicator) {
           {"peak_bytes_by_use", peaks_by_category(report)}};
 }
 
-Json settings_of(const Config& config, Network& network) {
+Json settings_of(Network& network) {
+  const RunPlan& plan = network.plan();
+  const Config& config = plan.config;
   const Architecture& architecture = network.architecture();
   return {{"version", version_text()},
           {"revision", source_revision()},
@@ -188,8 +190,8 @@ Json settings_of(const Config& config, Network& network) {
           {"widths", architecture.widths()},
           {"parameters", architecture.num_parameters()},
           {"batch_size", config.batch_size},
-          {"micro_batches", *config.micro_batches},
-          {"schedule", config.schedule},
+          {"micro_batches", plan.num_micro_batches},
+          {"schedule", plan.schedule->name},
           {"activations", config.activations},
           {"precision", config.precision},
           {"grid_bits", config.grid_bits},
@@ -199,15 +201,16 @@ Json settings_of(const Config& config, Network& network) {
 }
 
 /// Everything that was measured, the same on every rank. Collective.
-Json result_of(const Config& config, Network& network, const Measurements& seen) {
+Json result_of(Network& network, const Measurements& seen) {
   const Communicator& communicator = network.communicator();
-  const NetworkFlops flops = network_flops(config, network.architecture());
+  const Config& config = network.plan().config;
+  const NetworkFlops flops = network_flops(network.plan());
   const double my_peak = spread_of(seen.peak_flops).median;
   double peak = 0;
   for (const double one : communicator.all_gather(std::span<const double>(&my_peak, 1)))
     peak += one;
   const Spread step = spread_of(seen.step_seconds), forward = spread_of(seen.forward_seconds);
-  const Json stages = gather_lists(communicator, stages_of(config, network, seen));
+  const Json stages = gather_lists(communicator, stages_of(network, seen));
   // Operations that the ranks could have done while they were in their stages.
   double body_flops = 0, possible_flops = 0;
   for (const Json& stage : stages) {
@@ -230,7 +233,7 @@ Json result_of(const Config& config, Network& network, const Measurements& seen)
   result.update(memory_of(communicator));
   result["stages"] = stages;
   result["phases"] = gather_lists(communicator, phases_of(seen, communicator.rank()));
-  result.update(settings_of(config, network));
+  result.update(settings_of(network));
   return result;
 }
 
@@ -246,7 +249,8 @@ std::unique_ptr<DataFeed> make_feed(const Config& config, const Communicator& co
 }
 
 /// The model's normalisation or, for initial weights, the split's own.
-void normalise(DataFeed& feed, const Config& config, Network& network) {
+void normalise(DataFeed& feed, Network& network) {
+  const Config& config = network.plan().config;
   if (!network.communicator().is_root()) return;
   feed.set_transform(
       {.statistics = config.checkpoint.empty() ? feed.statistics() : network.input_statistics(),
@@ -256,31 +260,32 @@ void normalise(DataFeed& feed, const Config& config, Network& network) {
 
 }  // namespace
 
-ExitStatus bench_command(Config config, const Communicator& communicator) {
+ExitStatus bench_command(Config given, const Communicator& communicator) {
   // What a checkpoint says of its run's length is not how often to measure.
   const std::optional<std::int64_t> steps =
-      config.given("steps") ? config.steps : std::optional<std::int64_t>(default_steps);
-  check_results(config, communicator);
-  complete_config(config, communicator);
-  config.steps = steps;
+      given.given("steps") ? given.steps : std::optional<std::int64_t>(default_steps);
+  check_results(given, communicator);
+  RunPlan plan = complete_plan(std::move(given), communicator);
+  plan.config.steps = steps;
+  const Config& config = plan.config;
   communicator.agree([&] {
     REVODE_REQUIRE(*steps >= 1 && *steps <= 1'000'000,
                    "--steps {}: bench needs from 1 to 1000000 steps to time", *steps);
   });
   const std::unique_ptr<DataFeed> feed = make_feed(config, communicator);
-  const std::unique_ptr<Network> network = load_network(config, communicator, config.batch_size);
-  normalise(*feed, config, *network);
+  const std::unique_ptr<Network> network = load_network(plan, communicator, config.batch_size);
+  normalise(*feed, *network);
   TrainingStep training(config, *network);
   for (const auto& share : network->shares()) share->velocity();
   const bool prints = communicator.is_root() && config.json != "-";
 
-  const std::string block = start_block(config, *network);
+  const std::string block = start_block(*network);
   if (prints) {
     print_result("{}timing {} steps of {} images after {} to warm up\n\n", block, *steps,
                  config.batch_size, num_warm_up_steps);
   }
-  const Measurements seen = measure(config, *network, training, *feed, static_cast<int>(*steps));
-  const Json result = result_of(config, *network, seen);
+  const Measurements seen = measure(*network, training, *feed, static_cast<int>(*steps));
+  const Json result = result_of(*network, seen);
   if (prints) print_result(bench_tables(result));
   if (communicator.is_root()) write_json_result(config, result);
   return ExitStatus::success;

@@ -51,17 +51,19 @@ Spread spread_of(std::vector<double> values) {
                   static_cast<double>(values.size())};
 }
 
-ConvolutionCount convolutions_of_coupling(Force force, bool activations_stored) {
+ConvolutionCount convolutions_of_coupling(Force force, Activations activations) {
   const int kernels = force == Force::symmetric ? 2 : 1;
-  return {.forward = kernels, .back = kernels * (activations_stored ? 2 : 3)};
+  return {.forward = kernels, .back = kernels * (activations == Activations::store ? 2 : 3)};
 }
 
 double convolution_flops(const SegmentShape& shape) {
   return 2.0 * static_cast<double>(shape.kernel_size()) * static_cast<double>(shape.plane_size());
 }
 
-Measurements measure(const Config& config, Network& network, TrainingStep& training,
-                     const DataFeed& feed, int num_steps) {
+Measurements measure(Network& network, TrainingStep& training, const DataFeed& feed,
+                     int num_steps) {
+  const RunPlan& plan = network.plan();
+  const Config& config = plan.config;
   const Communicator& communicator = network.communicator();
   network.time_phases();
   PhaseTimer& timer = *network.phase_timer();
@@ -70,7 +72,7 @@ Measurements measure(const Config& config, Network& network, TrainingStep& train
   Measurements seen;
   for (int step = 0; step < num_warm_up_steps + num_steps; ++step) {
     const MiniBatchSource source =
-        feed.mini_batch(indices_of_step(order, step, config.batch_size), 0, *config.micro_batches);
+        feed.mini_batch(indices_of_step(order, step, config.batch_size), 0, plan.num_micro_batches);
     communicator.barrier();
     const double peak = network.backend().measure_peak_flops();
 

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "revode/config/config.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"
@@ -33,7 +32,7 @@ struct ConvolutionCount {
   int forward = 0;
   int back = 0;
 };
-ConvolutionCount convolutions_of_coupling(Force force, bool activations_stored);
+ConvolutionCount convolutions_of_coupling(Force force, Activations activations);
 /// Operations of one convolution of `shape` for one image.
 double convolution_flops(const SegmentShape& shape);
 
@@ -47,8 +46,7 @@ struct Measurements {
 
 /// Trains for `num_steps` steps after a warm-up, each between a measurement of the peak and a
 /// forward sweep of the same images, so that all see the same state of the machine. Collective.
-Measurements measure(const Config& config, Network& network, TrainingStep& training,
-                     const DataFeed& feed, int num_steps);
+Measurements measure(Network& network, TrainingStep& training, const DataFeed& feed, int num_steps);
 
 /// Steps before the clock runs: scratch is taken, caches and clocks of the processor settle.
 inline constexpr int num_warm_up_steps = 2;

@@ -16,14 +16,15 @@
 
 namespace revode {
 
-ExitStatus eval_command(Config config, const Communicator& communicator) {
-  check_results(config, communicator);
-  complete_config(config, communicator);
-  ChosenSamples samples = choose_samples(config, communicator);
+ExitStatus eval_command(Config given, const Communicator& communicator) {
+  check_results(given, communicator);
+  const RunPlan plan = complete_plan(std::move(given), communicator);
+  const Config& config = plan.config;
+  ChosenSamples samples = choose_samples(plan, communicator);
   const std::int64_t count = samples.size();
   const std::unique_ptr<Network> network =
-      load_network(config, communicator, std::min(config.batch_size, samples.size()));
-  normalise(samples, config, *network);
+      load_network(plan, communicator, std::min(config.batch_size, samples.size()));
+  normalise(samples, *network);
 
   const int classes = network->architecture().num_classes();
   std::vector<float> logits, labels;
@@ -52,14 +53,14 @@ ExitStatus eval_command(Config config, const Communicator& communicator) {
   if (!communicator.is_root()) return ExitStatus::success;
   if (config.json != "-")
     print_result("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
-                 config.checkpoint, config.split, config.dataset, result.loss, result.accuracy,
-                 format_count(result.samples));
+                 config.checkpoint, to_string(plan.split), config.dataset, result.loss,
+                 result.accuracy, format_count(result.samples));
   write_json_result(config,
                     {{"loss", result.loss},
                      {"accuracy", result.accuracy},
                      {"samples", result.samples},
                      {"images_per_second", static_cast<double>(result.samples) / seconds.count()},
-                     {"split", config.split},
+                     {"split", to_string(plan.split)},
                      {"dataset", config.dataset},
                      {"checkpoint", config.checkpoint},
                      {"peak_memory_bytes", memory.peak_resident}});

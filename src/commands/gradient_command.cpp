@@ -15,17 +15,17 @@
 
 namespace revode {
 
-ExitStatus gradient_command(Config config, const Communicator& communicator) {
-  check_results(config, communicator);
-  complete_config(config, communicator);
-  if (config.samples.empty()) config.samples = fmt::format("0:{}", config.batch_size);
-  ChosenSamples samples = choose_samples(config, communicator);
-  const std::unique_ptr<Network> network = load_network(config, communicator, samples.size());
-  normalise(samples, config, *network);
+ExitStatus gradient_command(Config given, const Communicator& communicator) {
+  check_results(given, communicator);
+  const RunPlan plan = complete_plan(std::move(given), communicator);
+  const Config& config = plan.config;
+  ChosenSamples samples = choose_samples(plan, communicator);
+  const std::unique_ptr<Network> network = load_network(plan, communicator, samples.size());
+  normalise(samples, *network);
 
   TrainingStep training(config, *network);
   const MiniBatchSource source =
-      samples.feed->mini_batch(samples.indices, 0, *config.micro_batches);
+      samples.feed->mini_batch(samples.indices, 0, plan.num_micro_batches);
   std::vector<float> logits;
   const StepReport report =
       training.compute_gradient(source, false, [&](int, std::span<const float> values) {
@@ -50,7 +50,7 @@ ExitStatus gradient_command(Config config, const Communicator& communicator) {
     print_result(
         "samples {} of the {} split of {}: loss {:.6f}, regularization {:.6f}, norm of the "
         "gradient {:.6g}\n",
-        config.samples, config.split, config.dataset, report.loss, report.regularization,
+        config.samples, to_string(plan.split), config.dataset, report.loss, report.regularization,
         report.gradient_norm);
   write_json_result(config, {{"loss", report.loss},
                              {"regularization", report.regularization},

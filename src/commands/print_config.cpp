@@ -1,7 +1,7 @@
 // --print-config: the options as a run would resolve them, as an INI file that --config reads back.
 #include "revode/checkpoint/checkpoint.hpp"
+#include "revode/config/run_plan.hpp"
 #include "revode/core/console.hpp"
-#include "revode/train/network.hpp"
 
 #include "commands/commands.hpp"
 
@@ -13,7 +13,7 @@ ExitStatus print_config(Config config) {
   if (!file.empty())
     apply_stored(config, CheckpointReader(file).config(),
                  resumes ? StoredUse::resume : StoredUse::model, file);
-  resolve(config, make_architecture(config));
+  resolve(config);
   print_result(config_to_ini(config));
   return ExitStatus::success;
 }

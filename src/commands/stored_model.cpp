@@ -13,7 +13,7 @@
 
 namespace revode {
 
-void complete_config(Config& config, const Communicator& communicator) {
+RunPlan complete_plan(Config config, const Communicator& communicator) {
   if (!config.checkpoint.empty()) {
     std::string stored;
     communicator.agree([&] {
@@ -27,40 +27,36 @@ void complete_config(Config& config, const Communicator& communicator) {
       apply_stored(config, nlohmann::json::parse(stored), StoredUse::model, config.checkpoint);
     });
   }
-  communicator.agree([&] {
-    resolve(config, make_architecture(config));
-    check_ranks(config, communicator);
-  });
+  return make_plan(config, communicator);
 }
 
-std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,
+std::unique_ptr<Network> load_network(const RunPlan& plan, const Communicator& communicator,
                                       int mini_batch) {
+  const std::string& file = plan.config.checkpoint;
   std::unique_ptr<CheckpointReader> reader;
-  const Architecture architecture = make_architecture(config);
-  if (!config.checkpoint.empty()) {
+  if (!file.empty()) {
     reader =
-        std::make_unique<CheckpointReader>(config.checkpoint, communicator.handle(),
+        std::make_unique<CheckpointReader>(file, communicator.handle(),
                                            CheckpointReader::Checksums::ignore);  // verified before
-    check_arrays(*reader, architecture, StoredArrays::model);
+    check_arrays(*reader, plan.architecture, StoredArrays::model);
   }
   auto network = std::make_unique<Network>(
-      config, architecture, communicator,
-      cut_mini_batch(mini_batch, std::min(*config.micro_batches, mini_batch)).front());
-  if (reader) load_model(*reader, config.checkpoint, *network);
+      plan, communicator,
+      cut_mini_batch(mini_batch, std::min(plan.num_micro_batches, mini_batch)).front());
+  if (reader) load_model(*reader, file, *network);
   return network;
 }
 
-ChosenSamples choose_samples(const Config& config, const Communicator& communicator) {
+ChosenSamples choose_samples(const RunPlan& plan, const Communicator& communicator) {
+  const Config& config = plan.config;
   ChosenSamples chosen;
-  chosen.feed = std::make_unique<DataFeed>(
-      config, config.split == "train" ? Split::train : Split::test, 1, communicator);
-  const SampleRange range = config.samples.empty() ? SampleRange{0, chosen.feed->size()}
-                                                   : *parse_sample_range(config.samples);
+  chosen.feed = std::make_unique<DataFeed>(config, plan.split, 1, communicator);
+  const SampleRange range = plan.samples.value_or(SampleRange{0, chosen.feed->size()});
   communicator.agree([&] {
     REVODE_REQUIRE(range.last <= chosen.feed->size(), "{}: the {} split of {} has {} samples",
                    config.given("samples") ? fmt::format("--samples {}", config.samples)
                                            : fmt::format("--batch-size {}", config.batch_size),
-                   config.split, config.dataset, chosen.feed->size());
+                   to_string(plan.split), config.dataset, chosen.feed->size());
   });
   chosen.indices.resize(range.size());
   std::iota(chosen.indices.begin(), chosen.indices.end(), range.first);
@@ -79,7 +75,8 @@ ChannelStatistics train_statistics(const Config& config) {
 
 }  // namespace
 
-void normalise(ChosenSamples& samples, const Config& config, Network& network) {
+void normalise(ChosenSamples& samples, Network& network) {
+  const Config& config = network.plan().config;
   const Communicator& communicator = network.communicator();
   // Initial weights come without statistics: take those of the training split, as training would.
   communicator.agree([&] {

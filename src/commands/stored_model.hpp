@@ -8,17 +8,17 @@
 #include <vector>
 
 #include "revode/checkpoint/checkpoint.hpp"
-#include "revode/config/config.hpp"
+#include "revode/config/run_plan.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"
 
 namespace revode {
 
-/// Fills config from the checkpoint's (if one is given), then what is still open. Collective;
+/// Fills config from the checkpoint's (if one is given), and plans what it asks for. Collective;
 /// errors are shared.
-void complete_config(Config& config, const Communicator& communicator);
+RunPlan complete_plan(Config config, const Communicator& communicator);
 
-/// Samples --samples of --split (all where not given).
+/// The samples of the split that the plan names.
 struct ChosenSamples {
   std::unique_ptr<DataFeed> feed;
   std::vector<std::int64_t> indices;
@@ -26,16 +26,16 @@ struct ChosenSamples {
   int size() const { return static_cast<int>(indices.size()); }
 };
 /// Collective; errors are shared.
-ChosenSamples choose_samples(const Config& config, const Communicator& communicator);
+ChosenSamples choose_samples(const RunPlan& plan, const Communicator& communicator);
 
 /// The network with the weights of --checkpoint, or its initial ones, for mini-batches of up to
 /// `mini_batch` images. Collective.
-std::unique_ptr<Network> load_network(const Config& config, const Communicator& communicator,
+std::unique_ptr<Network> load_network(const RunPlan& plan, const Communicator& communicator,
                                       int mini_batch);
 
 /// The samples are fed as the model of --checkpoint wants them, or as training from initial weights
 /// would; without augmentation. Collective.
-void normalise(ChosenSamples& samples, const Config& config, Network& network);
+void normalise(ChosenSamples& samples, Network& network);
 
 /// Collective. Refuses result files that may not be written, and --output in a folder that the
 /// ranks do not share.

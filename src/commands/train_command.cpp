@@ -13,7 +13,7 @@ ExitStatus train_command(Config config, const Communicator& communicator) {
     if (communicator.is_root()) check_result_files(config);
   });
   StartPoint start = choose_start(config, communicator);
-  return Trainer(config, std::move(start), communicator).run();
+  return Trainer(make_plan(config, communicator), std::move(start), communicator).run();
 }
 
 }  // namespace revode

@@ -35,12 +35,11 @@ constexpr int default_batch = 16;
 /// One network with its data, and the gradient of one mini-batch.
 class Trial {
  public:
-  Trial(const Config& config, const Communicator& communicator)
-      : config_(with_samples(config)),
-        samples_(choose_samples(config_, communicator)),
-        network_(load_network(config, communicator, config.batch_size)),
-        training_(config, *network_) {
-    normalise(samples_, config, *network_);
+  Trial(const RunPlan& plan, const Communicator& communicator)
+      : samples_(choose_samples(plan, communicator)),
+        network_(load_network(plan, communicator, plan.config.batch_size)),
+        training_(plan.config, *network_, *plan.schedule) {
+    normalise(samples_, *network_);
   }
 
   Network& network() { return *network_; }
@@ -54,20 +53,14 @@ class Trial {
 
   StepReport compute() {
     const MiniBatchSource source =
-        samples_.feed->mini_batch(samples_.indices, 0, *config_.micro_batches);
+        samples_.feed->mini_batch(samples_.indices, 0, network_->plan().num_micro_batches);
     const StepReport report = training_.compute_gradient(source);
-    training_.require_finite(source, report, fmt::format("samples {}", config_.samples));
+    training_.require_finite(source, report,
+                             fmt::format("samples {}", network_->plan().config.samples));
     return report;
   }
 
  private:
-  static Config with_samples(Config config) {
-    config.split = "train";
-    config.samples = fmt::format("0:{}", config.batch_size);
-    return config;
-  }
-
-  Config config_;
   ChosenSamples samples_;
   std::unique_ptr<Network> network_;
   TrainingStep training_;
@@ -111,7 +104,7 @@ double sum_over_ranks(const Communicator& communicator, double mine) {
 
 // ||rebuilt - original|| / ||original|| at the front of every slice; on the grid, and in its range,
 // not one bit may differ.
-Check check_round_trip(Trial& trial, const Config& config, const StepReport& report) {
+Check check_round_trip(Trial& trial, const StepReport& report) {
   const Communicator& communicator = trial.network().communicator();
   Reversal mine;
   for (const auto& share : trial.network().shares()) mine += share->slice().take_reversal();
@@ -119,7 +112,8 @@ Check check_round_trip(Trial& trial, const Config& config, const StepReport& rep
   const double values = sum_over_ranks(communicator, static_cast<double>(mine.num_values));
   const double error = std::sqrt(sum_over_ranks(communicator, mine.squared_error) /
                                  sum_over_ranks(communicator, mine.squared_norm));
-  const bool exact = config.grid_bits > 0 && report.range.out_of_range == 0;
+  const int grid_bits = trial.network().architecture().grid_bits();
+  const bool exact = grid_bits > 0 && report.range.out_of_range == 0;
   // Off the grid every coupling adds a rounding error of 2^-24, which the way back may amplify.
   constexpr double loose = 1e-2;
   return {"round trip",
@@ -128,7 +122,7 @@ Check check_round_trip(Trial& trial, const Config& config, const StepReport& rep
                                        differing, values, error),
           exact ? "equal in every bit"
                 : fmt::format("reversal error < {:.0e} ({})", loose,
-                              config.grid_bits == 0 ? "no grid" : "values left the exact range"),
+                              grid_bits == 0 ? "no grid" : "values left the exact range"),
           exact ? differing == 0 : error < loose};
 }
 
@@ -206,7 +200,7 @@ Check check_taylor(Config config, const Communicator& communicator) {
   // Few images cross few kinks, too few for their signs to even out: for one image and 8 channels
   // the slope was seen from 1.07 to 1.73 over the seeds, for 16 images from 1.57.
   config.batch_size = std::max(config.batch_size, default_batch);
-  Trial trial(config, communicator);
+  Trial trial(make_plan(std::move(config), communicator.size()), communicator);
   Network& network = trial.network();
   move_weights(network, copy_weights(network), draw_directions(network, 1), 0.5);
   const ShareArrays origin = copy_weights(network);
@@ -254,7 +248,7 @@ Check check_taylor(Config config, const Communicator& communicator) {
 }
 
 /// The gradient of `variant` against the one that `base` has computed, on the same ranks.
-Check check_variant(const std::string& name, Trial& base, const Config& variant) {
+Check check_variant(const std::string& name, Trial& base, const RunPlan& variant) {
   const Communicator& communicator = base.network().communicator();
   Trial other(variant, communicator);
   other.compute();
@@ -267,7 +261,7 @@ Check check_variant(const std::string& name, Trial& base, const Config& variant)
 }
 
 // Rank 0 computes alone; its gradient goes to every rank.
-Check check_serial(Trial& base, const Config& config) {
+Check check_serial(Trial& base) {
   const Communicator& communicator = base.network().communicator();
   const Architecture& architecture = base.network().architecture();
   const ParameterMap whole(architecture, {0, architecture.num_blocks()});
@@ -275,9 +269,9 @@ Check check_serial(Trial& base, const Config& config) {
   communicator.agree([&] {
     if (!communicator.is_root()) return;
     const Communicator alone = Communicator::alone();
-    Config of_one = config;
+    Config of_one = base.network().plan().config;
     of_one.time_ranks = 1;
-    Trial trial(of_one, alone);
+    Trial trial(make_plan(std::move(of_one), alone.size()), alone);
     trial.compute();
     std::ranges::copy(trial.gradient().front(), serial.begin());
   });
@@ -306,29 +300,31 @@ void print_table(const std::vector<Check>& checks) {
 
 }  // namespace
 
-ExitStatus verify_command(Config config, const Communicator& communicator) {
-  if (!config.given("batch-size")) config.batch_size = default_batch;
-  check_results(config, communicator);
-  complete_config(config, communicator);
+ExitStatus verify_command(Config given, const Communicator& communicator) {
+  if (!given.given("batch-size")) given.batch_size = default_batch;
+  check_results(given, communicator);
+  const RunPlan plan = complete_plan(std::move(given), communicator);
+  const Config& config = plan.config;
 
-  Trial base(config, communicator);
+  Trial base(plan, communicator);
   for (const auto& share : base.network().shares()) share->slice().measure_reversal();
   const StepReport report = base.compute();
-  std::vector<Check> checks{check_round_trip(base, config, report),
-                            check_taylor(config, communicator)};
+  std::vector<Check> checks{check_round_trip(base, report), check_taylor(config, communicator)};
 
-  Config variant = config;
-  variant.activations = config.activations == "store" ? "reverse" : "store";
+  RunPlan variant = plan;
+  variant.activations =
+      plan.activations == Activations::store ? Activations::reverse : Activations::store;
   checks.push_back(check_variant("stored = recomputed activations", base, variant));
-  variant = config;
-  variant.schedule = config.schedule == "gpipe" ? "1f1b" : "gpipe";
+  variant = plan;
+  const ScheduleRule& gpipe = schedule_rule("gpipe");
+  variant.schedule = plan.schedule == &gpipe ? &schedule_rule("1f1b") : &gpipe;
   checks.push_back(check_variant("gpipe = 1f1b", base, variant));
-  variant = config;
-  variant.threads = base.network().num_threads() == 1 ? 2 : 1;
+  variant = plan;
+  variant.config.threads = base.network().num_threads() == 1 ? 2 : 1;
   checks.push_back(check_variant(
-      fmt::format("--threads {} = {}", base.network().num_threads(), *variant.threads), base,
+      fmt::format("--threads {} = {}", base.network().num_threads(), *variant.config.threads), base,
       variant));
-  checks.push_back(check_serial(base, config));
+  checks.push_back(check_serial(base));
 
   const bool passed = std::ranges::all_of(checks, &Check::passed);
   if (communicator.is_root()) {

@@ -24,21 +24,19 @@ int couplings_in(const Architecture& architecture, int stage, BlockRange slice) 
 }
 
 /// In float arrays of the parameters' size.
-double weight_arrays(const Config& config) {
-  const bool updates = config.command == "train" || config.command == "bench";
-  const bool has_gradient = config.command != "eval";
+double weight_arrays(NetworkUse use) {
   // The parameters themselves, and at least one copy of them in the kernels' layout.
   // Gradients are summed in 64 bits.
-  return 2.0 + (has_gradient ? 2 : 0) + (updates ? 1 : 0);
+  return 2.0 + (use != NetworkUse::evaluation ? 2 : 0) + (use == NetworkUse::training ? 1 : 0);
 }
 
 }  // namespace
 
-MemoryForecast forecast_memory(const Config& config, const Architecture& architecture,
-                               BlockRange slice, int largest_micro_batch) {
+MemoryForecast forecast_memory(const RunPlan& plan, BlockRange slice, int largest_micro_batch) {
+  const Architecture& architecture = plan.architecture;
   const double parameters = static_cast<double>(ParameterMap(architecture, slice).size());
   MemoryForecast forecast;
-  forecast.weights = weight_arrays(config) * parameters * sizeof(float);
+  forecast.weights = weight_arrays(plan.use) * parameters * sizeof(float);
 
   double largest_state = 0, stored = 0;
   for (int k = 0; k < static_cast<int>(architecture.stages().size()); ++k) {
@@ -56,10 +54,10 @@ MemoryForecast forecast_memory(const Config& config, const Architecture& archite
   const bool first = slice.first == 0, last = slice.last == architecture.num_blocks();
   const int slots = first && last ? 1 : first || last ? 2 : 3;
   // One state forward; backward a state and its adjoint.
-  const bool goes_back = config.command != "eval";
-  forecast.states = (goes_back ? 3 * std::min(slots, config.micro_batches.value_or(1)) : 1) *
-                    largest_state * sizeof(float);
-  if (config.activations == "store") forecast.states += stored * sizeof(float);
+  const bool goes_back = plan.use != NetworkUse::evaluation;
+  forecast.states =
+      (goes_back ? 3 * std::min(slots, plan.num_micro_batches) : 1) * largest_state * sizeof(float);
+  if (plan.activations == Activations::store) forecast.states += stored * sizeof(float);
   return forecast;
 }
 

@@ -1,19 +1,14 @@
 #include "revode/train/network.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
-#include "revode/data/dataset.hpp"
-#include "revode/pipeline/partition.hpp"
-#include "revode/pipeline/schedule.hpp"
 #include "revode/train/memory_forecast.hpp"
 
 namespace revode {
 namespace {
-
-constexpr int default_epochs = 200;
-constexpr int default_epochs_synthetic = 10;
 
 /// More threads a processor than this do nothing but wait for each other.
 constexpr int most_threads_a_processor = 4;
@@ -37,83 +32,36 @@ int threads_of(const Config& config, const Communicator& communicator) {
   return threads;
 }
 
-/// Collective. The architecture, if the ranks have room for it.
-const Architecture& with_room(const Config& config, const Architecture& architecture,
-                              const Communicator& communicator, const Placement& placement,
-                              int largest_micro_batch) {
-  const std::vector<BlockRange> cut = partition(architecture, placement.num_slices());
+/// Collective. The plan, if the ranks have room for it.
+RunPlan with_room(RunPlan plan, const Communicator& communicator, int largest_micro_batch) {
   MemoryForecast mine;
-  for (const int slice : placement.slices_of(communicator.rank()))
-    mine += forecast_memory(config, architecture, cut[slice], largest_micro_batch);
+  for (const int slice : plan.placement.slices_of(communicator.rank()))
+    mine += forecast_memory(plan, plan.slices[slice], largest_micro_batch);
   check_memory(mine, communicator);
-  return architecture;
+  return plan;
 }
 
 }  // namespace
 
-Architecture make_architecture(const Config& config) {
-  const DatasetInfo& data = dataset_info(config.dataset);
-  return Architecture({.arch = config.arch,
-                       .depth = config.depth,
-                       .blocks = config.blocks,
-                       .widths = config.widths,
-                       .step_size = config.step_size,
-                       .grid_bits = config.grid_bits,
-                       .image_channels = data.image.channels,
-                       .image_height = data.image.height,
-                       .image_width = data.image.width,
-                       .num_classes = data.num_classes});
+RunPlan make_plan(const Config& config, const Communicator& communicator) {
+  std::optional<RunPlan> plan;
+  communicator.agree([&] { plan = make_plan(config, communicator.size()); });
+  return *std::move(plan);
 }
 
-void resolve(Config& config, const Architecture& architecture) {
-  config.depth = architecture.depth();
-  config.blocks = architecture.blocks();
-  config.widths = architecture.widths();
-  config.micro_batches = static_cast<int>(std::min<std::int64_t>(
-      config.micro_batches.value_or(default_micro_batches), mini_batch_size(config)));
-  REVODE_REQUIRE(
-      *config.micro_batches <= most_contributions,
-      "--micro-batches {}: expected at most {}, the terms that a sum of gradients may have",
-      *config.micro_batches, most_contributions);
-  if (!config.epochs)
-    config.epochs = config.dataset == "synthetic" ? default_epochs_synthetic : default_epochs;
-  schedule_rule(config.schedule);
-}
-
-void check_ranks(const Config& config, const Communicator& communicator) {
-  REVODE_REQUIRE(config.time_ranks.value_or(communicator.size()) == communicator.size(),
-                 "--time-ranks {} does not fit the {} ranks that were started: every rank is a "
-                 "time rank in this version, "
-                 "so give {} or leave it out",
-                 config.time_ranks.value_or(0), communicator.size(), communicator.size());
-  partition(make_architecture(config), communicator.size());  // throws where the ranks are too many
-}
-
-Network::Network(const Config& config, const Architecture& architecture,
-                 const Communicator& communicator, int largest_micro_batch)
-    : Network(config, architecture, communicator,
-              Placement::round_robin(communicator.size(), communicator.size()),
-              largest_micro_batch) {}
-
-Network::Network(const Config& config, const Architecture& architecture,
-                 const Communicator& communicator, const Placement& placement,
-                 int largest_micro_batch)
-    : architecture_(with_room(config, architecture, communicator, placement, largest_micro_batch)),
+Network::Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch)
+    : plan_(with_room(std::move(plan), communicator, largest_micro_batch)),
       communicator_(communicator),
       largest_micro_batch_(largest_micro_batch),
-      num_threads_(threads_of(config, communicator)),
-      placement_(placement),
-      slices_(partition(architecture_, placement.num_slices())),
-      backend_(make_backend(config.backend, num_threads_)) {
-  const Activations activations =
-      config.activations == "store" ? Activations::store : Activations::reverse;
+      num_threads_(threads_of(plan_.config, communicator)),
+      backend_(make_backend(plan_.config.backend, num_threads_)) {
   std::vector<TimeSlice<float>*> slices;
-  for (const int slice : placement_.slices_of(communicator.rank())) {
-    shares_.push_back(std::make_unique<Share>(architecture_, slice, slices_[slice], *backend_,
-                                              activations, config.seed));
+  for (const int slice : placement().slices_of(communicator.rank())) {
+    shares_.push_back(std::make_unique<Share>(architecture(), slice, plan_.slices[slice], *backend_,
+                                              plan_.activations, plan_.config.seed));
     slices.push_back(&shares_.back()->slice());
   }
-  pipeline_ = std::make_unique<Pipeline>(communicator_, placement_, std::move(slices), *backend_,
+  pipeline_ = std::make_unique<Pipeline>(communicator_, placement(), std::move(slices), *backend_,
                                          largest_micro_batch);
 }
 
@@ -122,11 +70,11 @@ void Network::load_weights() {
 }
 
 Share* Network::first_share() const {
-  return placement_.first_rank() == communicator_.rank() ? shares_.front().get() : nullptr;
+  return placement().first_rank() == communicator_.rank() ? shares_.front().get() : nullptr;
 }
 
 Share* Network::last_share() const {
-  return placement_.last_rank() == communicator_.rank() ? shares_.back().get() : nullptr;
+  return placement().last_rank() == communicator_.rank() ? shares_.back().get() : nullptr;
 }
 
 ChannelStatistics Network::input_statistics() const {
@@ -145,7 +93,7 @@ void Network::set_input_statistics(const ChannelStatistics& statistics) {
 }
 
 void Network::time_phases() {
-  phase_timer_.emplace(static_cast<int>(architecture_.stages().size()));
+  phase_timer_.emplace(static_cast<int>(architecture().stages().size()));
   for (const auto& share : shares_) share->slice().set_phase_timer(&*phase_timer_);
   pipeline_->set_phase_timer(&*phase_timer_);
 }

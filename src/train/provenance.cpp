@@ -11,9 +11,9 @@ namespace revode {
 
 using Json = nlohmann::ordered_json;
 
-Json start_record(const Config& config, Network& network, std::int64_t step, std::int64_t epoch) {
+Json start_record(Network& network, std::int64_t step, std::int64_t epoch) {
   Json options = Json::object();
-  for (const OptionText& option : option_texts(config))
+  for (const OptionText& option : option_texts(network.plan().config))
     if (option.name != "command" && !option.text.empty()) options[option.name] = option.text;
   return {{"kind", "start"},
           {"epoch", epoch},

@@ -52,10 +52,11 @@ double expected_bubble(const Architecture& architecture, const std::vector<Block
   return simulate(make_programs(schedule, placement, num_micro_batches), placement, costs).bubble();
 }
 
-std::string partition_lines(const Config& config, Network& network) {
+std::string partition_lines(Network& network) {
   const Architecture& architecture = network.architecture();
   const std::vector<BlockRange>& slices = network.slices();
-  const ScheduleRule& schedule = schedule_rule(config.schedule);
+  const ScheduleRule& schedule = *network.plan().schedule;
+  const int num_micro_batches = network.plan().num_micro_batches;
   const Placement& placement = network.placement();
   const int num_ranks = placement.num_ranks();
   double total = 0;
@@ -66,7 +67,7 @@ std::string partition_lines(const Config& config, Network& network) {
     work[placement.rank_of(slice)] += cost;
   }
   const Communicator& communicator = network.communicator();
-  const WorkOrder order = schedule.make(communicator.rank(), placement, *config.micro_batches);
+  const WorkOrder order = schedule.make(communicator.rank(), placement, num_micro_batches);
   // By slice; 0 where it is another rank's.
   std::vector<double> mine(2 * slices.size());
   for (const auto& share : network.shares()) {
@@ -97,16 +98,16 @@ std::string partition_lines(const Config& config, Network& network) {
   }
   if (num_ranks == 1 || !communicator.is_root()) return text;  // the others' is not printed
   const double balance = total / (num_ranks * std::ranges::max(work));
-  const auto bubble_with = [&](int num_micro_batches) {
-    return 100 * expected_bubble(architecture, slices, schedule, placement, num_micro_batches);
+  const auto bubble_with = [&](int micro_batches) {
+    return 100 * expected_bubble(architecture, slices, schedule, placement, micro_batches);
   };
-  const double bubble = bubble_with(*config.micro_batches);
+  const double bubble = bubble_with(num_micro_batches);
   text +=
       fmt::format("  balance {:.1f}%; {} over {} micro-batches: {:.0f}% of the ranks' time idle\n",
-                  100 * balance, schedule.name, *config.micro_batches, bubble);
+                  100 * balance, schedule.name, num_micro_batches, bubble);
   // Where slices differ, ranks idle with any number of micro-batches.
   const int better = std::min(4 * num_ranks, most_contributions);
-  if (bubble > notable_bubble && *config.micro_batches < better)
+  if (bubble > notable_bubble && num_micro_batches < better)
     text += fmt::format(
         "  note: with {} ranks, --micro-batches {} would bring that to {:.0f}%\n"
         "  (batch norm then sees smaller batches, so results change)\n",
@@ -188,7 +189,7 @@ nlohmann::ordered_json peaks_by_category(const MemoryReport& report) {
   return json;
 }
 
-std::string start_block(const Config& config, Network& network) {
+std::string start_block(Network& network) {
   const Architecture& architecture = network.architecture();
   std::string text;
   text += fmt::format("{}-{}: blocks {}, widths {}, {} parameters\n", architecture.rule().name,
@@ -201,9 +202,10 @@ std::string start_block(const Config& config, Network& network) {
                           : std::string("no grid: reversal up to rounding"));
   text += fmt::format("{} on {} {}, {}, activations {}\n", network.backend().description(),
                       network.communicator().size(),
-                      network.communicator().size() == 1 ? "rank" : "ranks", config.precision,
-                      config.activations == "store" ? "stored" : "rebuilt");
-  text += partition_lines(config, network);
+                      network.communicator().size() == 1 ? "rank" : "ranks",
+                      network.plan().config.precision,
+                      network.plan().activations == Activations::store ? "stored" : "rebuilt");
+  text += partition_lines(network);
   text += memory_lines(gather_memory(network.communicator()));
   return text;
 }

@@ -11,11 +11,11 @@
 #include <unistd.h>
 
 #include "revode/checkpoint/checkpoint.hpp"
+#include "revode/config/run_plan.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 #include "revode/files/host.hpp"
 #include "revode/train/model_file.hpp"
-#include "revode/train/network.hpp"
 
 namespace revode {
 namespace {
@@ -24,9 +24,7 @@ namespace fs = std::filesystem;
 
 /// runs/<arch>-<depth>-<dataset>, or the like with a number.
 fs::path default_output(const Config& config, bool existing) {
-  const Architecture architecture = make_architecture(config);
-  return default_run_folder(
-      fmt::format("{}-{}-{}", config.arch, architecture.depth(), config.dataset), existing);
+  return default_run_folder(model_name(config), existing);
 }
 
 /// Empty where only the checkpoint's config can tell.

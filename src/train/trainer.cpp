@@ -24,14 +24,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-Config resolved(Config config, const Communicator& communicator) {
-  communicator.agree([&] {
-    resolve(config, make_architecture(config));
-    check_ranks(config, communicator);
-  });
-  return config;
-}
-
 DataFeed make_training_data(const Config& config, const Communicator& communicator) {
   DataFeed feed(config, Split::train, config.train_fraction, communicator);
   communicator.agree([&] {
@@ -42,18 +34,17 @@ DataFeed make_training_data(const Config& config, const Communicator& communicat
   return feed;
 }
 
-/// The network's shape, which a checkpoint that is to be read has as well: known before anything as
-/// large is made.
-Architecture architecture_for(const Config& config, const StartPoint& start,
-                              const Communicator& communicator) {
-  Architecture architecture = make_architecture(config);
+/// The plan, if a checkpoint that is to be read has the shape of its network: known before anything
+/// as large is made.
+const RunPlan& checked_against(const StartPoint& start, const RunPlan& plan,
+                               const Communicator& communicator) {
   if (start.kind != StartPoint::Kind::fresh)
     check_arrays(
         CheckpointReader(start.file, communicator.handle(), CheckpointReader::Checksums::ignore),
-        architecture,
+        plan.architecture,
         start.kind == StartPoint::Kind::resume ? StoredArrays::model_and_momentum
                                                : StoredArrays::model);
-  return architecture;
+  return plan;
 }
 
 RunLog make_log(const Config& config, const Communicator& communicator) {
@@ -65,14 +56,14 @@ RunLog make_log(const Config& config, const Communicator& communicator) {
 }  // namespace
 
 // 1. Options, data, network.  2. Weights: initial, given, or where a run stood.  3. Output files.
-Trainer::Trainer(const Config& config, StartPoint start, const Communicator& communicator)
+Trainer::Trainer(RunPlan plan, StartPoint start, const Communicator& communicator)
     : communicator_(communicator),
-      config_(resolved(config, communicator)),
+      plan_(std::move(plan)),
       start_(std::move(start)),
       train_data_(make_training_data(config_, communicator)),
       test_data_(config_, Split::test, 1, communicator),
-      network_(config_, architecture_for(config_, start_, communicator), communicator,
-               cut_mini_batch(config_.batch_size, *config_.micro_batches).front()),
+      network_(checked_against(start_, plan_, communicator), communicator,
+               cut_mini_batch(config_.batch_size, plan_.num_micro_batches).front()),
       training_(config_, network_),
       rate_policy_{.base = config_.learning_rate,
                    .decay = config_.lr_decay,
@@ -140,9 +131,8 @@ void Trainer::check_training_data(const CheckpointReader& reader) const {
 }
 
 void Trainer::open_folder() {
-  const std::string block = start_block(config_, network_);
-  const nlohmann::ordered_json record =
-      start_record(config_, network_, progress_.step, progress_.epoch);
+  const std::string block = start_block(network_);
+  const nlohmann::ordered_json record = start_record(network_, progress_.step, progress_.epoch);
   const bool resumes = start_.kind == StartPoint::Kind::resume;
   std::vector<std::string> set_aside;
   communicator_.agree([&] {
@@ -212,7 +202,7 @@ StepReport Trainer::step() {
   }
   const auto first = order_.begin() + step_in_epoch * config_.batch_size;
   const MiniBatchSource source = train_data_.mini_batch({first, first + config_.batch_size},
-                                                        progress_.epoch, *config_.micro_batches);
+                                                        progress_.epoch, plan_.num_micro_batches);
   const double rate = rate_policy_.at(progress_.epoch, step_in_epoch, steps_per_epoch_);
 
   // One rank looks at the clock, so that all stop at the same step.

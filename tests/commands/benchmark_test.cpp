@@ -26,9 +26,10 @@ TEST(Spread, OfOneValueIsThatValue) {
 }
 
 TEST(ConvolutionCount, IsEightOrSixForTwoKernelsAndHalfThatForOne) {
-  for (const bool stored : {false, true}) {
-    const ConvolutionCount two = convolutions_of_coupling(Force::symmetric, stored);
-    const ConvolutionCount one = convolutions_of_coupling(Force::antisymmetric, stored);
+  for (const Activations activations : {Activations::reverse, Activations::store}) {
+    const bool stored = activations == Activations::store;
+    const ConvolutionCount two = convolutions_of_coupling(Force::symmetric, activations);
+    const ConvolutionCount one = convolutions_of_coupling(Force::antisymmetric, activations);
 
     EXPECT_EQ(two.forward, 2);
     EXPECT_EQ(two.forward + two.back, stored ? 6 : 8);

@@ -167,11 +167,11 @@ class ModelFile : public testing::Test {
 
 TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
   Config config = small_config();
-  Network network(config, make_architecture(config), world_, 3);
+  Network network(make_plan(config, world_), world_, 3);
   write(network);
   config.seed = 99;
-  Network again(config, make_architecture(config), world_, 3);
-  Network whole(config, make_architecture(config), self_, 3);
+  Network again(make_plan(config, world_), world_, 3);
+  Network whole(make_plan(config, self_), self_, 3);
   EXPECT_NE(num_differing_rows(share_of(again).map(), share_of(again).values().span(),
                                share_of(network).map(), share_of(network).values().span()),
             0u);
@@ -194,7 +194,7 @@ TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
 
 TEST_F(ModelFile, WeightsThatAreNotFiniteAreRefusedByEveryRank) {
   const Config config = small_config();
-  Network network(config, make_architecture(config), world_, 3);
+  Network network(make_plan(config, world_), world_, 3);
   if (network.last_share() != nullptr)
     share_of(network).values()[share_of(network).map().closing_weight.offset + 10 * 7] =
         std::numeric_limits<float>::quiet_NaN();
@@ -206,7 +206,7 @@ TEST_F(ModelFile, WeightsThatAreNotFiniteAreRefusedByEveryRank) {
 
 TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
   const Config config = small_config();
-  Network network(config, make_architecture(config), world_, 3);
+  Network network(make_plan(config, world_), world_, 3);
   const auto error_with = [&](const ParameterEntry& entry, float value) {
     if (entry.num_rows == 0) {
       write(network);
@@ -240,7 +240,9 @@ TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
 std::string trained_checkpoint(const Communicator& communicator, const Placement& placement,
                                const ScheduleRule& schedule, const std::string& file) {
   const Config config = small_config();
-  Network network(config, make_architecture(config), communicator, placement, 3);
+  RunPlan plan = make_plan(config, placement);
+  plan.schedule = &schedule;
+  Network network(std::move(plan), communicator, 3);
   TrainingStep training(config, network, schedule);
   const TestBatch<float> batch(network.architecture(), {3, 3, 2});
   for (int step = 0; step < 3; ++step)
@@ -273,12 +275,11 @@ TEST_F(ModelFile, IsTheSameByteForByteWithAnyScheduleAndPlacement) {
 TEST_F(ModelFile, ComesBackWhereRanksOwnSeveralSlices) {
   Config config = small_config();
   const Placement ring = Placement::round_robin(std::min(2 * world_.size(), 4), world_.size());
-  Network network(config, make_architecture(config), world_, ring, 3);
+  Network network(make_plan(config, ring), world_, 3);
   write(network);
-  Network whole(config, make_architecture(config), self_, 3);
+  Network whole(make_plan(config, self_), self_, 3);
   config.seed = 99;
-  Network again(config, make_architecture(config), world_, ring, 3),
-      alone(config, make_architecture(config), self_, 3);
+  Network again(make_plan(config, ring), world_, 3), alone(make_plan(config, self_), self_, 3);
   {
     const CheckpointReader reader(file_, world_.handle());
     load_model(reader, file_, again);
@@ -296,7 +297,7 @@ TEST_F(ModelFile, ComesBackWhereRanksOwnSeveralSlices) {
 
 TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
   const Config config = small_config();
-  Network network(config, make_architecture(config), world_, 3);
+  Network network(make_plan(config, world_), world_, 3);
   std::vector<float> written(share_of(network).map().size());
   Buffer<float>& read = share_of(network).velocity();
   std::ranges::fill(read, 7.0f);
@@ -334,7 +335,7 @@ TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
 
 TEST_F(ModelFile, ShapesAreComparedWithoutMakingTheNetwork) {
   Config config = small_config();
-  Network network(config, make_architecture(config), world_, 3);
+  Network network(make_plan(config, world_), world_, 3);
   write(network);
   const CheckpointReader reader(file_, world_.handle());
   const auto error_for = [&](std::vector<int> blocks, std::vector<int> widths,
@@ -344,7 +345,7 @@ TEST_F(ModelFile, ShapesAreComparedWithoutMakingTheNetwork) {
     claimed.blocks = std::move(blocks);
     claimed.widths = std::move(widths);
     return error_text(ExitStatus::bad_input,
-                      [&] { check_arrays(reader, make_architecture(claimed), arrays); });
+                      [&] { check_arrays(reader, resolve(claimed), arrays); });
   };
 
   EXPECT_EQ(first_non_finite(reader), std::nullopt);
@@ -359,7 +360,7 @@ TEST_F(ModelFile, ShapesAreComparedWithoutMakingTheNetwork) {
 
 TEST_F(ModelFile, MomentumHoldsTrainableArraysOnly) {
   const Config config = small_config();
-  Network network(config, make_architecture(config), self_, 3);
+  Network network(make_plan(config, self_), self_, 3);
   std::vector<float> values(share_of(network).map().size());
   std::vector<std::string> all, trainable;
   for (const ArraySlice& slice :

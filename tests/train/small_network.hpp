@@ -22,7 +22,7 @@ inline Config small_config(const std::string& arch = "hamiltonian") {
   config.threads = 2;
   config.learning_rate = 0.1;
   config.smoothness = 0.01;
-  resolve(config, make_architecture(config));
+  resolve(config);
   return config;
 }
 
@@ -32,8 +32,7 @@ struct SmallNetwork {
       : SmallNetwork(config, communicator,
                      Placement::round_robin(communicator.size(), communicator.size())) {}
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement)
-      : network(config, make_architecture(config), communicator, placement, 3),
-        training(config, network) {}
+      : network(make_plan(config, placement), communicator, 3), training(config, network) {}
 
   /// The first of this rank's.
   Share& share() { return *network.shares().front(); }

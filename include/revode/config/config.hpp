@@ -1,6 +1,6 @@
 // All options: one struct, one table (src/config/options.cpp) that parses, documents, validates,
-// prints and goes into the checkpoint. Deliberately knows nothing of depth arithmetic (model) or of
-// how many ranks there are (pipeline).
+// prints and goes into the checkpoint. Deliberately knows nothing of depth arithmetic or of how
+// many ranks there are: what options mean together is run_plan.hpp's.
 #pragma once
 
 #include <cstdint>

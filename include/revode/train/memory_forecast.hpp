@@ -2,8 +2,7 @@
 #pragma once
 
 #include "revode/comm/communicator.hpp"
-#include "revode/config/config.hpp"
-#include "revode/model/architecture.hpp"
+#include "revode/config/run_plan.hpp"
 
 namespace revode {
 
@@ -20,8 +19,7 @@ struct MemoryForecast {
   }
 };
 /// Of a slice.
-MemoryForecast forecast_memory(const Config& config, const Architecture& architecture,
-                               BlockRange slice, int largest_micro_batch);
+MemoryForecast forecast_memory(const RunPlan& plan, BlockRange slice, int largest_micro_batch);
 
 /// Collective. Throws an input error that all ranks share where the ranks of a host need more than
 /// it has, data that has been read included; says how much for what, and what would need less.

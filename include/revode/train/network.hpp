@@ -1,15 +1,14 @@
 // A network spread over the ranks, ready to be swept: what every command that computes needs, put
-// together from the options.
+// together from the plan.
 #pragma once
 
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "revode/backend/backend.hpp"
 #include "revode/comm/communicator.hpp"
-#include "revode/config/config.hpp"
+#include "revode/config/run_plan.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/data/dataset.hpp"
@@ -19,34 +18,19 @@
 
 namespace revode {
 
-/// The network that the options describe. Throws input errors.
-Architecture make_architecture(const Config& config);
-
-/// Fills what the options left open (depth, blocks, widths, micro-batches, epochs) with what
-/// follows from the rest, so that it can be printed and stored.
-void resolve(Config& config, const Architecture& architecture);
-
-/// Refuses --time-ranks that are not the ranks there are.
-void check_ranks(const Config& config, const Communicator& communicator);
-
-/// Micro-batches of a mini-batch unless --micro-batches says otherwise; fewer where the mini-batch
-/// is smaller.
-inline constexpr int default_micro_batches = 4;
+/// Of the options that every rank has, for its ranks. Collective; throws errors that all share.
+RunPlan make_plan(const Config& config, const Communicator& communicator);
 
 class Network {
  public:
-  /// Collective: agrees on what the ranks of a host may use. The blocks are cut into the slices of
-  /// `placement`. Initial weights from config.seed.
-  Network(const Config& config, const Architecture& architecture, const Communicator& communicator,
-          const Placement& placement, int largest_micro_batch);
-  /// One slice a rank.
-  Network(const Config& config, const Architecture& architecture, const Communicator& communicator,
-          int largest_micro_batch);
+  /// Collective: agrees on what the ranks of a host may use. Initial weights from the plan's seed.
+  Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch);
 
-  const Architecture& architecture() const { return architecture_; }
-  const Placement& placement() const { return placement_; }
+  const RunPlan& plan() const { return plan_; }
+  const Architecture& architecture() const { return plan_.architecture; }
+  const Placement& placement() const { return plan_.placement; }
   /// The blocks of every slice.
-  const std::vector<BlockRange>& slices() const { return slices_; }
+  const std::vector<BlockRange>& slices() const { return plan_.slices; }
   Backend<float>& backend() { return *backend_; }
   /// What this rank owns, in the order of the slices.
   const std::vector<std::unique_ptr<Share>>& shares() const { return shares_; }
@@ -70,12 +54,10 @@ class Network {
   void set_input_statistics(const ChannelStatistics& statistics);
 
  private:
-  Architecture architecture_;
+  RunPlan plan_;
   const Communicator& communicator_;
   int largest_micro_batch_;
   int num_threads_;
-  Placement placement_;
-  std::vector<BlockRange> slices_;
   std::unique_ptr<Backend<float>> backend_;
   std::vector<std::unique_ptr<Share>> shares_;
   std::unique_ptr<Pipeline> pipeline_;

@@ -8,15 +8,13 @@
 
 #include <nlohmann/json.hpp>
 
-#include "revode/config/config.hpp"
 #include "revode/train/network.hpp"
 
 namespace revode {
 
 /// The record with which a run begins, or goes on from `step`: {"kind": "start", "step": ...,
 /// "version": ...}.
-nlohmann::ordered_json start_record(const Config& config, Network& network, std::int64_t step,
-                                    std::int64_t epoch);
+nlohmann::ordered_json start_record(Network& network, std::int64_t step, std::int64_t epoch);
 
 /// One line of it for people.
 std::string provenance_line(const nlohmann::ordered_json& start_record);

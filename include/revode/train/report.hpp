@@ -6,7 +6,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "revode/config/config.hpp"
 #include "revode/train/network.hpp"
 
 namespace revode {
@@ -25,6 +24,6 @@ nlohmann::ordered_json peaks_by_category(const MemoryReport& report);
 
 /// Architecture, parameters, backend, threads, grid, partition over ranks, memory a rank, expected
 /// bubble. Collective; to be printed by rank 0, the others may leave parts out.
-std::string start_block(const Config& config, Network& network);
+std::string start_block(Network& network);
 
 }  // namespace revode

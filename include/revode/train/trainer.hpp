@@ -22,8 +22,8 @@ namespace revode {
 
 class Trainer {
  public:
-  /// Collective. config: after choose_start().
-  Trainer(const Config& config, StartPoint start, const Communicator& communicator);
+  /// Collective. plan: made after choose_start().
+  Trainer(RunPlan plan, StartPoint start, const Communicator& communicator);
 
   /// Trains to the end of --epochs or --steps, or until a signal or the time limit asks to stop
   /// (then saves and returns `stopped`).
@@ -58,7 +58,8 @@ class Trainer {
   double images_per_second() const;
 
   const Communicator& communicator_;
-  Config config_;
+  RunPlan plan_;
+  const Config& config_ = plan_.config;
   StartPoint start_;
   DataFeed train_data_, test_data_;
   Network network_;

@@ -1,0 +1,58 @@
+// What a run is to do, in types: made once from complete options. Here option texts end; what is
+// below asks the plan, and takes from its config only numbers, paths, and names to be printed.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "revode/config/config.hpp"
+#include "revode/data/dataset.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/model/time_slice.hpp"
+#include "revode/pipeline/placement.hpp"
+#include "revode/pipeline/schedule.hpp"
+
+namespace revode {
+
+/// What the command does with its network, each more than the one before.
+enum class NetworkUse {
+  evaluation,  ///< forward alone
+  gradient,    ///< back as well
+  training,    ///< the weights are updated, with momentum
+};
+
+/// Micro-batches of a mini-batch unless --micro-batches says otherwise; fewer where the mini-batch
+/// is smaller.
+inline constexpr int default_micro_batches = 4;
+
+struct RunPlan {
+  Architecture architecture;
+  Placement placement;
+  std::vector<BlockRange> slices;  ///< the blocks of every slice of the placement
+  const ScheduleRule* schedule;
+  Activations activations;
+  NetworkUse use;
+  int num_micro_batches;
+  Split split;  ///< eval, gradient, verify: the one to read
+  /// Of the split; all where there is none. gradient, verify: the first mini-batch unless given.
+  std::optional<SampleRange> samples;
+  Config config;  ///< after resolve(); what is printed and stored
+};
+
+/// Fills what the options left open (depth, blocks, widths, micro-batches, epochs) with what
+/// follows from the rest, so that it can be printed and stored; returns the network that they
+/// describe. Throws input errors.
+Architecture resolve(Config& config);
+
+/// config: complete but for what resolve() fills in, any checkpoint's included. Throws input
+/// errors; among others where --time-ranks are not the ranks of the placement, or where the blocks
+/// do not suffice for its slices.
+RunPlan make_plan(Config config, Placement placement);
+/// One slice a rank.
+RunPlan make_plan(Config config, int num_ranks);
+
+/// "<arch>-<depth>-<dataset>", of options that need not be complete. Throws input errors.
+std::string model_name(const Config& config);
+
+}  // namespace revode

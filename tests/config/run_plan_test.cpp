@@ -1,0 +1,102 @@
+// From options to a plan: each text becomes its type, and what was left open follows from the rest.
+#include "revode/config/run_plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include "revode/pipeline/partition.hpp"
+
+#include "config/config_support.hpp"
+
+namespace revode {
+namespace {
+
+using test::expect_input_error;
+using test::parse;
+
+RunPlan plan_of(const std::vector<std::string>& words, int num_ranks = 1) {
+  return make_plan(parse(words), num_ranks);
+}
+
+TEST(RunPlan, TextsBecomeTypes) {
+  const RunPlan usual = plan_of({});
+  EXPECT_EQ(usual.activations, Activations::reverse);
+  EXPECT_EQ(usual.schedule, &schedule_rule("1f1b"));
+  EXPECT_EQ(usual.split, Split::test);
+  EXPECT_FALSE(usual.samples);
+
+  const RunPlan other = plan_of({"gradient", "--activations", "store", "--schedule", "gpipe",
+                                 "--split", "train", "--samples", "3:8"});
+  EXPECT_EQ(other.activations, Activations::store);
+  EXPECT_EQ(other.schedule, &schedule_rule("gpipe"));
+  EXPECT_EQ(other.split, Split::train);
+  ASSERT_TRUE(other.samples);
+  EXPECT_EQ(other.samples->first, 3);
+  EXPECT_EQ(other.samples->last, 8);
+}
+
+TEST(RunPlan, EveryNamedScheduleIsPlanned) {
+  for (const std::string& name : schedule_names())
+    EXPECT_EQ(plan_of({"--schedule", name}).schedule->name, name);
+}
+
+TEST(RunPlan, ACommandSaysWhatItsNetworkIsFor) {
+  EXPECT_EQ(plan_of({"train"}).use, NetworkUse::training);
+  EXPECT_EQ(plan_of({"bench"}).use, NetworkUse::training);
+  EXPECT_EQ(plan_of({"gradient"}).use, NetworkUse::gradient);
+  EXPECT_EQ(plan_of({"verify"}).use, NetworkUse::gradient);
+  EXPECT_EQ(plan_of({"eval", "--checkpoint", "m.h5"}).use, NetworkUse::evaluation);
+}
+
+TEST(RunPlan, WhatIsLeftOpenFollowsFromTheRest) {
+  const RunPlan plan = plan_of({"--batch-size", "3"});
+  EXPECT_EQ(plan.num_micro_batches, 3);  // no more than images
+  EXPECT_EQ(plan.config.micro_batches, 3);
+  EXPECT_EQ(plan.config.depth, plan.architecture.depth());
+  EXPECT_EQ(plan.config.blocks, plan.architecture.blocks());
+  EXPECT_EQ(plan.config.widths, plan.architecture.widths());
+  EXPECT_EQ(plan.config.epochs, 10);  // of the synthetic images
+  EXPECT_EQ(plan_of({"--dataset", "cifar10", "--data-dir", "."}).config.epochs, 200);
+}
+
+TEST(RunPlan, WithoutSamplesVerifyAndGradientTakeTheFirstMiniBatch) {
+  for (const char* command : {"gradient", "verify"}) {
+    Config config = parse({command, "--batch-size", "8"});
+    EXPECT_EQ(make_plan(config, 1).samples->last, 8);
+    config = make_plan(config, 1).config;
+    config.batch_size = 24;
+    EXPECT_EQ(make_plan(config, 1).samples->last, 24);
+  }
+  EXPECT_EQ(plan_of({"verify"}).split, Split::train);
+}
+
+TEST(RunPlan, TheCutIsMadeForTheSlicesOfThePlacement) {
+  const RunPlan chain = plan_of({"--depth", "74"}, 3);
+  EXPECT_EQ(chain.placement.num_slices(), 3);
+  EXPECT_EQ(chain.slices, partition(chain.architecture, 3));
+
+  const RunPlan ring = make_plan(parse({"--depth", "74"}), Placement::round_robin(4, 2));
+  EXPECT_EQ(ring.slices, partition(ring.architecture, 4));
+}
+
+TEST(RunPlan, RanksThatDoNotFitAreRefused) {
+  EXPECT_EQ(plan_of({"--time-ranks", "2"}, 2).placement.num_ranks(), 2);
+  expect_input_error([] { plan_of({"--time-ranks", "4"}, 2); }, {"--time-ranks 4", "2 ranks"});
+  expect_input_error([] { plan_of({"--blocks", "1,1,1"}, 4); }, {"4", "3"});
+}
+
+TEST(RunPlan, MoreMicroBatchesThanASumMayHaveAreRefused) {
+  expect_input_error(
+      [] {
+        plan_of({"--batch-size", "5000", "--micro-batches", "5000"});
+      },
+      {"--micro-batches 5000", "4096"});
+}
+
+TEST(RunPlan, AModelIsNamedByItsOptions) {
+  EXPECT_EQ(model_name(parse({})), "hamiltonian-74-synthetic");
+  EXPECT_EQ(model_name(parse({"--arch", "leapfrog", "--blocks", "2,1,1"})),
+            "leapfrog-10-synthetic");
+}
+
+}  // namespace
+}  // namespace revode
