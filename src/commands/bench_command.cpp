@@ -275,7 +275,7 @@ ExitStatus bench_command(Config given, const Communicator& communicator) {
   const std::unique_ptr<DataFeed> feed = make_feed(config, communicator);
   const std::unique_ptr<Network> network = load_network(plan, communicator, config.batch_size);
   normalise(*feed, *network);
-  TrainingStep training(config, *network);
+  TrainingStep training(*network);
   for (const auto& share : network->shares()) share->velocity();
   const bool prints = communicator.is_root() && config.json != "-";
 

@@ -23,7 +23,7 @@ ExitStatus gradient_command(Config given, const Communicator& communicator) {
   const std::unique_ptr<Network> network = load_network(plan, communicator, samples.size());
   normalise(samples, *network);
 
-  TrainingStep training(config, *network);
+  TrainingStep training(*network);
   const MiniBatchSource source =
       samples.feed->mini_batch(samples.indices, 0, plan.num_micro_batches);
   std::vector<float> logits;

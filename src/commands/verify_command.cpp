@@ -38,7 +38,7 @@ class Trial {
   Trial(const RunPlan& plan, const Communicator& communicator)
       : samples_(choose_samples(plan, communicator)),
         network_(load_network(plan, communicator, plan.config.batch_size)),
-        training_(plan.config, *network_, *plan.schedule) {
+        training_(*network_) {
     normalise(samples_, *network_);
   }
 

@@ -64,7 +64,7 @@ Trainer::Trainer(RunPlan plan, StartPoint start, const Communicator& communicato
       test_data_(config_, Split::test, 1, communicator),
       network_(checked_against(start_, plan_, communicator), communicator,
                cut_mini_batch(config_.batch_size, plan_.num_micro_batches).front()),
-      training_(config_, network_),
+      training_(network_),
       rate_policy_{.base = config_.learning_rate,
                    .decay = config_.lr_decay,
                    .decay_epochs = config_.lr_decay_epochs,

@@ -27,21 +27,19 @@ int layer_of_entry(const Architecture& architecture, const ParameterMap& map, st
 
 }  // namespace
 
-TrainingStep::TrainingStep(const Config& config, Network& network)
-    : TrainingStep(config, network, schedule_rule(config.schedule)) {}
-
-TrainingStep::TrainingStep(const Config& config, Network& network, const ScheduleRule& schedule)
+TrainingStep::TrainingStep(Network& network)
     : network_(network),
-      schedule_(schedule),
-      momentum_(config.momentum),
-      clip_norm_(config.clip_norm) {
+      schedule_(*network.plan().schedule),
+      momentum_(network.plan().config.momentum),
+      clip_norm_(network.plan().config.clip_norm) {
+  const Config& config = network.plan().config;
   for (const auto& share : network.shares()) {
     regularizers_.emplace_back(network.architecture(), share->slice().range(), share->map(),
                                config.weight_decay, config.smoothness, network.communicator(),
                                network.placement(), share->index());
     share->gradient();  // so that the start-up block counts it
   }
-  network.pipeline().prepare(schedule_, *config.micro_batches);
+  network.pipeline().prepare(schedule_, network.plan().num_micro_batches);
 }
 
 // Of all slices, in their order: so the sums do not depend on who owns what.

@@ -243,7 +243,7 @@ std::string trained_checkpoint(const Communicator& communicator, const Placement
   RunPlan plan = make_plan(config, placement);
   plan.schedule = &schedule;
   Network network(std::move(plan), communicator, 3);
-  TrainingStep training(config, network, schedule);
+  TrainingStep training(network);
   const TestBatch<float> batch(network.architecture(), {3, 3, 2});
   for (int step = 0; step < 3; ++step)
     training.update(0.1, training.compute_gradient(source_of(batch)));

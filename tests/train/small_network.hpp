@@ -32,7 +32,7 @@ struct SmallNetwork {
       : SmallNetwork(config, communicator,
                      Placement::round_robin(communicator.size(), communicator.size())) {}
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement)
-      : network(make_plan(config, placement), communicator, 3), training(config, network) {}
+      : network(make_plan(config, placement), communicator, 3), training(network) {}
 
   /// The first of this rank's.
   Share& share() { return *network.shares().front(); }

@@ -34,9 +34,7 @@ struct StepReport {
 
 class TrainingStep {
  public:
-  TrainingStep(const Config& config, Network& network);
-  /// With a schedule of its own instead of config.schedule.
-  TrainingStep(const Config& config, Network& network, const ScheduleRule& schedule);
+  explicit TrainingStep(Network& network);
 
   /// The gradient of loss + regularisation at the present weights, into that of the network's
   /// shares. Collective.
