@@ -1,5 +1,6 @@
 // The one table of options. A new option is one row here and one field of Config; parsing,
-// checking, --help, INI files and the checkpoint's config follow from the row.
+// checking, --help, INI files and the checkpoint's config follow from the row. Words that a
+// registry knows (architectures, datasets, schedules, backends) are asked for there.
 #include "config/options.hpp"
 
 #include <algorithm>
@@ -9,7 +10,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "revode/backend/backend.hpp"
 #include "revode/data/dataset.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/pipeline/schedule.hpp"
 
 namespace revode {
 namespace {
@@ -90,13 +94,22 @@ Rule one_of(std::vector<std::string> words) {
           .choices = words};
 }
 
-/// One of `words`; the word `later` is known but not part of this version.
+/// One of `words`; the word `later` is known but not part of this version, unless it is one of
+/// them.
 Rule one_of_now(std::vector<std::string> words, std::string later) {
+  const bool is_there = std::ranges::find(words, later) != words.end();
   Rule rule = one_of(std::move(words));
+  if (is_there) return rule;
   rule.comes_later = [later = std::move(later)](const Value& value) {
     return std::get<std::string>(value) == later;
   };
   return rule;
+}
+
+std::vector<std::string> backend_words() {
+  std::vector<std::string> words = backend_names();
+  words.insert(words.begin(), "auto");
+  return words;
 }
 
 Rule one_for_now() {
@@ -134,7 +147,7 @@ std::vector<Option> make_table() {
   return {
       // The model.
       {"arch", "NAME", "architecture", "", model, networks, Stored::model, &Config::arch,
-       one_of({"hamiltonian", "leapfrog", "midpoint"})},
+       one_of(architecture_names())},
       {"depth", "D", "layers: 2 + 4 (hamiltonian) or 2 (others) a block",
        "74, or what --blocks makes", model, networks, Stored::no, &Config::depth, whole(1)},
       {"blocks", "A,B,C", "blocks at each resolution", "from --depth", model, networks,
@@ -198,7 +211,7 @@ std::vector<Option> make_table() {
 
       // How it is computed.
       {"schedule", "NAME", "order of the micro-batches", "", computing, networks, Stored::no,
-       &Config::schedule, one_of({"gpipe", "1f1b"})},
+       &Config::schedule, one_of(schedule_names())},
       {"time-ranks", "N", "ranks that share the depth", "all ranks", computing, networks,
        Stored::no, &Config::time_ranks, whole(1)},
       {"data-ranks", "N", "replicas; this version has 1", "", computing, networks, Stored::no,
@@ -206,7 +219,7 @@ std::vector<Option> make_table() {
       {"threads", "N", "threads a rank", "the cores it may use, shared with the host's ranks",
        computing, networks, Stored::no, &Config::threads, whole(1)},
       {"backend", "NAME", "kernels that compute", "", computing, networks, Stored::no,
-       &Config::backend, one_of_now({"auto", "cpu", "reference"}, "cuda")},
+       &Config::backend, one_of_now(backend_words(), "cuda")},
       {"precision", "NAME", "floating-point numbers", "", computing, networks, Stored::policy,
        &Config::precision, one_of_now({"fp32"}, "bf16")},
       {"activations", "NAME", "rebuild states on the way back, or store them for comparison", "",

@@ -7,8 +7,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "revode/backend/backend.hpp"
 #include "revode/config/config.hpp"
 #include "revode/data/dataset.hpp"
+#include "revode/model/architecture.hpp"
+#include "revode/pipeline/schedule.hpp"
 
 #include "config/config_support.hpp"
 #include "config/options.hpp"
@@ -329,6 +332,19 @@ TEST(OptionTable, RowsAreComplete) {
   }
   std::sort(names.begin(), names.end());
   EXPECT_EQ(std::adjacent_find(names.begin(), names.end()), names.end()) << "a name is there twice";
+}
+
+TEST(OptionTable, TakesWhatTheRegistriesKnow) {
+  const auto takes_all = [](const std::string& option, const std::vector<std::string>& names) {
+    EXPECT_FALSE(names.empty());
+    for (const std::string& name : names)
+      EXPECT_NO_THROW(parse({"--" + option, name, "--print-config"})) << option << ' ' << name;
+  };
+  takes_all("arch", architecture_names());
+  takes_all("dataset", dataset_names());
+  takes_all("schedule", schedule_names());
+  takes_all("backend", backend_names());
+  takes_all("backend", {"auto"});
 }
 
 TEST(Help, ShowsTheOptionsOfItsCommandWithinAHundredColumns) {
