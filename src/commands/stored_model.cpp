@@ -9,24 +9,15 @@
 #include "revode/pipeline/partition.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/start_point.hpp"
+#include "revode/train/stored_options.hpp"
 #include "revode/train/write_permission.hpp"
 
 namespace revode {
 
 RunPlan complete_plan(Config config, const Communicator& communicator) {
-  if (!config.checkpoint.empty()) {
-    std::string stored;
-    communicator.agree([&] {
-      if (!communicator.is_root()) return;
-      const CheckpointReader reader(config.checkpoint);
-      note_missing_checksums(reader, config.checkpoint);
-      stored = reader.config().dump();
-    });
-    stored = communicator.broadcast(stored, 0);
-    communicator.agree([&] {
-      apply_stored(config, nlohmann::json::parse(stored), StoredUse::model, config.checkpoint);
-    });
-  }
+  if (!config.checkpoint.empty())
+    fill_from_checkpoint(config, StoredUse::model, config.checkpoint,
+                         CheckpointReader::Checksums::verify, communicator);
   return make_plan(config, communicator);
 }
 

@@ -10,12 +10,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include "revode/checkpoint/checkpoint.hpp"
 #include "revode/config/run_plan.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 #include "revode/files/host.hpp"
-#include "revode/train/model_file.hpp"
+#include "revode/train/stored_options.hpp"
 
 namespace revode {
 namespace {
@@ -77,34 +76,27 @@ StartPoint choose_start(Config& config, const Communicator& communicator) {
 
   // 1. Rank 0 looks at the files, so that all ranks decide alike on file systems that show changes
   // late.
-  std::string stored;
   communicator.agree([&] {
     if (!communicator.is_root()) return;
     if (const fs::path folder = find_output(config); !folder.empty())
       start.folder = std::make_unique<RunFolder>(folder);
     find_start(config, start);
-    if (start.file.empty()) return;
-    const bool verified = config.resume == "auto";
-    const CheckpointReader reader(start.file, verified ? CheckpointReader::Checksums::ignore
-                                                       : CheckpointReader::Checksums::verify);
-    note_missing_checksums(reader, start.file);
-    stored = reader.config().dump();
   });
   start.kind = static_cast<StartPoint::Kind>(
       std::stoi(communicator.broadcast(std::to_string(static_cast<int>(start.kind)), 0)));
   start.file = communicator.broadcast(start.file, 0);
-  stored = communicator.broadcast(stored, 0);
 
   // 2. Options that were not given come from the checkpoint.
-  communicator.agree([&] {
-    if (start.kind == StartPoint::Kind::fresh) {
-      check_config(config);
-    } else {
-      apply_stored(config, nlohmann::json::parse(stored),
-                   start.kind == StartPoint::Kind::resume ? StoredUse::resume : StoredUse::model,
-                   start.file);
-    }
-  });
+  if (start.kind == StartPoint::Kind::fresh) {
+    communicator.agree([&] { check_config(config); });
+  } else {
+    const bool verified = config.resume == "auto";  // when it was chosen
+    fill_from_checkpoint(
+        config, start.kind == StartPoint::Kind::resume ? StoredUse::resume : StoredUse::model,
+        start.file,
+        verified ? CheckpointReader::Checksums::ignore : CheckpointReader::Checksums::verify,
+        communicator);
+  }
 
   // 3. The folder.
   communicator.agree([&] {

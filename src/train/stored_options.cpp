@@ -1,0 +1,24 @@
+#include "revode/train/stored_options.hpp"
+
+#include "revode/train/model_file.hpp"
+
+namespace revode {
+
+void fill_from_checkpoint(Config& config, StoredUse use, const std::string& file) {
+  apply_stored(config, CheckpointReader(file).config(), use, file);
+}
+
+void fill_from_checkpoint(Config& config, StoredUse use, const std::string& file,
+                          CheckpointReader::Checksums checksums, const Communicator& communicator) {
+  std::string stored;
+  communicator.agree([&] {
+    if (!communicator.is_root()) return;
+    const CheckpointReader reader(file, checksums);
+    note_missing_checksums(reader, file);
+    stored = reader.config().dump();
+  });
+  stored = communicator.broadcast(stored, 0);
+  communicator.agree([&] { apply_stored(config, nlohmann::json::parse(stored), use, file); });
+}
+
+}  // namespace revode
