@@ -1,0 +1,64 @@
+// What is told of a run while it goes, and at its end: lines for people, records in metrics.jsonl,
+// the result for --json. Rank 0 alone speaks; on the others nothing is told.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "revode/train/evaluation.hpp"
+#include "revode/train/report.hpp"
+#include "revode/train/run_log.hpp"
+#include "revode/train/session.hpp"
+
+namespace revode {
+
+class RunReport {
+ public:
+  /// session and start must outlive this object. last_step: where the run ends.
+  RunReport(Session& session, const StartPoint& start, std::int64_t last_step);
+
+  /// set_aside: what RunFolder::prepare() did; record: of provenance.hpp; block: start_block().
+  void begin(const std::vector<std::string>& set_aside, const nlohmann::ordered_json& record,
+             const std::string& block);
+  /// After a step that took `seconds`.
+  void step(const StepReport& report, const RunProgress& progress, double seconds);
+  /// Before an evaluation.
+  void evaluating(const RunProgress& progress);
+  /// At the end of progress.epoch; best: the test accuracy is the highest so far.
+  void epoch(const RunProgress& progress, const std::optional<Evaluation>& test, bool best);
+  void stopped(const RunProgress& progress, const std::string& why, const std::string& checkpoint);
+  void end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
+           const MemoryReport& memory, const std::string& checkpoint);
+
+ private:
+  struct Timing {
+    double step_seconds = 0;  // since the last record
+    double waiting_seconds = 0;
+    std::int64_t images = 0;
+    double total_seconds = 0;  // of all steps of this process
+    std::int64_t total_images = 0;
+  };
+
+  bool speaks() const { return session_.communicator().is_root(); }
+  MetricsFile& metrics() { return start_.folder->metrics(); }
+  double seconds_left(const RunProgress& progress) const;
+  double images_per_second() const;
+  void note_range(const StepReport& report, const RunProgress& progress);
+  void print_summary(const RunProgress& progress, const Evaluation& test, double best_accuracy,
+                     const MemoryReport& memory);
+
+  Session& session_;
+  const StartPoint& start_;
+  std::int64_t last_step_;
+  RunLog log_;
+  Timing timing_;
+  std::chrono::steady_clock::time_point last_line_{};
+  bool warned_of_range_ = false;
+};
+
+}  // namespace revode

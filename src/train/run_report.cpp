@@ -1,0 +1,211 @@
+#include "revode/train/run_report.hpp"
+
+#include <fmt/format.h>
+
+#include "revode/train/provenance.hpp"
+#include "revode/train/write_permission.hpp"
+
+namespace revode {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A log that goes to a file gets a line at least so often.
+constexpr double seconds_between_lines = 30;
+
+RunLog make_log(const Config& config, const Communicator& communicator) {
+  if (!communicator.is_root()) return {};
+  std::FILE* stream = text_stream(config.json);
+  return {progress_style(config.progress, stream), stream};
+}
+
+double accuracy_of(const StepReport& report) {
+  return static_cast<double>(report.num_correct) / static_cast<double>(report.num_samples);
+}
+
+}  // namespace
+
+RunReport::RunReport(Session& session, const StartPoint& start, std::int64_t last_step)
+    : session_(session),
+      start_(start),
+      last_step_(last_step),
+      log_(make_log(session.config(), session.communicator())) {}
+
+void RunReport::begin(const std::vector<std::string>& set_aside,
+                      const nlohmann::ordered_json& record, const std::string& block) {
+  last_line_ = Clock::now();
+  const Config& config = session_.config();
+  const RunProgress& progress = session_.start_progress();
+  const std::int64_t steps_per_epoch = session_.steps_per_epoch();
+  if (start_.begins_anew)
+    log_.print(fmt::format("no checkpoint in {} can be gone on from: starting from the beginning",
+                           config.output));
+  for (const std::string& line : set_aside) log_.print(line);
+  std::string text = fmt::format("{}\n{}", provenance_line(record), block);
+  text += fmt::format("{}: {} training samples ({} steps of {} an epoch), {} test samples\n",
+                      config.dataset, format_count(session_.train_data().size()), steps_per_epoch,
+                      config.batch_size, format_count(session_.test_data().size()));
+  if (start_.kind == StartPoint::Kind::weights)
+    text += fmt::format("starting from the weights of {}\n", start_.file);
+  if (start_.kind == StartPoint::Kind::resume)
+    text += fmt::format("going on from {} at step {}, epoch {}\n", start_.file, progress.step,
+                        progress.epoch);
+  if (progress.step >= last_step_)
+    text += fmt::format(
+        "nothing is left to train: step {} is the end that --steps and --epochs set;\nraise them "
+        "to go on\n",
+        progress.step);
+  text += fmt::format("training to step {} (epoch {}); files in {}\n", last_step_,
+                      (last_step_ + steps_per_epoch - 1) / steps_per_epoch, config.output);
+  log_.print(text);
+}
+
+double RunReport::seconds_left(const RunProgress& progress) const {
+  const double per_image = timing_.total_seconds / static_cast<double>(timing_.total_images);
+  return static_cast<double>((last_step_ - progress.step) * session_.config().batch_size) *
+         per_image;
+}
+
+double RunReport::images_per_second() const {
+  return timing_.total_seconds > 0
+             ? static_cast<double>(timing_.total_images) / timing_.total_seconds
+             : 0;
+}
+
+void RunReport::step(const StepReport& report, const RunProgress& progress, double seconds) {
+  timing_.step_seconds += seconds;
+  timing_.waiting_seconds += session_.network().pipeline().take_waiting_seconds();
+  timing_.images += report.num_samples;
+  timing_.total_seconds += seconds;
+  timing_.total_images += report.num_samples;
+  if (!speaks()) return;
+
+  const double rate_now = static_cast<double>(timing_.images) / timing_.step_seconds;
+  const std::string text =
+      fmt::format("epoch {} step {}/{} loss {:.4f} accuracy {:.3f} {:.1f} images/s ETA {}",
+                  progress.epoch, progress.step, last_step_, report.loss, accuracy_of(report),
+                  rate_now, format_duration(seconds_left(progress)));
+  log_.update(text);
+  note_range(report, progress);
+  const bool on_record = progress.step % session_.config().log_every == 0;
+  const std::chrono::duration<double> silence = Clock::now() - last_line_;
+  const bool due = on_record || progress.step == session_.start_progress().step + 1 ||
+                   progress.step >= last_step_ || silence.count() > seconds_between_lines;
+  if (due && log_.style() == ProgressStyle::lines) {
+    log_.print(text);
+    last_line_ = Clock::now();
+  }
+  if (!on_record) return;
+  metrics().write({{"kind", "step"},
+                   {"epoch", progress.epoch},
+                   {"step", progress.step},
+                   {"loss", report.loss},
+                   {"accuracy", accuracy_of(report)},
+                   {"regularization", report.regularization},
+                   {"gradient_norm", report.gradient_norm},
+                   {"learning_rate", progress.learning_rate},
+                   {"out_of_range", report.range.out_of_range},
+                   {"rounded_to_zero", report.range.rounded_to_zero},
+                   {"images_per_second", rate_now},
+                   {"waiting_seconds", timing_.waiting_seconds},
+                   {"seconds", timing_.total_seconds}});
+  timing_.step_seconds = timing_.waiting_seconds = 0;
+  timing_.images = 0;
+}
+
+/// Once a run.
+void RunReport::note_range(const StepReport& report, const RunProgress& progress) {
+  if (report.range.out_of_range == 0 || warned_of_range_) return;
+  warned_of_range_ = true;
+  log_.print(fmt::format(
+      "note: at step {}, {} state values left the range |x| < 2^{}, in which reversal is exact;\n"
+      "it is approximate there (a smaller --step-size or --grid-bits keeps it exact)",
+      progress.step, format_count(report.range.out_of_range), 24 - session_.config().grid_bits));
+}
+
+void RunReport::evaluating(const RunProgress& progress) {
+  log_.update(fmt::format("epoch {} step {}/{} evaluating {} test samples", progress.epoch,
+                          progress.step, last_step_, format_count(session_.test_data().size())));
+}
+
+void RunReport::epoch(const RunProgress& progress, const std::optional<Evaluation>& test,
+                      bool best) {
+  if (!speaks()) return;
+  const auto samples = static_cast<double>(progress.epoch_samples);
+  const double train_loss = progress.epoch_loss_sum / samples;
+  const double train_accuracy = static_cast<double>(progress.epoch_correct) / samples;
+  std::string text = fmt::format("epoch {} done: train loss {:.4f} accuracy {:.3f}", progress.epoch,
+                                 train_loss, train_accuracy);
+  nlohmann::ordered_json record{{"kind", "epoch"},
+                                {"epoch", progress.epoch},
+                                {"step", progress.step},
+                                {"train_loss", train_loss},
+                                {"train_accuracy", train_accuracy}};
+  if (test) {
+    text += fmt::format(", test loss {:.4f} accuracy {:.3f}{}", test->loss, test->accuracy,
+                        best ? " (best)" : "");
+    record.update({{"test_loss", test->loss},
+                   {"test_accuracy", test->accuracy},
+                   {"best_accuracy", progress.best_accuracy}});
+  }
+  const auto steps = static_cast<double>(session_.steps_per_epoch());
+  record.update({{"regularization", progress.epoch_regularization_sum / steps},
+                 {"learning_rate", progress.learning_rate},
+                 {"seconds", timing_.total_seconds}});
+  log_.print(fmt::format("{}, rate {:.3g}", text, progress.learning_rate));
+  metrics().write(record);
+}
+
+void RunReport::stopped(const RunProgress& progress, const std::string& why,
+                        const std::string& checkpoint) {
+  log_.print(fmt::format("stopped {} after step {}; saved {}\ngo on with: {}", why, progress.step,
+                         checkpoint,
+                         resume_command(session_.config(), session_.communicator().size())));
+}
+
+void RunReport::end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
+                    const MemoryReport& memory, const std::string& checkpoint) {
+  if (!speaks()) return;
+  metrics().write({{"kind", "end"},
+                   {"epoch", progress.epoch},
+                   {"step", progress.step},
+                   {"test_loss", test.loss},
+                   {"test_accuracy", test.accuracy}});
+  print_summary(progress, test, best_accuracy, memory);
+  write_json_result(session_.config(),
+                    {{"loss", test.loss},
+                     {"accuracy", test.accuracy},
+                     {"best_accuracy", best_accuracy},
+                     {"samples", test.samples},
+                     {"steps", progress.step},
+                     {"epochs", progress.epoch},
+                     {"images_per_second", images_per_second()},
+                     {"peak_memory_bytes", memory.peak_resident},
+                     {"peak_bytes_by_use", peaks_by_category(memory)},
+                     {"parameters", session_.network().architecture().num_parameters()},
+                     {"ranks", session_.communicator().size()},
+                     {"threads", session_.network().num_threads()},
+                     {"out_of_range", progress.range.out_of_range},
+                     {"rounded_to_zero", progress.range.rounded_to_zero},
+                     {"output", session_.config().output},
+                     {"checkpoint", checkpoint}});
+}
+
+void RunReport::print_summary(const RunProgress& progress, const Evaluation& test,
+                              double best_accuracy, const MemoryReport& memory) {
+  std::string text = fmt::format("\n{:<20}{:.4f} on {} samples (best {:.4f})\n", "test accuracy",
+                                 test.accuracy, format_count(test.samples), best_accuracy);
+  text += fmt::format("{:<20}{:.4f}\n", "test loss", test.loss);
+  text += fmt::format("{:<20}{:.1f}\n", "images/s", images_per_second());
+  text += fmt::format("{:<20}{}\n", "peak memory a rank", peak_memory_text(memory, 20));
+  if (session_.config().grid_bits > 0)
+    text += fmt::format("{:<20}{}\n", "reversal",
+                        progress.range.out_of_range == 0
+                            ? std::string("exact: no state value left the range")
+                            : fmt::format("approximate where {} state values left the range",
+                                          format_count(progress.range.out_of_range)));
+  text += fmt::format("{:<20}{}", "files", session_.config().output);
+  log_.print(text);
+}
+
+}  // namespace revode

@@ -1,0 +1,123 @@
+#include "revode/train/session.hpp"
+
+#include <fmt/format.h>
+
+#include "revode/core/error.hpp"
+#include "revode/pipeline/partition.hpp"
+#include "revode/train/run_log.hpp"
+
+namespace revode {
+namespace {
+
+DataFeed make_training_data(const Config& config, const Communicator& communicator) {
+  DataFeed feed(config, Split::train, config.train_fraction, communicator);
+  communicator.agree([&] {
+    REVODE_REQUIRE(feed.size() >= config.batch_size,
+                   "--batch-size {}: the {} training samples of {} do not fill one mini-batch",
+                   config.batch_size, feed.size(), config.dataset);
+  });
+  return feed;
+}
+
+/// The plan, if a checkpoint that is to be read has the shape of its network: known before anything
+/// as large is made.
+const RunPlan& checked_against(const StartPoint& start, const RunPlan& plan,
+                               const Communicator& communicator) {
+  if (start.kind != StartPoint::Kind::fresh)
+    check_arrays(
+        CheckpointReader(start.file, communicator.handle(), CheckpointReader::Checksums::ignore),
+        plan.architecture,
+        start.kind == StartPoint::Kind::resume ? StoredArrays::model_and_momentum
+                                               : StoredArrays::model);
+  return plan;
+}
+
+}  // namespace
+
+Session::Session(const RunPlan& plan, const StartPoint& start, const Communicator& communicator)
+    : train_data_(make_training_data(plan.config, communicator)),
+      test_data_(plan.config, Split::test, 1, communicator),
+      network_(checked_against(start, plan, communicator), communicator,
+               cut_mini_batch(plan.config.batch_size, plan.num_micro_batches).front()),
+      training_(network_) {
+  load(start);
+}
+
+void Session::load(const StartPoint& start) {
+  for (const auto& share : network_.shares()) share->velocity();  // the start-up block counts it
+  train_digest_ = train_data_.digest();
+  if (start.kind == StartPoint::Kind::fresh) {
+    if (communicator().is_root()) network_.set_input_statistics(train_data_.statistics());
+  } else {
+    const CheckpointReader reader(start.file, communicator().handle(),
+                                  CheckpointReader::Checksums::ignore);  // verified when chosen
+    load_model(reader, start.file, network_);
+    if (start.kind == StartPoint::Kind::resume) {
+      communicator().agree([&] {
+        start_progress_ = from_attributes(reader.progress(), start.file);
+        check_training_data(reader, start.file);
+      });
+      load_momentum(reader, start.file, network_);
+    }
+  }
+  if (!communicator().is_root()) return;
+  InputTransform transform{.statistics = network_.input_statistics(),
+                           .augment = config().augment,
+                           .seed = config().seed};
+  train_data_.set_transform(transform);
+  transform.augment = false;
+  test_data_.set_transform(transform);
+}
+
+// A run goes on with the images that it began with. Files from before it was noted tell by their
+// epoch alone.
+void Session::check_training_data(const CheckpointReader& reader, const std::string& file) const {
+  constexpr const char* advice =
+      "give the same data, or start a new run from these weights with --checkpoint";
+  if (const auto stored = training_data_of(reader.config(), file)) {
+    REVODE_REQUIRE(stored->samples == train_data_.size(),
+                   "{}: its run trains on {} samples, and there are {} of {} now; {}", file,
+                   format_count(stored->samples), format_count(train_data_.size()),
+                   config().dataset, advice);
+    REVODE_REQUIRE(
+        stored->digest == train_digest_,
+        "{}: its run trains on other images than those of {} now (their digests are {} and {}); {}",
+        file, config().dataset, stored->digest, train_digest_, advice);
+  }
+  const RunProgress& progress = start_progress_;
+  REVODE_REQUIRE(progress.epoch == progress.step / steps_per_epoch(),
+                 "{}: it is at step {} in epoch {}, and {} samples in mini-batches of {} make that "
+                 "epoch {}; {}",
+                 file, progress.step, progress.epoch, format_count(train_data_.size()),
+                 config().batch_size, progress.step / steps_per_epoch(), advice);
+}
+
+MiniBatchSource Session::mini_batch(std::int64_t epoch, std::int64_t step_in_epoch) {
+  if (order_epoch_ != epoch) {
+    order_ = epoch_order(train_data_.indices(), config().seed, epoch);
+    order_epoch_ = epoch;
+  }
+  const auto first = order_.begin() + step_in_epoch * config().batch_size;
+  return train_data_.mini_batch({first, first + config().batch_size}, epoch,
+                                plan().num_micro_batches);
+}
+
+CheckpointContents Session::contents(const RunProgress& progress) const {
+  CheckpointContents contents{.config = stored_config(config(), network_.architecture()),
+                              .root_attributes = Attributes::object(),
+                              .progress = to_attributes(progress, config().seed),
+                              .arrays = model_slices(network_)};
+  store_training_data({train_data_.size(), train_digest_}, contents.config);
+  for (ArraySlice& slice : momentum_slices(network_)) contents.arrays.push_back(std::move(slice));
+  return contents;
+}
+
+std::optional<std::string> Session::first_non_finite() const {
+  for (const auto& share : network_.shares())
+    if (auto found = revode::first_non_finite(share->map(), share->values().data(),
+                                              share->velocity().data()))
+      return found;
+  return std::nullopt;
+}
+
+}  // namespace revode
