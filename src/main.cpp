@@ -16,20 +16,21 @@
 
 namespace {
 
+using revode::Command;
 using revode::Communicator;
 using revode::Config;
 using revode::Error;
 using revode::ErrorScope;
 using revode::ExitStatus;
 
-using Command = ExitStatus (*)(Config, const Communicator&);
+using RunCommand = ExitStatus (*)(Config, const Communicator&);
 
-const std::map<std::string, Command>& commands() {
-  static const std::map<std::string, Command> table{{"train", revode::train_command},
-                                                    {"eval", revode::eval_command},
-                                                    {"gradient", revode::gradient_command},
-                                                    {"verify", revode::verify_command},
-                                                    {"bench", revode::bench_command}};
+const std::map<Command, RunCommand>& commands() {
+  static const std::map<Command, RunCommand> table{{Command::train, revode::train_command},
+                                                   {Command::eval, revode::eval_command},
+                                                   {Command::gradient, revode::gradient_command},
+                                                   {Command::verify, revode::verify_command},
+                                                   {Command::bench, revode::bench_command}};
   return table;
 }
 
@@ -65,7 +66,7 @@ int report(const Error& error) {
 }
 
 bool needs_no_ranks(const Config& config) {
-  return config.help || config.version || config.print_config || config.command == "info";
+  return config.help || config.version || config.print_config || config.command == Command::info;
 }
 
 ExitStatus run_on_one_rank(const Config& config) {

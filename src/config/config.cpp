@@ -24,9 +24,9 @@ namespace po = boost::program_options;
 /// Option name -> the text that was given for it.
 using Texts = std::map<std::string, std::string, std::less<>>;
 
-std::string parse_command(std::string_view word) {
+Command parse_command(std::string_view word) {
+  if (const std::optional<Command> command = find_command(word)) return *command;
   const std::vector<std::string> names = command_names();
-  if (command_bit(word) != 0) return std::string(word);
   if (word == "plan") {
     throw input_error("the command '{}' is not part of this version of revode; commands: {}", word,
                       fmt::join(names, ", "));
@@ -35,13 +35,13 @@ std::string parse_command(std::string_view word) {
                     nearest(word, names), fmt::join(names, ", "));
 }
 
-[[noreturn]] void refuse_unknown_option(const std::string& name, std::string_view command) {
+[[noreturn]] void refuse_unknown_option(const std::string& name, Command command) {
   std::vector<std::string> names;
   for (const Option& option : option_table()) {
     if (option.taken_by(command)) names.push_back(option.name);
   }
   throw input_error("unknown option '--{}': did you mean '--{}'? `revode {} --help` lists all",
-                    name, nearest(name, names), command);
+                    name, nearest(name, names), to_string(command));
 }
 
 /// Boost attaches optional values only after '=': "--resume FILE" becomes "--resume=FILE", and the
@@ -105,7 +105,7 @@ std::string text_of(const Option& option, const po::option& given) {
   return text;
 }
 
-Texts read_command_line(const std::vector<std::string>& words, std::string_view command) {
+Texts read_command_line(const std::vector<std::string>& words, Command command) {
   Texts texts;
   const auto add = [&](const std::string& name, const std::string& text) {
     const auto [present, inserted] = texts.emplace(name, text);
@@ -123,17 +123,17 @@ Texts read_command_line(const std::vector<std::string>& words, std::string_view 
       if (word.size() > 1 && word.starts_with("-")) {
         refuse_unknown_option(word.substr(1), command);
       }
-      REVODE_REQUIRE(command_bit(word) == 0,
-                     "the command '{}' must come first: revode {} [options]", word, word);
-      REVODE_REQUIRE(command == "info",
+      REVODE_REQUIRE(!find_command(word), "the command '{}' must come first: revode {} [options]",
+                     word, word);
+      REVODE_REQUIRE(command == Command::info,
                      "'{}' is neither an option nor the value of one; options begin with --", word);
       add("checkpoint", word);
       continue;
     }
     const Option& option = *find_option(given.string_key);
     REVODE_REQUIRE(option.taken_by(command),
-                   "revode {} does not take --{}; `revode {} --help` lists its options", command,
-                   option.name, command);
+                   "revode {} does not take --{}; `revode {} --help` lists its options",
+                   to_string(command), option.name, to_string(command));
     add(option.name, text_of(option, given));
   }
   return texts;
@@ -175,9 +175,9 @@ void check_files(const Config& config) {
   REVODE_REQUIRE(config.resume.empty() || config.checkpoint.empty(),
                  "--resume and --checkpoint exclude each other: --resume goes on with a run, "
                  "--checkpoint starts a new one from given weights");
-  const bool needs_checkpoint = config.command == "eval" || config.command == "info";
+  const bool needs_checkpoint = config.command == Command::eval || config.command == Command::info;
   REVODE_REQUIRE(!needs_checkpoint || !config.checkpoint.empty() || config.print_config,
-                 "revode {} needs --checkpoint FILE: the file to read", config.command);
+                 "revode {} needs --checkpoint FILE: the file to read", to_string(config.command));
 }
 
 }  // namespace
@@ -233,7 +233,7 @@ std::optional<SampleRange> parse_sample_range(std::string_view text) {
 }
 
 std::int64_t mini_batch_size(const Config& config) {
-  const bool named = config.command == "gradient" && !config.samples.empty();
+  const bool named = config.command == Command::gradient && !config.samples.empty();
   const std::optional<SampleRange> samples =
       named ? parse_sample_range(config.samples) : std::nullopt;
   return samples ? samples->size() : config.batch_size;

@@ -49,8 +49,8 @@ struct CommandTexts {
   std::string_view examples;
 };
 
-CommandTexts texts_of(std::string_view command) {
-  if (command == "eval") {
+CommandTexts texts_of(Command command) {
+  if (command == Command::eval) {
     return {
         "Usage: revode eval --checkpoint FILE [options]\n"
         "Prints loss and accuracy of a checkpoint on a split.\n",
@@ -58,21 +58,21 @@ CommandTexts texts_of(std::string_view command) {
         "  revode eval --checkpoint RUN/best.h5 --data-dir DIR --split test\n"
         "  mpirun -n 4 revode eval --checkpoint RUN/latest.h5 --output logits.h5\n"};
   }
-  if (command == "gradient") {
+  if (command == Command::gradient) {
     return {
         "Usage: revode gradient [--checkpoint FILE] [--samples A:B] --output FILE [options]\n"
         "Writes loss and gradient of some samples, in training mode, without augmentation.\n",
         "\nExample:\n"
         "  revode gradient --checkpoint RUN/latest.h5 --samples 0:32 --output gradient.h5\n"};
   }
-  if (command == "verify") {
+  if (command == Command::verify) {
     return {
         "Usage: revode verify [options]\n"
         "Checks this build on this machine: round trip, gradient, store = reverse, serial = "
         "distributed.\n",
         "\nExample:\n  mpirun -n 4 revode verify\n"};
   }
-  if (command == "bench") {
+  if (command == Command::bench) {
     return {
         "Usage: revode bench [options]\n"
         "Times training steps, forward sweeps and their phases, against the peak of this "
@@ -81,7 +81,7 @@ CommandTexts texts_of(std::string_view command) {
         "  revode bench --depth 74 --micro-batches 1 --threads 2\n"
         "  mpirun -n 2 revode bench --arch leapfrog --depth 26 --threads 1 --json bench.json\n"};
   }
-  if (command == "info") {
+  if (command == Command::info) {
     return {"Usage: revode info FILE [options]\nPrints what a checkpoint holds.\n",
             "\nExample:\n  revode info RUN/latest.h5\n"};
   }
@@ -104,7 +104,7 @@ std::string description_of(const Option& option) {
 }
 
 template <typename Visit>
-void for_each_option(Group group, std::string_view command, Visit visit) {
+void for_each_option(Group group, Command command, Visit visit) {
   for (const Option& option : option_table()) {
     if (option.group == group && option.taken_by(command)) visit(option);
   }
@@ -112,7 +112,7 @@ void for_each_option(Group group, std::string_view command, Visit visit) {
 
 }  // namespace
 
-std::string help_text(std::string_view command) {
+std::string help_text(Command command) {
   const CommandTexts texts = texts_of(command);
   po::options_description all("", help_columns, help_columns / 2);
   for (int index = 0; index < num_groups; ++index) {
@@ -143,7 +143,7 @@ std::string help_text(std::string_view command) {
 }
 
 std::vector<OptionText> option_texts(const Config& config) {
-  std::vector<OptionText> texts{{"command", config.command, true}};
+  std::vector<OptionText> texts{{"command", std::string(to_string(config.command)), true}};
   for (const Option& option : option_table()) {
     const std::optional<Value> value = get_value(option, config);
     texts.push_back({option.name, value ? to_text(*value) : "", config.given(option.name)});

@@ -307,14 +307,16 @@ std::vector<std::string> command_names() {
   return {"train", "eval", "gradient", "verify", "bench", "info"};
 }
 
-bool Option::taken_by(std::string_view command) const {
-  return (commands & command_bit(command)) != 0;
+std::string_view to_string(Command command) {
+  static const std::vector<std::string> names = command_names();
+  return names[static_cast<std::size_t>(command)];
 }
 
-unsigned command_bit(std::string_view command) {
+std::optional<Command> find_command(std::string_view name) {
   const std::vector<std::string> names = command_names();
-  const auto found = std::find(names.begin(), names.end(), command);
-  return found == names.end() ? 0u : 1u << (found - names.begin());
+  const auto found = std::ranges::find(names, name);
+  if (found == names.end()) return std::nullopt;
+  return static_cast<Command>(found - names.begin());
 }
 
 }  // namespace revode

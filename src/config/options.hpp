@@ -33,14 +33,15 @@ enum class Group { model, data, training, computing, files, general };
 inline constexpr int num_groups = 6;
 std::string_view to_string(Group group);
 
-/// Sets of commands, one bit a command, in the order of command_names().
+/// Sets of commands, one bit a command.
 namespace commands {
-inline constexpr unsigned train = 1;
-inline constexpr unsigned eval = 2;
-inline constexpr unsigned gradient = 4;
-inline constexpr unsigned verify = 8;
-inline constexpr unsigned bench = 16;
-inline constexpr unsigned info = 32;
+constexpr unsigned bit(Command command) { return 1u << static_cast<unsigned>(command); }
+inline constexpr unsigned train = bit(Command::train);
+inline constexpr unsigned eval = bit(Command::eval);
+inline constexpr unsigned gradient = bit(Command::gradient);
+inline constexpr unsigned verify = bit(Command::verify);
+inline constexpr unsigned bench = bit(Command::bench);
+inline constexpr unsigned info = bit(Command::info);
 inline constexpr unsigned networks = train | eval | gradient | verify | bench;
 inline constexpr unsigned all = networks | info;
 }  // namespace commands
@@ -76,7 +77,7 @@ struct Option {
   Rule rule;
   std::string implied_value = {};  ///< the value of the bare option, where it may stand alone
 
-  bool taken_by(std::string_view command) const;
+  bool taken_by(Command command) const { return (commands & commands::bit(command)) != 0; }
   bool is_switch() const { return value_name.empty(); }
   bool is_ini_key() const { return group != Group::general; }
 };
@@ -85,8 +86,8 @@ struct Option {
 const std::vector<Option>& option_table();
 /// Null where there is no such option.
 const Option* find_option(std::string_view name);
-/// The set of one command; 0 for an unknown name.
-unsigned command_bit(std::string_view command);
+/// Nothing for an unknown name.
+std::optional<Command> find_command(std::string_view name);
 
 /// The whole of `text` as a number; nothing for anything else, a value that does not fit, or one
 /// that is not finite.

@@ -39,12 +39,17 @@ void check_ranks(const Config& config, int num_ranks) {
 
 /// The first mini-batch, unless the user names others.
 bool takes_one_mini_batch(const Config& config) {
-  return config.command == "gradient" || config.command == "verify";
+  return config.command == Command::gradient || config.command == Command::verify;
 }
 
 NetworkUse use_of(const Config& config) {
-  if (config.command == "eval") return NetworkUse::evaluation;
+  if (config.command == Command::eval) return NetworkUse::evaluation;
   return takes_one_mini_batch(config) ? NetworkUse::gradient : NetworkUse::training;
+}
+
+ProgressSetting progress_of(const Config& config) {
+  if (config.progress == "on") return ProgressSetting::on;
+  return config.progress == "off" ? ProgressSetting::off : ProgressSetting::automatic;
 }
 
 }  // namespace
@@ -73,7 +78,7 @@ RunPlan make_plan(Config config, Placement placement) {
   if (takes_one_mini_batch(config) && !config.given("samples"))
     config.samples = fmt::format("0:{}", config.batch_size);
   const bool stores = config.activations == "store";
-  const bool reads_train = config.command == "verify" || config.split == "train";
+  const bool reads_train = config.command == Command::verify || config.split == "train";
   return {.architecture = std::move(architecture),
           .placement = std::move(placement),
           .slices = std::move(slices),
@@ -83,6 +88,8 @@ RunPlan make_plan(Config config, Placement placement) {
           .num_micro_batches = *config.micro_batches,
           .split = reads_train ? Split::train : Split::test,
           .samples = parse_sample_range(config.samples),
+          .progress = progress_of(config),
+          .time_limit_seconds = parse_time_limit(config.time_limit),
           .config = std::move(config)};
 }
 

@@ -62,15 +62,15 @@ std::string two_units(std::int64_t first, const char* first_unit, std::int64_t s
 
 std::FILE* text_stream(const std::string& json) { return json == "-" ? stderr : stdout; }
 
-ProgressStyle progress_style(const std::string& setting, std::FILE* stream) {
-  if (setting == "off") return ProgressStyle::off;
+ProgressStyle progress_style(ProgressSetting setting, std::FILE* stream) {
+  if (setting == ProgressSetting::off) return ProgressStyle::off;
   switch (destination_of(stream).terminal) {
     case Terminal::yes:
       return ProgressStyle::live;
     case Terminal::no:
       return ProgressStyle::lines;
     case Terminal::unknown:
-      return setting == "on" ? ProgressStyle::live : ProgressStyle::lines;
+      return setting == ProgressSetting::on ? ProgressStyle::live : ProgressStyle::lines;
   }
   return ProgressStyle::lines;
 }

@@ -13,10 +13,10 @@ using Clock = std::chrono::steady_clock;
 /// A log that goes to a file gets a line at least so often.
 constexpr double seconds_between_lines = 30;
 
-RunLog make_log(const Config& config, const Communicator& communicator) {
+RunLog make_log(const RunPlan& plan, const Communicator& communicator) {
   if (!communicator.is_root()) return {};
-  std::FILE* stream = text_stream(config.json);
-  return {progress_style(config.progress, stream), stream};
+  std::FILE* stream = text_stream(plan.config.json);
+  return {progress_style(plan.progress, stream), stream};
 }
 
 double accuracy_of(const StepReport& report) {
@@ -29,7 +29,7 @@ RunReport::RunReport(Session& session, const StartPoint& start, std::int64_t las
     : session_(session),
       start_(start),
       last_step_(last_step),
-      log_(make_log(session.config(), session.communicator())) {}
+      log_(make_log(session.plan(), session.communicator())) {}
 
 void RunReport::begin(const std::vector<std::string>& set_aside,
                       const nlohmann::ordered_json& record, const std::string& block) {

@@ -5,8 +5,6 @@
 #include <cstring>
 #include <limits>
 
-#include "revode/config/config.hpp"
-
 namespace revode {
 namespace {
 
@@ -29,11 +27,10 @@ bool TimeLimit::allows_one_round_only(double elapsed_seconds) const {
   return elapsed_seconds + 2 * longest_round_ + save + spare_seconds > seconds_;
 }
 
-TimeLimit time_limit_of(const std::string& option, const char* slurm_job_end_time,
+TimeLimit time_limit_of(std::optional<std::int64_t> option_seconds, const char* slurm_job_end_time,
                         double seconds_since_1970, double parameters) {
   constexpr double none = std::numeric_limits<double>::infinity();
-  double seconds = none;
-  if (const auto limit = parse_time_limit(option)) seconds = static_cast<double>(*limit);
+  double seconds = option_seconds ? static_cast<double>(*option_seconds) : none;
   if (slurm_job_end_time != nullptr) {
     std::int64_t end = 0;
     const char* behind = slurm_job_end_time + std::strlen(slurm_job_end_time);

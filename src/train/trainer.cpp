@@ -24,7 +24,7 @@ TimeLimit limit_from_now(const RunPlan& plan) {
   const double now =
       std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   // A save writes weights and momentum.
-  return time_limit_of(plan.config.time_limit, std::getenv("SLURM_JOB_END_TIME"), now,
+  return time_limit_of(plan.time_limit_seconds, std::getenv("SLURM_JOB_END_TIME"), now,
                        2.0 * static_cast<double>(plan.architecture.num_parameters()));
 }
 

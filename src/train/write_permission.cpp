@@ -114,9 +114,9 @@ bool is_json_result_of(const fs::path& file, std::string_view command) {
 
 bool is_result_of_same_kind(const Request& request) {
   if (request.format == ResultFormat::json)
-    return is_json_result_of(request.path, request.config.command);
-  const FileContent wanted =
-      request.config.command == "eval" ? FileContent::eval_result : FileContent::gradient_result;
+    return is_json_result_of(request.path, to_string(request.config.command));
+  const FileContent wanted = request.config.command == Command::eval ? FileContent::eval_result
+                                                                     : FileContent::gradient_result;
   return content_of(request.path) == wanted;
 }
 
@@ -135,7 +135,7 @@ void check_not_an_input(const Request& request) {
 
 void check_outside_runs(const Request& request) {
   std::error_code ignored;
-  const bool trains = request.config.command == "train" && !request.config.output.empty();
+  const bool trains = request.config.command == Command::train && !request.config.output.empty();
   const fs::path own =
       trains ? fs::weakly_canonical(fs::absolute(request.config.output, ignored), ignored)
              : fs::path();
@@ -195,7 +195,7 @@ void check(const Request& request) {
                  "{}: the file is there and no earlier result of revode {}, so it stays as it is; "
                  "name another, "
                  "or remove it",
-                 request.name(), request.config.command);
+                 request.name(), to_string(request.config.command));
 }
 
 std::vector<Request> requests_of(const Config& config) {
@@ -204,7 +204,7 @@ std::vector<Request> requests_of(const Config& config) {
     if (!path.empty() && path != "-")
       requests.push_back({option, path, behind_links(path), format, config});
   };
-  if (config.command == "eval" || config.command == "gradient")
+  if (config.command == Command::eval || config.command == Command::gradient)
     add("--output", config.output, ResultFormat::hdf5);
   add("--json", config.json, ResultFormat::json);
   return requests;
@@ -302,7 +302,7 @@ void check_result_files(const Config& config) {
 
 void write_json_result(const Config& config, const Json& result) {
   if (config.json.empty()) return;
-  Json whole{{"command", config.command}, {"version", version_text()}};
+  Json whole{{"command", to_string(config.command)}, {"version", version_text()}};
   whole.update(result);
   const std::string text = whole.dump(2) + "\n";
   if (config.json == "-") {

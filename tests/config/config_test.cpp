@@ -18,7 +18,7 @@ using test::TemporaryFile;
 TEST(CommandLine, WithoutWordsIsTrainingWithDefaults) {
   const Config config = parse({});
 
-  EXPECT_EQ(config.command, "train");
+  EXPECT_EQ(config.command, Command::train);
   EXPECT_EQ(config.arch, "hamiltonian");
   EXPECT_EQ(config.dataset, "synthetic");
   EXPECT_EQ(config.step_size, 0.1);
@@ -90,7 +90,7 @@ TEST(CommandLine, HelpAndVersionNeedNothingElse) {
   EXPECT_TRUE(parse({"--help"}).help);
   EXPECT_TRUE(parse({"-h"}).help);
   EXPECT_TRUE(parse({"eval", "--help"}).help);
-  EXPECT_EQ(parse({"eval", "--help"}).command, "eval");
+  EXPECT_EQ(parse({"eval", "--help"}).command, Command::eval);
   EXPECT_TRUE(parse({"--version"}).version);
   EXPECT_TRUE(parse({"--dataset", "cifar10", "--help"}).help);
   expect_error({"--help=yes"}, {"--help takes no value"});
@@ -134,7 +134,7 @@ TEST(CommandLine, BenchTakesWhatDeterminesATrainingStep) {
              "3",     "--seed",          "5",        "--augment",     "off",   "--json",
              "-"});
 
-  EXPECT_EQ(config.command, "bench");
+  EXPECT_EQ(config.command, Command::bench);
   EXPECT_EQ(config.activations, "store");
   EXPECT_EQ(config.steps, 3);
   EXPECT_FALSE(config.augment);

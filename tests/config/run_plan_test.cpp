@@ -23,6 +23,8 @@ TEST(RunPlan, TextsBecomeTypes) {
   EXPECT_EQ(usual.schedule, &schedule_rule("1f1b"));
   EXPECT_EQ(usual.split, Split::test);
   EXPECT_FALSE(usual.samples);
+  EXPECT_EQ(usual.progress, ProgressSetting::automatic);
+  EXPECT_FALSE(usual.time_limit_seconds);
 
   const RunPlan other = plan_of({"gradient", "--activations", "store", "--schedule", "gpipe",
                                  "--split", "train", "--samples", "3:8"});
@@ -32,6 +34,11 @@ TEST(RunPlan, TextsBecomeTypes) {
   ASSERT_TRUE(other.samples);
   EXPECT_EQ(other.samples->first, 3);
   EXPECT_EQ(other.samples->last, 8);
+
+  const RunPlan third = plan_of({"--progress", "off", "--time-limit", "01:02"});
+  EXPECT_EQ(third.progress, ProgressSetting::off);
+  EXPECT_EQ(third.time_limit_seconds, 3720);
+  EXPECT_EQ(plan_of({"--progress", "on"}).progress, ProgressSetting::on);
 }
 
 TEST(RunPlan, EveryNamedScheduleIsPlanned) {

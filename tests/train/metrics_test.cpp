@@ -171,9 +171,9 @@ class Log : public testing::Test {
 };
 
 TEST_F(Log, IntoAFileThereAreLinesAloneWhateverIsAskedFor) {
-  EXPECT_EQ(progress_style("auto", stream_), ProgressStyle::lines);
-  EXPECT_EQ(progress_style("on", stream_), ProgressStyle::lines);
-  EXPECT_EQ(progress_style("off", stream_), ProgressStyle::off);
+  EXPECT_EQ(progress_style(ProgressSetting::automatic, stream_), ProgressStyle::lines);
+  EXPECT_EQ(progress_style(ProgressSetting::on, stream_), ProgressStyle::lines);
+  EXPECT_EQ(progress_style(ProgressSetting::off, stream_), ProgressStyle::off);
 }
 
 TEST_F(Log, LinesArePrintedAndUpdatesAreNot) {

@@ -36,7 +36,7 @@ TEST(TimeLimit, AssumesASaveUntilOneWasMeasured) {
 
 TEST(TimeLimit, IsTheSoonerOfOptionAndJob) {
   const auto ends_by = [](const char* option, const char* job, double elapsed) {
-    return time_limit_of(option, job, 1000, 0).allows_one_round_only(elapsed);
+    return time_limit_of(parse_time_limit(option), job, 1000, 0).allows_one_round_only(elapsed);
   };
   EXPECT_FALSE(ends_by("", nullptr, 1e9));
   EXPECT_FALSE(ends_by("", "no number", 1e9));

@@ -43,7 +43,7 @@ class WritePermission : public testing::Test {
 
   Config eval(const std::string& output, const std::string& json) const {
     Config config;
-    config.command = "eval";
+    config.command = Command::eval;
     config.checkpoint = checkpoint_.string();
     config.output = output;
     config.json = json;
@@ -71,7 +71,7 @@ TEST_F(WritePermission, WhatRevodeDidNotMakeStays) {
   expect_refused(eval(at("eval.json"), ""), "no earlier result of revode eval");
   expect_refused(eval("", at("eval.h5")), "no earlier result of revode eval");
   Config gradient = eval(at("eval.h5"), "");
-  gradient.command = "gradient";
+  gradient.command = Command::gradient;
   expect_refused(gradient, "no earlier result of revode gradient");
 }
 

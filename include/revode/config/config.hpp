@@ -15,10 +15,13 @@
 
 namespace revode {
 
+enum class Command { train, eval, gradient, verify, bench, info };
+std::string_view to_string(Command command);
+
 /// Values after the command line and INI file, before a checkpoint's or the architecture's defaults
 /// fill what is empty. Empty means: no value yet in an optional, "" in a string, {} in a list.
 struct Config {
-  std::string command = "train";
+  Command command = Command::train;
 
   // The model. What is not given follows from the others (see Architecture).
   std::string arch = "hamiltonian";
@@ -85,7 +88,7 @@ struct Config {
   bool given(std::string_view option) const { return given_options.contains(option); }
 };
 
-/// The commands of this version: train, eval, gradient, verify, bench, info.
+/// Names of the commands of this version, in the order of their enum.
 std::vector<std::string> command_names();
 
 /// Reads `revode [command] [options]` and the INI file of --config beneath it. argv[0] is the
@@ -159,7 +162,7 @@ std::string resume_command(const Config& config, int num_ranks);
 
 /// --help of a command: usage, options in groups with their defaults, examples; at most 100
 /// columns.
-std::string help_text(std::string_view command);
+std::string help_text(Command command);
 
 /// Name and version; --version adds the revision.
 std::string version_text();

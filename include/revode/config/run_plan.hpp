@@ -2,6 +2,7 @@
 // below asks the plan, and takes from its config only numbers, paths, and names to be printed.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,9 @@ enum class NetworkUse {
   training,    ///< the weights are updated, with momentum
 };
 
+/// How --progress is set; what it comes to depends on the stream (run_log.hpp).
+enum class ProgressSetting { automatic, on, off };
+
 /// Micro-batches of a mini-batch unless --micro-batches says otherwise; fewer where the mini-batch
 /// is smaller.
 inline constexpr int default_micro_batches = 4;
@@ -37,6 +41,8 @@ struct RunPlan {
   Split split;  ///< eval, gradient, verify: the one to read
   /// Of the split; all where there is none. gradient, verify: the first mini-batch unless given.
   std::optional<SampleRange> samples;
+  ProgressSetting progress;
+  std::optional<std::int64_t> time_limit_seconds;
   Config config;  ///< after resolve(); what is printed and stored
 };
 

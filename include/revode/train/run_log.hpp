@@ -8,6 +8,8 @@
 #include <functional>
 #include <string>
 
+#include "revode/config/run_plan.hpp"
+
 namespace revode {
 
 /// Where a command's text for people goes: standard output, or standard error where `--json -` has
@@ -20,9 +22,9 @@ enum class ProgressStyle {
   lines,  ///< now and then a line
   off,    ///< not at all
 };
-/// `setting`: auto, on, off. A live line on a terminal, plain lines into a file; where that can't
-/// be found out (behind an MPI daemon on another node), on means live and auto means lines.
-ProgressStyle progress_style(const std::string& setting, std::FILE* stream = stdout);
+/// A live line on a terminal, plain lines into a file; where that can't
+/// be found out (behind an MPI daemon on another node), on means live and automatic means lines.
+ProgressStyle progress_style(ProgressSetting setting, std::FILE* stream = stdout);
 
 /// Columns of the window behind `stream` (behind mpirun: behind the launcher's), 80 where nobody
 /// can tell.

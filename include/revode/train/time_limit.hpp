@@ -2,7 +2,8 @@
 // things took.
 #pragma once
 
-#include <string>
+#include <cstdint>
+#include <optional>
 
 namespace revode {
 
@@ -29,10 +30,10 @@ class TimeLimit {
   double longest_save_ = 0;
 };
 
-/// The limit of a run that begins now: the sooner of --time-limit (its text; may be empty) and the
+/// The limit of a run that begins now: the sooner of --time-limit (in seconds, if given) and the
 /// end of the SLURM job (its environment variable's text, in seconds since 1970, or null).
 /// `parameters` are the floats that a save writes.
-TimeLimit time_limit_of(const std::string& option, const char* slurm_job_end_time,
+TimeLimit time_limit_of(std::optional<std::int64_t> option_seconds, const char* slurm_job_end_time,
                         double seconds_since_1970, double parameters);
 
 }  // namespace revode
