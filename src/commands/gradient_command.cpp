@@ -38,8 +38,9 @@ ExitStatus gradient_command(Config given, const Communicator& communicator) {
         .config = stored_config(config, network->architecture()),
         .root_attributes = {{"loss", report.loss}, {"regularization", report.regularization}},
         .progress = Attributes::object(),
-        .arrays = array_slices(*network, ArraySet::trainable, "/model",
-                               [](Share& share) { return share.gradient().values().data(); })};
+        .arrays = array_slices(*network, ArraySet::trainable, "/model", [](Share<float>& share) {
+          return share.gradient().read_values().data();
+        })};
     contents.arrays.push_back(last_rank_rows(*network, "/logits", source.size(),
                                              {network->architecture().num_classes()}, logits));
     write_checkpoint(behind_links(config.output), contents, communicator.handle());

@@ -47,7 +47,7 @@ class Trial {
   /// One flat array a share.
   std::vector<std::span<const float>> gradient() {
     std::vector<std::span<const float>> arrays;
-    for (const auto& share : network_->shares()) arrays.push_back(share->gradient().values());
+    for (const auto& share : network_->shares()) arrays.push_back(share->gradient().read_values());
     return arrays;
   }
 
@@ -106,8 +106,8 @@ double sum_over_ranks(const Communicator& communicator, double mine) {
 // not one bit may differ.
 Check check_round_trip(Trial& trial, const StepReport& report) {
   const Communicator& communicator = trial.network().communicator();
-  Reversal mine;
-  for (const auto& share : trial.network().shares()) mine += share->slice().take_reversal();
+  Comparison mine;
+  for (const auto& share : trial.network().shares()) mine += share->slice().reversal();
   const double differing = sum_over_ranks(communicator, static_cast<double>(mine.num_differing));
   const double values = sum_over_ranks(communicator, static_cast<double>(mine.num_values));
   const double error = std::sqrt(sum_over_ranks(communicator, mine.squared_error) /
@@ -131,17 +131,22 @@ using ShareArrays = std::vector<std::vector<float>>;
 
 ShareArrays copy_weights(const Network& network) {
   ShareArrays copies;
-  for (const auto& share : network.shares())
-    copies.emplace_back(share->values().begin(), share->values().end());
+  for (const auto& share : network.shares()) {
+    const std::span<const float> values = share->values().read();
+    copies.emplace_back(values.begin(), values.end());
+  }
   return copies;
 }
 
 /// theta + step * direction; direction: normal numbers scaled to the size of each array's values.
 void move_weights(Network& network, const ShareArrays& origin, const ShareArrays& direction,
                   double step) {
-  for (std::size_t s = 0; s < origin.size(); ++s)
+  for (std::size_t s = 0; s < origin.size(); ++s) {
+    const std::span<float> values = network.shares()[s]->values().host();
     for (std::size_t i = 0; i < origin[s].size(); ++i)
-      network.shares()[s]->values()[i] = static_cast<float>(origin[s][i] + step * direction[s][i]);
+      values[i] = static_cast<float>(origin[s][i] + step * direction[s][i]);
+    network.shares()[s]->values().store();
+  }
   network.load_weights();
 }
 

@@ -2,12 +2,9 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
-#include <new>
 #include <string>
 
-#include <sys/mman.h>
 #include <sys/resource.h>
 
 namespace revode {
@@ -21,14 +18,6 @@ struct Counter {
 std::array<Counter, num_memory_categories>& counters() {
   static std::array<Counter, num_memory_categories> instance;
   return instance;
-}
-
-/// Arrays of at least one large page ask for such: kernels walk over many places of an array at
-/// once, more than there are entries for small pages in a TLB.
-constexpr std::size_t large_page = std::size_t{2} << 20;
-
-std::align_val_t alignment_of(std::size_t bytes) {
-  return std::align_val_t{bytes < large_page ? 64 : large_page};
 }
 
 }  // namespace
@@ -61,11 +50,8 @@ std::int64_t peak_resident_bytes() {
 
 namespace detail {
 
-void* allocate(std::size_t bytes, Memory category) {
-  void* pointer = ::operator new(bytes, alignment_of(bytes));
-  // Advice alone: what the system makes of it changes no result.
-  if (bytes >= large_page) madvise(pointer, bytes / large_page * large_page, MADV_HUGEPAGE);
-  std::memset(pointer, 0, bytes);
+void* allocate(std::size_t bytes, Memory category, MemorySpace& space) {
+  void* pointer = space.allocate(bytes);
   Counter& counter = counters()[static_cast<int>(category)];
   const std::int64_t now = counter.current += static_cast<std::int64_t>(bytes);
   std::int64_t peak = counter.peak.load();
@@ -74,9 +60,9 @@ void* allocate(std::size_t bytes, Memory category) {
   return pointer;
 }
 
-void release(void* pointer, std::size_t bytes, Memory category) noexcept {
+void release(void* pointer, std::size_t bytes, Memory category, MemorySpace& space) noexcept {
   counters()[static_cast<int>(category)].current -= static_cast<std::int64_t>(bytes);
-  ::operator delete(pointer, alignment_of(bytes));
+  space.release(pointer, bytes);
 }
 
 }  // namespace detail

@@ -1,8 +1,6 @@
 #include "revode/model/time_slice.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "revode/core/error.hpp"
@@ -16,23 +14,24 @@ struct TimeSlice<Real>::Piece {
   const ParameterEntry* kernel = nullptr;
   const ParameterEntry* bias = nullptr;
   std::unique_ptr<Segment<Real>> segment;
-  bool transition_behind = false;
+  bool ends_in_transition = false;
 
   CouplingRange all() const { return {0, segment->shape().num_couplings}; }
 };
 
 template <typename Real>
 struct TimeSlice<Real>::InFlight {
-  Buffer<Real> images;                                 // first slice
-  NormStatistics opening, closing;                     // of this micro-batch
-  std::vector<Buffer<Real>> states;                    // by piece: its home, where it has one
+  StagedBuffer<Real> images;                           // first slice
+  std::vector<Buffer<Real>> states;                    // by piece, where it is stashed
   std::vector<std::unique_ptr<Recording>> recordings;  // by piece, with Activations::store
   int recorded_batch = 0;
-  std::vector<Real> front_state;  // where the reversal is measured
-  std::vector<std::uint8_t> labels;
-  std::vector<Real> logits;
-  std::vector<double> probabilities;  // [batch, classes]
-  MicroBatchResult result;
+  Buffer<Real> front_state;  // where the reversal is measured
+  // last slice
+  StagedBuffer<std::uint8_t> labels;
+  StagedBuffer<Real> logits;
+  std::size_t num_logits = 0;
+  Buffer<Real> grad_logits;
+  Buffer<double> probabilities;  // [batch, classes]
 };
 
 namespace {
@@ -44,9 +43,6 @@ StateView<Real> pooled_view(const TransitionShape& shape, Real* state) {
       std::size_t{1} * shape.batch * shape.out_channels * (shape.height / 2) * (shape.width / 2);
   return {{state, state + slot_size}, shape.batch};
 }
-
-/// The part of `batch` images in a statistic; running averages use the unbiased variance.
-constexpr double norm_momentum = 0.1;
 
 }  // namespace
 
@@ -73,8 +69,9 @@ TimeSlice<Real>::TimeSlice(const Architecture& architecture, BlockRange range,
       piece.bias = &entries.bias;
       piece.segment = backend_.make_segment(architecture_.segment(
           k, piece.first_coupling, static_cast<int>(entries.kernel.num_rows)));
+      piece.segment->bind({values_ + entries.kernel.offset, values_ + entries.bias.offset});
       // The slice that ends a stage does the transition: what it sends is then half as large.
-      piece.transition_behind = k + 1 < num_stages && range_.last >= end_of_stage;
+      piece.ends_in_transition = k + 1 < num_stages && range_.last >= end_of_stage;
       pieces_.push_back(std::move(piece));
     }
     blocks_before = end_of_stage;
@@ -111,7 +108,7 @@ std::size_t TimeSlice<Real>::input_size(int batch) const {
 template <typename Real>
 std::size_t TimeSlice<Real>::output_size(int batch) const {
   const Piece& last = pieces_.back();
-  if (!last.transition_behind) return piece_size(last, batch);
+  if (!last.ends_in_transition) return piece_size(last, batch);
   const Stage& next = architecture_.stages()[last.stage + 1];
   return std::size_t{2} * batch * next.channels * next.plane_size();
 }
@@ -135,14 +132,20 @@ std::size_t TimeSlice<Real>::stash_bytes(int batch) const {
     elements += std::size_t{1} * batch * architecture_.image_channels() *
                 architecture_.stages().front().plane_size();
   for (const Piece& piece : pieces_)
-    if (has_home(piece)) elements += piece_size(piece, batch);
+    if (is_stashed(piece)) elements += piece_size(piece, batch);
   return elements * sizeof(Real);
 }
 
 template <typename Real>
-void TimeSlice<Real>::load_weights() {
+void TimeSlice<Real>::bind_gradient(ExactSum* gradient) {
+  gradient_ = gradient;
   for (Piece& piece : pieces_)
-    piece.segment->load_weights(values_ + piece.kernel->offset, values_ + piece.bias->offset);
+    piece.segment->bind_gradient({gradient + piece.kernel->offset, gradient + piece.bias->offset});
+}
+
+template <typename Real>
+void TimeSlice<Real>::load_weights() {
+  for (Piece& piece : pieces_) piece.segment->load_weights();
 }
 
 template <typename Real>
@@ -165,24 +168,29 @@ typename TimeSlice<Real>::InFlight& TimeSlice<Real>::in_flight(int micro_batch) 
 // So the segment before it works in the place where it is kept, forward and back, and nothing is
 // copied.
 template <typename Real>
-bool TimeSlice<Real>::has_home(const Piece& piece) const {
-  return piece.transition_behind || (is_last() && &piece == &pieces_.back());
+bool TimeSlice<Real>::is_stashed(const Piece& piece) const {
+  return piece.ends_in_transition || (is_last() && &piece == &pieces_.back());
 }
 
 template <typename Real>
-Real* TimeSlice<Real>::home(InFlight& kept, std::size_t i, int batch, Real* message) const {
-  if (!has_home(pieces_[i])) return message;
-  kept.states[i].ensure(piece_size(pieces_[i], batch), Memory::stash);
+Real* TimeSlice<Real>::place_of_state(InFlight& kept, std::size_t i, int batch, Real* message) {
+  if (!is_stashed(pieces_[i])) return message;
+  kept.states[i].ensure(piece_size(pieces_[i], batch), Memory::stash, backend_.space());
   return kept.states[i].data();
 }
 
 // Adjoints need not be kept: a transition takes them from one array to the other, and to the
-// caller's in the end.
+// caller's in the end. transitions: how many are still to come on the way back.
 template <typename Real>
-Real* TimeSlice<Real>::adjoint_behind(std::size_t transitions, int batch, Real* adjoint) {
+Real* TimeSlice<Real>::place_of_adjoint(std::size_t transitions, int batch, Real* adjoint) {
   if (transitions % 2 == 0) return adjoint;
-  scratch_.ensure(adjoint_capacity(batch), Memory::state);
+  scratch_.ensure(adjoint_capacity(batch), Memory::state, backend_.space());
   return scratch_.data();
+}
+
+template <typename Real>
+void TimeSlice<Real>::copy(Real* to, const Real* from, std::size_t size) {
+  if (to != from) backend_.copy(to, from, size * sizeof(Real));
 }
 
 template <typename Real>
@@ -196,13 +204,16 @@ Real* TimeSlice<Real>::images(int micro_batch, int batch) {
   InFlight& kept = in_flight(micro_batch);
   const OpeningShape shape = architecture_.opening(batch);
   kept.images.ensure(std::size_t{1} * batch * shape.in_channels * shape.height * shape.width,
-                     Memory::stash);
-  return kept.images.data();
+                     Memory::stash, backend_);
+  return kept.images.host().data();
 }
 
 template <typename Real>
 void TimeSlice<Real>::set_labels(int micro_batch, std::span<const std::uint8_t> labels) {
-  in_flight(micro_batch).labels.assign(labels.begin(), labels.end());
+  InFlight& kept = in_flight(micro_batch);
+  kept.labels.ensure(labels.size(), Memory::workspace, backend_);
+  std::ranges::copy(labels, kept.labels.host().begin());
+  kept.labels.store(labels.size());
 }
 
 template <typename Real>
@@ -218,44 +229,45 @@ ClosingWeights<Real> TimeSlice<Real>::closing_weights() const {
 }
 
 template <typename Real>
-NormStatistics TimeSlice<Real>::running(const NormEntries& norm) const {
-  const Real* mean = values_ + norm.mean.offset;
-  const Real* variance = values_ + norm.variance.offset;
-  return {{mean, mean + norm.mean.size()}, {variance, variance + norm.variance.size()}};
+NormStatistics TimeSlice<Real>::statistics_of(SweepStatistics& norm, int num_features,
+                                              int micro_batch) {
+  const std::size_t size = static_cast<std::size_t>(num_micro_batches_) * num_features;
+  norm.values.ensure(2 * size, Memory::workspace, backend_.space());
+  double* const mean = norm.values.data() + static_cast<std::size_t>(micro_batch) * num_features;
+  return {mean, mean + size};
 }
 
-// running <- 0.9 running + 0.1 batch, the variance made unbiased: count / (count - 1)
 template <typename Real>
-void TimeSlice<Real>::follow(const NormEntries& norm,
-                             const std::map<int, BatchStatistics>& batches) {
-  if (batches.empty()) return;
-  NormStatistics average = running(norm);
-  for (const auto& [micro_batch, batch] : batches) {
-    const double unbiased = batch.count > 1 ? batch.count / (batch.count - 1) : 1;
-    for (std::size_t f = 0; f < norm.mean.size(); ++f) {
-      average.mean[f] =
-          (1 - norm_momentum) * average.mean[f] + norm_momentum * batch.values.mean[f];
-      average.variance[f] = (1 - norm_momentum) * average.variance[f] +
-                            norm_momentum * unbiased * batch.values.variance[f];
-    }
-  }
-  for (std::size_t f = 0; f < norm.mean.size(); ++f) {
-    values_[norm.mean.offset + f] = static_cast<Real>(average.mean[f]);
-    values_[norm.variance.offset + f] = static_cast<Real>(average.variance[f]);
-  }
+void TimeSlice<Real>::update_averages(const NormEntries& norm, SweepStatistics& statistics) {
+  if (statistics.counts.empty()) return;
+  const int num_features = static_cast<int>(norm.mean.size());
+  backend_.update_running_averages(num_features, statistics.counts,
+                                   statistics_of(statistics, num_features, 0),
+                                   values_ + norm.mean.offset, values_ + norm.variance.offset);
 }
 
 template <typename Real>
 void TimeSlice<Real>::update_running_averages() {
-  follow(map_.opening_norm, opening_statistics_);
-  follow(map_.closing_norm, closing_statistics_);
+  update_averages(map_.opening_norm, opening_statistics_);
+  update_averages(map_.closing_norm, closing_statistics_);
 }
 
 template <typename Real>
-void TimeSlice<Real>::begin_sweep() {
-  opening_statistics_.clear();
-  closing_statistics_.clear();
-  overflow_.reset();
+void TimeSlice<Real>::begin_sweep(int num_micro_batches) {
+  num_micro_batches_ = num_micro_batches;
+  notes_.ensure(num_micro_batches, Memory::workspace, backend_);
+  backend_.zero(notes_.data(), notes_.bytes());
+  num_samples_.assign(num_micro_batches, 0);
+  found_.clear();
+  opening_statistics_.counts.clear();
+  closing_statistics_.counts.clear();
+}
+
+template <typename Real>
+void TimeSlice<Real>::finish_sweep() {
+  notes_.fetch();
+  const std::span<const MicroBatchNotes> notes = notes_.host();
+  found_.assign(notes.begin(), notes.begin() + num_micro_batches_);
 }
 
 template <typename Real>
@@ -263,28 +275,39 @@ void TimeSlice<Real>::open(InFlight& kept, int micro_batch, int batch, Mode mode
   const PhaseScope timed(timer_, Phase::opening);
   const OpeningShape shape = architecture_.opening(batch);
   const StateView<Real> front = view(state, pieces_.front(), batch);
+  const int num_features = shape.features.num_features(shape.channels);
+  const NormStatistics statistics = statistics_of(opening_statistics_, num_features, micro_batch);
+  kept.images.store(std::size_t{1} * batch * shape.in_channels * shape.height * shape.width);
+  // state <- K images
   backend_.opening_convolve(shape, kept.images.data(), opening_weights(), front,
-                            mode == Mode::evaluate ? nullptr : &kept.opening);
-  if (mode == Mode::evaluate) kept.opening = running(map_.opening_norm);
-  if (mode == Mode::train)
-    opening_statistics_[micro_batch] = {kept.opening,
-                                        double{1} * batch * shape.height * shape.width};
-  backend_.opening_normalise(shape, opening_weights(), kept.opening, front);
-  if (mode == Mode::inspect) note_non_finite(state, piece_size(pieces_.front(), batch), 0);
+                            mode == Mode::evaluate ? NormStatistics{} : statistics);
+  if (mode == Mode::evaluate)
+    backend_.read_running_averages(num_features, values_ + map_.opening_norm.mean.offset,
+                                   values_ + map_.opening_norm.variance.offset, statistics);
+  if (mode == Mode::train) {
+    opening_statistics_.counts.resize(num_micro_batches_);
+    opening_statistics_.counts[micro_batch] = double{1} * batch * shape.height * shape.width;
+  }
+  // state <- round(relu(norm(state)))
+  backend_.opening_normalise(shape, opening_weights(), statistics, front);
+  if (mode == Mode::inspect)
+    find_non_finite(micro_batch, state, piece_size(pieces_.front(), batch), 0);
 }
 
 template <typename Real>
 void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* message) {
   InFlight& kept = in_flight(micro_batch);
-  if (mode == Mode::inspect) non_finite_layer_.reset();
-  Real* state = home(kept, 0, batch, message);
+  num_samples_[micro_batch] = batch;
+  Real* state = place_of_state(kept, 0, batch, message);
   if (is_first()) {
     open(kept, micro_batch, batch, mode, state);
-  } else if (state != message) {
-    std::copy_n(message, input_size(batch), state);
+  } else {
+    copy(state, message, input_size(batch));
   }
-  if (measures_reversal_ && mode == Mode::train)
-    kept.front_state.assign(state, state + input_size(batch));
+  if (measures_reversal_ && mode == Mode::train) {
+    kept.front_state.ensure(input_size(batch), Memory::stash, backend_.space());
+    copy(kept.front_state.data(), state, input_size(batch));
+  }
   for (std::size_t i = 0; i < pieces_.size(); ++i) {
     const Piece& piece = pieces_[i];
     Recording* recording = nullptr;
@@ -294,16 +317,16 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
       recording = kept.recordings[i].get();
     }
     if (mode == Mode::inspect) {
-      inspect(piece, batch, state);
+      inspect(piece, micro_batch, batch, state);
     } else {
       const PhaseScope timed(timer_, Phase::stage_forward, piece.stage);
-      RangeCounts counts;
-      piece.segment->advance(piece.all(), view(state, piece, batch), counts, recording);
-      if (mode == Mode::train) counts_ += counts;
+      piece.segment->advance(piece.all(), view(state, piece, batch),
+                             mode == Mode::train ? &notes_.data()[micro_batch].counts : nullptr,
+                             recording);
     }
-    if (!piece.transition_behind) continue;
+    if (!piece.ends_in_transition) continue;
     const PhaseScope timed(timer_, Phase::transition);
-    Real* next = i + 1 < pieces_.size() ? home(kept, i + 1, batch, message) : message;
+    Real* next = i + 1 < pieces_.size() ? place_of_state(kept, i + 1, batch, message) : message;
     const TransitionShape shape = architecture_.transition(piece.stage, batch);
     backend_.transition_forward(shape, view(state, piece, batch), pooled_view(shape, next));
     state = next;
@@ -318,135 +341,126 @@ void TimeSlice<Real>::close(InFlight& kept, int micro_batch, int batch, Mode mod
   const PhaseScope timed(timer_, Phase::closing);
   const ClosingShape shape = architecture_.closing(batch);
   const StateView<Real> end = view(state, pieces_.back(), batch);
+  const int num_features = shape.features.num_features(shape.channels);
+  const NormStatistics statistics = statistics_of(closing_statistics_, num_features, micro_batch);
   if (mode == Mode::evaluate) {
-    kept.closing = running(map_.closing_norm);
+    backend_.read_running_averages(num_features, values_ + map_.closing_norm.mean.offset,
+                                   values_ + map_.closing_norm.variance.offset, statistics);
   } else {
-    kept.closing = backend_.closing_statistics(shape, end);
-    if (mode == Mode::train)
-      closing_statistics_[micro_batch] = {kept.closing,
-                                          double{1} * batch * shape.height * shape.width};
+    backend_.closing_statistics(shape, end, statistics);
   }
-  kept.logits.resize(std::size_t{1} * batch * shape.num_classes);
-  kept.probabilities.resize(kept.logits.size());
-  backend_.closing_forward(shape, end, closing_weights(), kept.closing, kept.logits.data());
+  if (mode == Mode::train) {
+    closing_statistics_.counts.resize(num_micro_batches_);
+    closing_statistics_.counts[micro_batch] = double{1} * batch * shape.height * shape.width;
+  }
+  kept.num_logits = std::size_t{1} * batch * shape.num_classes;
+  kept.logits.ensure(kept.num_logits, Memory::workspace, backend_);
+  kept.probabilities.ensure(kept.num_logits, Memory::workspace, backend_.space());
+  kept.grad_logits.ensure(kept.num_logits, Memory::workspace, backend_.space());
+  // logits = W mean(relu(norm(state))) + b;  loss = cross_entropy(softmax(logits))
+  backend_.closing_forward(shape, end, closing_weights(), statistics, kept.logits.data());
   if (mode == Mode::inspect)
-    note_non_finite(kept.logits.data(), kept.logits.size(), architecture_.closing_layer());
-  kept.result =
-      softmax_cross_entropy(std::span<const Real>(kept.logits), kept.labels, kept.probabilities);
+    find_non_finite(micro_batch, kept.logits.data(), kept.num_logits,
+                    architecture_.closing_layer());
+  backend_.softmax_cross_entropy({batch, shape.num_classes}, kept.logits.data(), kept.labels.data(),
+                                 kept.probabilities.data(), &notes_.data()[micro_batch].loss);
 }
 
 template <typename Real>
-MicroBatchResult TimeSlice<Real>::result(int micro_batch) const {
-  return in_flight_.at(micro_batch)->result;
+std::span<const Real> TimeSlice<Real>::logits(int micro_batch) {
+  InFlight& kept = *in_flight_.at(micro_batch);
+  kept.logits.fetch(kept.num_logits);
+  return kept.logits.host().first(kept.num_logits);
 }
 
 template <typename Real>
-std::span<const Real> TimeSlice<Real>::logits(int micro_batch) const {
-  return in_flight_.at(micro_batch)->logits;
+OverflowNote TimeSlice<Real>::overflow_note(int micro_batch, int first_layer) {
+  return {&notes_.data()[micro_batch].overflow, 1 + first_layer};
 }
 
 template <typename Real>
-void TimeSlice<Real>::begin_backward(InFlight& kept, int batch, int mini_batch, Real* adjoint,
-                                     ExactSum* gradient, int* overflow) {
+void TimeSlice<Real>::begin_backward(InFlight& kept, int micro_batch, int batch, int mini_batch,
+                                     Real* adjoint) {
   const PhaseScope timed(timer_, Phase::closing);
-  std::vector<Real> grad_logits(kept.probabilities.size());
-  softmax_cross_entropy_gradient(std::span<const double>(kept.probabilities), kept.labels,
-                                 mini_batch, std::span<Real>(grad_logits));
+  const ClosingShape shape = architecture_.closing(batch);
+  // grad_logits = (softmax - one at the label) / mini_batch;  adjoint = closing^T grad_logits
+  backend_.softmax_cross_entropy_gradient({batch, shape.num_classes}, kept.probabilities.data(),
+                                          kept.labels.data(), mini_batch, kept.grad_logits.data());
   backend_.closing_backward(
-      architecture_.closing(batch), view(kept.states.back().data(), pieces_.back(), batch),
-      closing_weights(), kept.closing, grad_logits.data(), view(adjoint, pieces_.back(), batch),
-      {gradient + map_.closing_norm.scale.offset, gradient + map_.closing_norm.shift.offset,
-       gradient + map_.closing_weight.offset, gradient + map_.closing_bias.offset},
-      overflow);
+      shape, view(kept.states.back().data(), pieces_.back(), batch), closing_weights(),
+      statistics_of(closing_statistics_, shape.features.num_features(shape.channels), micro_batch),
+      kept.grad_logits.data(), view(adjoint, pieces_.back(), batch),
+      {gradient_ + map_.closing_norm.scale.offset, gradient_ + map_.closing_norm.shift.offset,
+       gradient_ + map_.closing_weight.offset, gradient_ + map_.closing_bias.offset},
+      overflow_note(micro_batch, architecture_.closing_layer()));
+}
+
+template <typename Real>
+void TimeSlice<Real>::finish_backward(InFlight& kept, int micro_batch, int batch, Real* state,
+                                      Real* adjoint) {
+  const PhaseScope timed(timer_, Phase::opening);
+  const OpeningShape shape = architecture_.opening(batch);
+  const Piece& front = pieces_.front();
+  backend_.opening_backward(
+      shape, kept.images.data(), opening_weights(),
+      statistics_of(opening_statistics_, shape.features.num_features(shape.channels), micro_batch),
+      view(state, front, batch), view(adjoint, front, batch),
+      {gradient_ + map_.opening_kernel.offset, gradient_ + map_.opening_norm.scale.offset,
+       gradient_ + map_.opening_norm.shift.offset},
+      overflow_note(micro_batch, 0));
 }
 
 template <typename Real>
 void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real* message,
-                               Real* message_adjoint, ExactSum* gradient) {
+                               Real* message_adjoint) {
+  REVODE_CHECK(gradient_ != nullptr, "micro-batch {} goes back with no gradient bound",
+               micro_batch);
   InFlight& kept = in_flight(micro_batch);
   std::size_t transitions =
       is_last()
           ? pieces_.size() - 1
-          : static_cast<std::size_t>(std::ranges::count_if(pieces_, &Piece::transition_behind));
-  Real* adjoint = adjoint_behind(transitions, batch, message_adjoint);
+          : static_cast<std::size_t>(std::ranges::count_if(pieces_, &Piece::ends_in_transition));
+  Real* adjoint = place_of_adjoint(transitions, batch, message_adjoint);
   if (is_last()) {
-    int overflow = 0;
-    begin_backward(kept, batch, mini_batch, adjoint, gradient, &overflow);
-    if (overflow > 0) note_overflow(micro_batch, architecture_.closing_layer());
-  } else if (adjoint != message_adjoint) {
-    std::copy_n(message_adjoint, output_size(batch), adjoint);
+    begin_backward(kept, micro_batch, batch, mini_batch, adjoint);
+  } else {
+    copy(adjoint, message_adjoint, output_size(batch));
   }
   Real* state = nullptr;
   for (std::size_t i = pieces_.size(); i-- > 0;) {
     const Piece& piece = pieces_[i];
-    if (piece.transition_behind) {
+    if (piece.ends_in_transition) {
+      // adjoint <- transition^T adjoint
       const PhaseScope timed(timer_, Phase::transition);
       const TransitionShape shape = architecture_.transition(piece.stage, batch);
-      Real* before = adjoint_behind(--transitions, batch, message_adjoint);
-      backend_.transition_backward(shape, pooled_view(shape, adjoint), view(before, piece, batch));
-      adjoint = before;
+      Real* unpooled = place_of_adjoint(--transitions, batch, message_adjoint);
+      backend_.transition_backward(shape, pooled_view(shape, adjoint),
+                                   view(unpooled, piece, batch));
+      adjoint = unpooled;
     }
-    state = home(kept, i, batch, message);
+    // state, adjoint, gradient: back through the couplings
+    state = place_of_state(kept, i, batch, message);
     const PhaseScope timed(timer_, Phase::stage_back, piece.stage);
     const Recording* recording =
         activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
-    int overflow = 0;  // 1 + the last coupling of the piece that overflowed
     piece.segment->retreat(piece.all(), view(state, piece, batch), view(adjoint, piece, batch),
-                           {gradient + piece.kernel->offset, gradient + piece.bias->offset},
-                           recording, &overflow);
-    if (overflow > 0) note_overflow(micro_batch, layer_of(piece, overflow - 1));
+                           recording, overflow_note(micro_batch, layer_of(piece, 0)));
   }
-  if (measures_reversal_) compare(kept.front_state, state);
+  if (measures_reversal_)
+    backend_.compare(input_size(batch), state, kept.front_state.data(),
+                     &notes_.data()[micro_batch].reversal);
   if (is_first()) {
-    const PhaseScope timed(timer_, Phase::opening);
-    const Piece& front = pieces_.front();
-    int overflow = 0;
-    backend_.opening_backward(
-        architecture_.opening(batch), kept.images.data(), opening_weights(), kept.opening,
-        view(state, front, batch), view(adjoint, front, batch),
-        {gradient + map_.opening_kernel.offset, gradient + map_.opening_norm.scale.offset,
-         gradient + map_.opening_norm.shift.offset},
-        &overflow);
-    if (overflow > 0) note_overflow(micro_batch, 0);
-  } else if (state != message) {
-    std::copy_n(state, input_size(batch), message);
+    finish_backward(kept, micro_batch, batch, state, adjoint);
+  } else {
+    copy(message, state, input_size(batch));
   }
   release(micro_batch);
 }
 
 template <typename Real>
-RangeCounts TimeSlice<Real>::take_counts() {
-  return std::exchange(counts_, RangeCounts{});
-}
-
-// The backward sweep comes from the closing: what a micro-batch notes first is nearest to it.
-template <typename Real>
-void TimeSlice<Real>::note_overflow(int micro_batch, int layer) {
-  if (!overflow_ || micro_batch < overflow_->micro_batch)
-    overflow_ = GradientOverflow{micro_batch, layer};
-}
-
-template <typename Real>
-void TimeSlice<Real>::compare(const std::vector<Real>& kept, const Real* rebuilt) {
-  for (std::size_t i = 0; i < kept.size(); ++i) {
-    const double error = double{rebuilt[i]} - double{kept[i]};
-    reversal_.num_differing += std::memcmp(&rebuilt[i], &kept[i], sizeof(Real)) != 0;
-    reversal_.squared_error += error * error;
-    reversal_.squared_norm += double{kept[i]} * double{kept[i]};
-  }
-  reversal_.num_values += static_cast<std::int64_t>(kept.size());
-}
-
-template <typename Real>
-Reversal TimeSlice<Real>::take_reversal() {
-  return std::exchange(reversal_, Reversal{});
-}
-
-template <typename Real>
-void TimeSlice<Real>::note_non_finite(const Real* values, std::size_t size, int layer) {
-  if (non_finite_layer_) return;
-  if (std::all_of(values, values + size, [](Real value) { return std::isfinite(value); })) return;
-  non_finite_layer_ = layer;
+void TimeSlice<Real>::find_non_finite(int micro_batch, const Real* values, std::size_t size,
+                                      int layer) {
+  backend_.find_non_finite(size, values, 1 + layer, &notes_.data()[micro_batch].non_finite);
 }
 
 /// The layer of coupling j of a piece (Architecture::layer_name).
@@ -457,12 +471,47 @@ int TimeSlice<Real>::layer_of(const Piece& piece, int j) const {
 
 // One coupling at a time, looking at the state after each.
 template <typename Real>
-void TimeSlice<Real>::inspect(const Piece& piece, int batch, Real* state) {
-  RangeCounts ignored;
+void TimeSlice<Real>::inspect(const Piece& piece, int micro_batch, int batch, Real* state) {
   for (int j = 0; j < piece.segment->shape().num_couplings; ++j) {
-    piece.segment->advance({j, j + 1}, view(state, piece, batch), ignored, nullptr);
-    note_non_finite(state, piece_size(piece, batch), layer_of(piece, j));
+    piece.segment->advance({j, j + 1}, view(state, piece, batch), nullptr, nullptr);
+    find_non_finite(micro_batch, state, piece_size(piece, batch), layer_of(piece, j));
   }
+}
+
+template <typename Real>
+MicroBatchResult TimeSlice<Real>::result(int micro_batch) const {
+  const LossSums& loss = found_[micro_batch].loss;
+  return {loss.loss, loss.num_correct, num_samples_[micro_batch]};
+}
+
+template <typename Real>
+RangeCounts TimeSlice<Real>::range_counts() const {
+  RangeCounts sum;
+  for (const MicroBatchNotes& notes : found_) sum += notes.counts;
+  return sum;
+}
+
+template <typename Real>
+Comparison TimeSlice<Real>::reversal() const {
+  Comparison sum;
+  for (const MicroBatchNotes& notes : found_) sum += notes.reversal;
+  return sum;
+}
+
+template <typename Real>
+std::optional<GradientOverflow> TimeSlice<Real>::gradient_overflow() const {
+  for (std::size_t m = 0; m < found_.size(); ++m)
+    if (found_[m].overflow != 0)
+      return GradientOverflow{static_cast<int>(m), found_[m].overflow - 1};
+  return std::nullopt;
+}
+
+template <typename Real>
+std::optional<NonFiniteLayer> TimeSlice<Real>::non_finite_layer() const {
+  for (std::size_t m = 0; m < found_.size(); ++m)
+    if (found_[m].non_finite != 0)
+      return NonFiniteLayer{static_cast<int>(m), found_[m].non_finite - 1};
+  return std::nullopt;
 }
 
 template class TimeSlice<float>;

@@ -15,24 +15,37 @@ MessageTag tag_of(MessageKind kind, const Work& entered) {
 
 }  // namespace
 
-bool Mailbox::Slot::settled() {
-  const auto done = [](const std::unique_ptr<Transfer>& transfer) { return transfer->done(); };
-  if (!std::ranges::all_of(transfers, done)) return false;
-  transfers.clear();
-  return true;
+bool Mailbox::Slot::settled(Transport& transport) {
+  for (Message& message : sending)
+    if (!message.transfer && message.array->settled())
+      message.transfer =
+          transport.send(message.array->host().first(message.size), message.peer, message.tag);
+  std::erase_if(
+      sending, [](const Message& message) { return message.transfer && message.transfer->done(); });
+  std::erase_if(receiving, [](const Message& message) {
+    const bool arrived = message.transfer->done();
+    if (arrived) message.array->store(message.size);
+    return arrived;
+  });
+  return sending.empty() && receiving.empty();
 }
 
-Mailbox::Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size)
-    : rank_(rank), placement_(placement), transport_(transport), slot_size_(slot_size) {}
+Mailbox::Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size,
+                 CallQueue& queue)
+    : rank_(rank),
+      placement_(placement),
+      transport_(transport),
+      slot_size_(slot_size),
+      queue_(queue) {}
 
 void Mailbox::reserve(const Program& program) {
   for (const SlotPool& plan : program.pools) {
     Pool& pool = pools_[{plan.sweep, plan.sender}];
     while (static_cast<int>(pool.slots.size()) < plan.num_slots) {
       auto slot = std::make_unique<Slot>();
-      slot->state = Buffer<float>(slot_size_.state, Memory::state);
+      slot->state = StagedBuffer<float>(slot_size_.state, Memory::state, queue_);
       if (plan.sweep == Sweep::backward)
-        slot->adjoint = Buffer<float>(slot_size_.adjoint, Memory::state);
+        slot->adjoint = StagedBuffer<float>(slot_size_.adjoint, Memory::state, queue_);
       pool.slots.push_back(std::move(slot));
     }
   }
@@ -51,8 +64,7 @@ void Mailbox::begin(const Program& program, const SliceWork& sizes) {
 
 void Mailbox::progress() {
   for (auto& [key, pool] : pools_) {
-    for (const auto& slot : pool.slots)
-      for (const auto& transfer : slot->transfers) transfer->done();
+    for (const auto& slot : pool.slots) slot->settled(transport_);
     if (pool.plan == nullptr) continue;
     while (pool.next_expected < pool.plan->expected.size()) {
       Slot* slot = find_free(pool);
@@ -62,7 +74,7 @@ void Mailbox::progress() {
   }
 }
 
-// Free: neither in use, nor still being sent. A program may need fewer than there are.
+// Free: neither in use, nor still being sent or copied. A program may need fewer than there are.
 Mailbox::Slot* Mailbox::find_free(Pool& pool) {
   const auto end = pool.slots.begin() + pool.plan->num_slots;
   const auto found =
@@ -70,7 +82,9 @@ Mailbox::Slot* Mailbox::find_free(Pool& pool) {
   return found == end ? nullptr : found->get();
 }
 
-bool Mailbox::is_free(Slot& slot) { return !slot.in_use && slot.settled(); }
+bool Mailbox::is_free(Slot& slot) {
+  return !slot.in_use && slot.settled(transport_) && slot.state.settled() && slot.adjoint.settled();
+}
 
 void Mailbox::post_receive(Pool& pool, Slot& slot) {
   const Work& work = pool.plan->expected[pool.next_expected++];
@@ -78,8 +92,10 @@ void Mailbox::post_receive(Pool& pool, Slot& slot) {
   const bool forward = work.sweep == Sweep::forward;
   const std::size_t size = forward ? sizes_->input_size(work.slice, work.micro_batch)
                                    : sizes_->output_size(work.slice, work.micro_batch);
-  const auto receive = [&](Buffer<float>& buffer, MessageKind kind) {
-    slot.transfers.push_back(transport_.receive({buffer.data(), size}, from, tag_of(kind, work)));
+  const auto receive = [&](StagedBuffer<float>& array, MessageKind kind) {
+    const MessageTag tag = tag_of(kind, work);
+    slot.receiving.push_back(
+        {&array, size, from, tag, transport_.receive(array.host().first(size), from, tag)});
   };
   receive(slot.state, forward ? MessageKind::state : MessageKind::rebuilt_state);
   if (!forward) receive(slot.adjoint, MessageKind::adjoint);
@@ -92,7 +108,7 @@ bool Mailbox::receive(const Work& work) {
   const int sender = placement_.rank_of(slice_before(work, placement_));
   auto& receiving = pools_.at({work.sweep, sender}).receiving;
   const auto found = std::ranges::find(receiving, work, &std::pair<Work, Slot*>::first);
-  if (found == receiving.end() || !found->second->settled()) return false;
+  if (found == receiving.end() || !found->second->settled(transport_)) return false;
   inputs_[work] = found->second;
   receiving.erase(found);
   return true;
@@ -133,12 +149,14 @@ void Mailbox::send(const Work& work) {
   const bool forward = work.sweep == Sweep::forward;
   const std::size_t size = forward ? sizes_->output_size(work.slice, work.micro_batch)
                                    : sizes_->input_size(work.slice, work.micro_batch);
-  const auto send = [&](const Buffer<float>& buffer, MessageKind kind) {
-    slot.transfers.push_back(transport_.send({buffer.data(), size}, to, tag_of(kind, next)));
+  const auto send = [&](StagedBuffer<float>& array, MessageKind kind) {
+    array.fetch(size);
+    slot.sending.push_back({&array, size, to, tag_of(kind, next), nullptr});
   };
   send(slot.state, forward ? MessageKind::state : MessageKind::rebuilt_state);
   if (!forward) send(slot.adjoint, MessageKind::adjoint);
   slot.in_use = false;
+  slot.settled(transport_);  // so that it leaves at once where it can
 }
 
 bool Mailbox::idle() {

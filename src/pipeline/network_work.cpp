@@ -21,37 +21,35 @@ MicroBatchResult SweepResult::total() const {
 
 NetworkWork::NetworkWork(const Placement& placement, int rank,
                          const std::vector<TimeSlice<float>*>& slices,
-                         const MiniBatchSource& source, Mode mode, std::vector<ExactSum*> gradients,
-                         OnLogits on_logits, PhaseTimer* timer)
+                         const MiniBatchSource& source, Mode mode, OnLogits on_logits,
+                         PhaseTimer* timer)
     : slices_(placement.num_slices()),
       source_(source),
       mini_batch_(source.size()),
       mode_(mode),
       on_logits_(std::move(on_logits)),
       timer_(timer) {
-  gradients.resize(slices.size());
   for (std::size_t i = 0; i < slices.size(); ++i) {
-    slices_[placement.slices_of(rank)[i]] = {slices[i], gradients[i]};
-    slices[i]->begin_sweep();
+    slices_[placement.slices_of(rank)[i]] = slices[i];
+    slices[i]->begin_sweep(static_cast<int>(source.micro_batches.size()));
   }
-  if (placement.last_rank() == rank) result_.micro_batches.resize(source.micro_batches.size());
 }
 
 std::size_t NetworkWork::input_size(int slice, int micro_batch) const {
-  return own(slice).slice->input_size(source_.micro_batches[micro_batch]);
+  return own(slice).input_size(source_.micro_batches[micro_batch]);
 }
 
 std::size_t NetworkWork::output_size(int slice, int micro_batch) const {
-  return own(slice).slice->output_size(source_.micro_batches[micro_batch]);
+  return own(slice).output_size(source_.micro_batches[micro_batch]);
 }
 
 void NetworkWork::compute(const Work& work, float* state, float* adjoint) {
-  const auto& [slice, gradient] = own(work.slice);
+  TimeSlice<float>& slice = own(work.slice);
   const int m = work.micro_batch;
   if (work.sweep == Sweep::forward) {
-    forward(*slice, m, state);
+    forward(slice, m, state);
   } else {
-    slice->backward(m, source_.micro_batches[m], mini_batch_, state, adjoint, gradient);
+    slice.backward(m, source_.micro_batches[m], mini_batch_, state, adjoint);
   }
 }
 
@@ -63,16 +61,21 @@ void NetworkWork::forward(TimeSlice<float>& slice, int micro_batch, float* state
   }
   if (slice.is_last()) slice.set_labels(micro_batch, source_.labels(micro_batch));
   slice.forward(micro_batch, batch, mode_, state);
-  if (mode_ == Mode::inspect && slice.non_finite_layer()) {
-    const Finding found{micro_batch, *slice.non_finite_layer()};
-    if (!finding_ || found.micro_batch < finding_->micro_batch ||
-        (found.micro_batch == finding_->micro_batch && found.layer < finding_->layer))
-      finding_ = found;
-  }
   if (!slice.is_last()) return;
-  result_.micro_batches[micro_batch] = slice.result(micro_batch);
   if (on_logits_) on_logits_(micro_batch, slice.logits(micro_batch));
   if (mode_ != Mode::train) slice.release(micro_batch);
+}
+
+SweepResult NetworkWork::finish() {
+  SweepResult result;
+  for (TimeSlice<float>* slice : slices_) {
+    if (slice == nullptr) continue;
+    slice->finish_sweep();
+    if (!slice->is_last()) continue;
+    for (std::size_t m = 0; m < source_.micro_batches.size(); ++m)
+      result.micro_batches.push_back(slice->result(static_cast<int>(m)));
+  }
+  return result;
 }
 
 }  // namespace revode

@@ -46,7 +46,7 @@ Pipeline::Pipeline(const Communicator& communicator, const Placement& placement,
       slices_(std::move(slices)),
       backend_(backend),
       transport_(communicator),
-      mailbox_(rank_, placement_, transport_, slot_size_of(slices_, largest_micro_batch)),
+      mailbox_(rank_, placement_, transport_, slot_size_of(slices_, largest_micro_batch), backend_),
       executor_(mailbox_) {
   // The MPI library moves large messages only inside its calls: look in while the kernels work.
   backend_.set_progress([this] {
@@ -72,20 +72,28 @@ void Pipeline::prepare(const ScheduleRule& rule, int num_micro_batches) {
 }
 
 SweepResult Pipeline::train(const ScheduleRule& rule, const MiniBatchSource& source,
-                            const std::vector<ExactSum*>& gradients, const OnLogits& on_logits) {
-  NetworkWork work(placement_, rank_, slices_, source, Mode::train, gradients, on_logits, timer_);
+                            const OnLogits& on_logits) {
+  NetworkWork work(placement_, rank_, slices_, source, Mode::train, on_logits, timer_);
   return play(&rule, work, static_cast<int>(source.micro_batches.size()));
 }
 
 SweepResult Pipeline::evaluate(const MiniBatchSource& source, const OnLogits& on_logits) {
-  NetworkWork work(placement_, rank_, slices_, source, Mode::evaluate, {}, on_logits, timer_);
+  NetworkWork work(placement_, rank_, slices_, source, Mode::evaluate, on_logits, timer_);
   return play(nullptr, work, static_cast<int>(source.micro_batches.size()));
 }
 
-std::optional<Finding> Pipeline::inspect(const MiniBatchSource& source) {
-  NetworkWork work(placement_, rank_, slices_, source, Mode::inspect, {}, {}, timer_);
+// The lowest micro-batch of all slices, in it the first layer.
+std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
+  NetworkWork work(placement_, rank_, slices_, source, Mode::inspect, {}, timer_);
   play(nullptr, work, static_cast<int>(source.micro_batches.size()));
-  return work.finding();
+  std::optional<NonFiniteLayer> first;
+  for (const TimeSlice<float>* slice : slices_) {
+    const auto found = slice->non_finite_layer();
+    if (found && (!first || found->micro_batch < first->micro_batch ||
+                  (found->micro_batch == first->micro_batch && found->layer < first->layer)))
+      first = found;
+  }
+  return first;
 }
 
 SweepResult Pipeline::play(const ScheduleRule* rule, NetworkWork& work, int num_micro_batches) {
@@ -99,8 +107,11 @@ SweepResult Pipeline::play(const ScheduleRule* rule, NetworkWork& work, int num_
   }
   playing_ = false;
   const PhaseScope timed(timer_, Phase::waiting);
-  waiting_seconds_ += wait_until([&] { return mailbox_.idle(); });
-  return work.result();
+  waiting_seconds_ += wait_until([&] {
+    mailbox_.progress();
+    return mailbox_.idle();
+  });
+  return work.finish();
 }
 
 double Pipeline::take_waiting_seconds() { return std::exchange(waiting_seconds_, 0.0); }

@@ -163,9 +163,9 @@ class TimedWork final : public SliceWork {
 struct SimulatedRank {
   SimulatedRank(int rank, const Program& program, const Placement& placement, Messages& messages,
                 const SimulationCosts& costs, Mailbox::SlotSize slot_size,
-                const WorkOfRank& work_of_rank)
+                const WorkOfRank& work_of_rank, CallQueue& queue)
       : transport(rank, messages),
-        mailbox(rank, placement, transport, slot_size),
+        mailbox(rank, placement, transport, slot_size, queue),
         executor(mailbox),
         work(costs, work_of_rank ? &work_of_rank(rank) : nullptr) {
     executor.begin(program, work);
@@ -188,14 +188,14 @@ double SimulationResult::bubble() const {
 
 SimulationResult simulate(const std::vector<Program>& programs, const Placement& placement,
                           const SimulationCosts& costs, Mailbox::SlotSize slot_size,
-                          const WorkOfRank& work_of_rank) {
+                          const WorkOfRank& work_of_rank, CallQueue& queue) {
   Clock clock;
   Messages messages(clock, costs, slot_size.state > 0);
   std::vector<std::unique_ptr<SimulatedRank>> ranks;
   SimulationResult result;
   for (int rank = 0; rank < placement.num_ranks(); ++rank) {
     ranks.push_back(std::make_unique<SimulatedRank>(rank, programs[rank], placement, messages,
-                                                    costs, slot_size, work_of_rank));
+                                                    costs, slot_size, work_of_rank, queue));
     result.ranks.emplace_back();
     clock.wake(rank, 0);
   }

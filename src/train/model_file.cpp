@@ -25,7 +25,7 @@ std::vector<ArraySlice> array_slices(const ParameterMap& map, ArraySet set,
 }
 
 std::vector<ArraySlice> array_slices(const Network& network, ArraySet set, const std::string& group,
-                                     const std::function<float*(Share&)>& values) {
+                                     const std::function<float*(Share<float>&)>& values) {
   std::vector<std::vector<ArraySlice>> of_shares;
   for (const auto& share : network.shares())
     of_shares.push_back(array_slices(share->map(), set, group, values(*share)));
@@ -42,14 +42,24 @@ std::vector<ArraySlice> array_slices(const Network& network, ArraySet set, const
   return pieces;
 }
 
+namespace {
+
+/// The host side of an array as it is now; whoever changes it calls store().
+float* read(StagedBuffer<float>& array) {
+  array.fetch();
+  return array.host().data();
+}
+
+}  // namespace
+
 std::vector<ArraySlice> model_slices(const Network& network) {
   return array_slices(network, ArraySet::all, "/model",
-                      [](Share& share) { return share.values().data(); });
+                      [](Share<float>& share) { return read(share.values()); });
 }
 
 std::vector<ArraySlice> momentum_slices(const Network& network) {
   return array_slices(network, ArraySet::trainable, "/optimizer/momentum",
-                      [](Share& share) { return share.velocity().data(); });
+                      [](Share<float>& share) { return read(share.velocity()); });
 }
 
 nlohmann::json stored_config(const Config& config, const Architecture& architecture) {
@@ -103,6 +113,7 @@ void load_model(const CheckpointReader& reader, const std::string& file, Network
     for (const ArraySlice& slice : slices)
       check_values(file, slice, allowed_in(slice.path.substr(std::string_view("/model/").size())));
   });
+  for (const auto& share : network.shares()) share->values().store();
   network.load_weights();
 }
 
@@ -112,6 +123,7 @@ void load_momentum(const CheckpointReader& reader, const std::string& file, Netw
   network.communicator().agree([&] {
     for (const ArraySlice& slice : slices) check_values(file, slice, Numbers::any);
   });
+  for (const auto& share : network.shares()) share->velocity().store();
 }
 
 void check_arrays(const CheckpointReader& reader, const Architecture& architecture,

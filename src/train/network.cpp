@@ -50,15 +50,20 @@ RunPlan make_plan(const Config& config, const Communicator& communicator) {
 }
 
 Network::Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch)
+    : Network(std::move(plan), communicator, largest_micro_batch, nullptr) {}
+
+Network::Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch,
+                 std::unique_ptr<Backend<float>> backend)
     : plan_(with_room(std::move(plan), communicator, largest_micro_batch)),
       communicator_(communicator),
       largest_micro_batch_(largest_micro_batch),
       num_threads_(threads_of(plan_.config, communicator)),
-      backend_(make_backend(plan_.config.backend, num_threads_)) {
+      backend_(backend ? std::move(backend) : make_backend(plan_.config.backend, num_threads_)) {
   std::vector<TimeSlice<float>*> slices;
   for (const int slice : placement().slices_of(communicator.rank())) {
-    shares_.push_back(std::make_unique<Share>(architecture(), slice, plan_.slices[slice], *backend_,
-                                              plan_.activations, plan_.config.seed));
+    shares_.push_back(std::make_unique<Share<float>>(architecture(), slice, plan_.slices[slice],
+                                                     *backend_, plan_.activations,
+                                                     plan_.config.seed));
     slices.push_back(&shares_.back()->slice());
   }
   pipeline_ = std::make_unique<Pipeline>(communicator_, placement(), std::move(slices), *backend_,
@@ -69,27 +74,31 @@ void Network::load_weights() {
   for (const auto& share : shares_) share->slice().load_weights();
 }
 
-Share* Network::first_share() const {
+Share<float>* Network::first_share() const {
   return placement().first_rank() == communicator_.rank() ? shares_.front().get() : nullptr;
 }
 
-Share* Network::last_share() const {
+Share<float>* Network::last_share() const {
   return placement().last_rank() == communicator_.rank() ? shares_.back().get() : nullptr;
 }
 
 ChannelStatistics Network::input_statistics() const {
-  Share& share = *first_share();
+  Share<float>& share = *first_share();
+  const std::span<const float> values = share.values().read();
   const auto copy = [&](const ParameterEntry& entry) {
-    const float* begin = share.values().data() + entry.offset;
+    const float* begin = values.data() + entry.offset;
     return std::vector<float>(begin, begin + entry.size());
   };
   return {copy(share.map().input_mean), copy(share.map().input_std)};
 }
 
 void Network::set_input_statistics(const ChannelStatistics& statistics) {
-  Share& share = *first_share();
-  std::ranges::copy(statistics.mean, share.values().data() + share.map().input_mean.offset);
-  std::ranges::copy(statistics.std, share.values().data() + share.map().input_std.offset);
+  Share<float>& share = *first_share();
+  share.values().fetch();
+  const std::span<float> values = share.values().host();
+  std::ranges::copy(statistics.mean, values.data() + share.map().input_mean.offset);
+  std::ranges::copy(statistics.std, values.data() + share.map().input_std.offset);
+  share.values().store();
 }
 
 void Network::time_phases() {

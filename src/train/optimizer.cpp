@@ -1,7 +1,5 @@
 #include "revode/train/optimizer.hpp"
 
-#include <cmath>
-
 namespace revode {
 
 double RatePolicy::at(std::int64_t epoch, std::int64_t step_in_epoch,
@@ -16,17 +14,12 @@ double RatePolicy::at(std::int64_t epoch, std::int64_t step_in_epoch,
   return rate;
 }
 
-void sgd_step(const ParameterMap& map, double rate, double momentum, double gradient_scale,
+void sgd_step(Backend<float>& backend, const ParameterMap& map, const SgdRates& rates,
               const float* gradient, float* velocity, float* values) {
-  const auto factor = static_cast<float>(momentum), step = static_cast<float>(rate);
-  const auto scale = static_cast<float>(gradient_scale);
-  for (const ParameterEntry* entry : map.entries()) {
-    if (!entry->trainable) continue;
-    for (std::size_t i = entry->offset; i < entry->offset + entry->size(); ++i) {
-      velocity[i] = factor * velocity[i] + scale * gradient[i];
-      values[i] -= step * velocity[i];
-    }
-  }
+  for (const ParameterEntry* entry : map.entries())
+    if (entry->trainable)
+      backend.sgd_step(entry->size(), rates, gradient + entry->offset, velocity + entry->offset,
+                       values + entry->offset);
 }
 
 }  // namespace revode

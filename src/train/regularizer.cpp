@@ -7,63 +7,22 @@
 namespace revode {
 namespace {
 
-/// Sums of squares run in this many partial sums, of every num_partial-th term each, added up in
-/// order at the end: additions that do not wait for each other, in an order that never changes.
-constexpr std::size_t num_partial = 8;
-
-struct SumOfSquares {
-  void add(std::size_t place, double term) { partial[place] += term * term; }
-  double total() const { return std::accumulate(partial.begin(), partial.end(), 0.0); }
-
-  std::array<double, num_partial> partial{};
-};
-
-/// Sums over a row or an array; see RowSums.
-struct Sums {
-  double decay = 0;
-  double smoothness = 0;
-  double gradient = 0;
-};
-
-/// gradient += decay * theta + factor * ((theta - older) + (theta - newer)), where there is such,
-/// in one pass; the sums are of what is there.
-template <bool has_older, bool has_newer>
-Sums add_terms(std::size_t size, const float* theta, const float* older, const float* newer,
-               float decay, float factor, float* gradient) {
-  SumOfSquares decay_sum, smoothness_sum, gradient_sum;
-  const auto add = [&](std::size_t i, std::size_t place) {
-    float g = gradient[i] + decay * theta[i];
-    if constexpr (has_older) {
-      g += factor * (theta[i] - older[i]);
-      smoothness_sum.add(place, double{theta[i]} - older[i]);
-    }
-    if constexpr (has_newer) g += factor * (theta[i] - newer[i]);
-    gradient[i] = g;
-    decay_sum.add(place, theta[i]);
-    gradient_sum.add(place, g);
-  };
-  std::size_t i = 0;
-  for (; i + num_partial <= size; i += num_partial)
-    for (std::size_t k = 0; k < num_partial; ++k) add(i + k, k);
-  for (std::size_t k = 0; i + k < size; ++k) add(i + k, k);
-  return {decay_sum.total(), smoothness_sum.total(), gradient_sum.total()};
+/// Arrays beside the couplings, each one row, in front of them and behind them.
+std::vector<const ParameterEntry*> arrays_in_front(const ParameterMap& map) {
+  return {&map.opening_kernel, &map.opening_norm.scale, &map.opening_norm.shift};
 }
-
-Sums add_terms(std::size_t size, const float* theta, const float* older, const float* newer,
-               float decay, float factor, float* gradient) {
-  const auto run = older != nullptr
-                       ? newer != nullptr ? add_terms<true, true> : add_terms<true, false>
-                   : newer != nullptr ? add_terms<false, true>
-                                      : add_terms<false, false>;
-  return run(size, theta, older, newer, decay, factor, gradient);
+std::vector<const ParameterEntry*> arrays_behind(const ParameterMap& map) {
+  return {&map.closing_norm.scale, &map.closing_norm.shift, &map.closing_weight, &map.closing_bias};
 }
 
 }  // namespace
 
 Regularizer::Regularizer(const Architecture& architecture, BlockRange range,
                          const ParameterMap& map, double weight_decay, double smoothness,
-                         const Communicator& communicator, const Placement& placement, int slice)
+                         Backend<float>& backend, const Communicator& communicator,
+                         const Placement& placement, int slice)
     : map_(map),
+      backend_(backend),
       communicator_(communicator),
       placement_(placement),
       slice_(slice),
@@ -80,30 +39,34 @@ Regularizer::Regularizer(const Architecture& architecture, BlockRange range,
            (map_.stages[stage].kernel.row_size() + map_.stages[stage].bias.row_size());
   };
   if (joined_before_) {
-    before_ = Buffer<float>(block_size(first_stage_), Memory::workspace);
-    first_block_ = Buffer<float>(block_size(first_stage_), Memory::workspace);
+    before_ = StagedBuffer<float>(block_size(first_stage_), Memory::workspace, backend_);
+    first_block_ = StagedBuffer<float>(block_size(first_stage_), Memory::workspace, backend_);
   }
   if (joined_after_) {
-    after_ = Buffer<float>(block_size(last_stage_), Memory::workspace);
-    last_block_ = Buffer<float>(block_size(last_stage_), Memory::workspace);
+    after_ = StagedBuffer<float>(block_size(last_stage_), Memory::workspace, backend_);
+    last_block_ = StagedBuffer<float>(block_size(last_stage_), Memory::workspace, backend_);
   }
+  std::size_t num_sums = arrays_in_front(map_).size() + arrays_behind(map_).size();
+  for (const auto& stage : map_.stages) num_sums += 2 * stage.kernel.num_rows;
+  sums_ = StagedBuffer<RowSum>(num_sums, Memory::workspace, backend_);
 }
 
 // The first block goes to the slice before, which takes it as `after`; the last block to the next.
 void Regularizer::post_edges(const float* values) {
   const auto pack = [&](const ParameterMap::StageEntries& stage, std::int64_t row,
-                        Buffer<float>& block) {
+                        StagedBuffer<float>& block) {
     const std::size_t kernels = couplings_per_block_ * stage.kernel.row_size();
-    std::copy_n(values + stage.kernel.offset + row * stage.kernel.row_size(), kernels,
-                block.data());
-    std::copy_n(values + stage.bias.offset + row * stage.bias.row_size(),
-                couplings_per_block_ * stage.bias.row_size(), block.data() + kernels);
+    backend_.copy(block.data(), values + stage.kernel.offset + row * stage.kernel.row_size(),
+                  kernels * sizeof(float));
+    backend_.copy(block.data() + kernels, values + stage.bias.offset + row * stage.bias.row_size(),
+                  couplings_per_block_ * stage.bias.row_size() * sizeof(float));
+    block.fetch();
   };
-  const auto exchange = [&](int neighbour, Buffer<float>& theirs, MessageKind kind_of_theirs,
-                            const Buffer<float>& mine, MessageKind kind_of_mine) {
+  const auto exchange = [&](int neighbour, StagedBuffer<float>& theirs, MessageKind kind_of_theirs,
+                            StagedBuffer<float>& mine, MessageKind kind_of_mine) {
     const int peer = placement_.rank_of(neighbour);
-    requests_.push_back(communicator_.receive(theirs.span(), peer, {kind_of_theirs, slice_}));
-    requests_.push_back(communicator_.send(mine.span(), peer, {kind_of_mine, neighbour}));
+    requests_.push_back(communicator_.receive(theirs.host(), peer, {kind_of_theirs, slice_}));
+    requests_.push_back(communicator_.send(mine.host(), peer, {kind_of_mine, neighbour}));
   };
   if (joined_before_) {
     pack(map_.stages[first_stage_], 0, first_block_);
@@ -119,61 +82,80 @@ void Regularizer::post_edges(const float* values) {
 void Regularizer::wait_for_edges() {
   for (Request& request : requests_) request.wait();
   requests_.clear();
+  before_.store();
+  after_.store();
+}
+
+void Regularizer::regularize_whole(const ParameterEntry& entry, const float* values,
+                                   float* gradient, RowSum* sum) {
+  if (entry.num_rows == 0) return;
+  backend_.regularize({.num_rows = 1,
+                       .row_size = entry.size(),
+                       .values = values + entry.offset,
+                       .gradient = gradient + entry.offset,
+                       .weight_decay = entry.decayed ? weight_decay_ : 0},
+                      sum);
 }
 
 // d/dtheta_j = weight_decay theta_j (kernels) + smoothness/h * ((theta_j - theta_{j-1}) +
-// (theta_j - theta_{j+1})), each where that block exists
-void Regularizer::add_stage(int stage, const float* values, float* gradient, RowSums& sums) const {
-  const auto decay = static_cast<float>(weight_decay_);
-  const auto factor = static_cast<float>(smoothness_over_h_);
+// (theta_j - theta_{j+1})), each where that block exists; sums of the kernels, then of the biases
+void Regularizer::regularize_stage(int stage, const float* values, float* gradient, RowSum* sums) {
   const auto& entries = map_.stages[stage];
-  const std::int64_t rows = entries.kernel.num_rows;
   const std::size_t kernels = couplings_per_block_ * entries.kernel.row_size();
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const auto add = [&](const ParameterEntry& entry) {
-      const std::size_t size = entry.row_size();
-      // Where a neighbour of this row lives: here, or in the edge block of the rank beside.
-      const auto neighbour = [&](std::int64_t other, bool edge_is_near, const Buffer<float>& edge,
-                                 std::int64_t row_in_edge) {
-        if (other >= 0 && other < rows) return values + entry.offset + other * size;
-        if (!edge_is_near || edge.size() == 0) return static_cast<const float*>(nullptr);
-        return edge.data() + (&entry == &entries.bias ? kernels : 0) + row_in_edge * size;
-      };
-      const std::size_t at = entry.offset + row * size;
-      return add_terms(size, values + at,
-                       neighbour(row - couplings_per_block_, stage == first_stage_, before_, row),
-                       neighbour(row + couplings_per_block_, stage == last_stage_, after_,
-                                 row + couplings_per_block_ - rows),
-                       entry.decayed ? decay : 0, factor, gradient + at);
+  const auto run = [&](const ParameterEntry& entry, std::size_t place_in_block, RowSum* of_rows) {
+    const auto in_block = [&](bool edge_is_near, StagedBuffer<float>& block) {
+      return edge_is_near && block.size() > 0 ? block.data() + place_in_block : nullptr;
     };
-    const Sums of_kernel = add(entries.kernel), of_bias = add(entries.bias);
-    sums.decay.push_back(of_kernel.decay);
-    sums.smoothness.push_back(of_kernel.smoothness + of_bias.smoothness);
-    sums.gradient.push_back(of_kernel.gradient + of_bias.gradient);
-  }
+    backend_.regularize({.num_rows = entry.num_rows,
+                         .row_size = entry.row_size(),
+                         .rows_per_block = couplings_per_block_,
+                         .values = values + entry.offset,
+                         .before = in_block(stage == first_stage_, before_),
+                         .after = in_block(stage == last_stage_, after_),
+                         .gradient = gradient + entry.offset,
+                         .weight_decay = entry.decayed ? weight_decay_ : 0,
+                         .smoothness_over_h = smoothness_over_h_},
+                        of_rows);
+  };
+  run(entries.kernel, 0, sums);
+  run(entries.bias, kernels, sums + entries.kernel.num_rows);
 }
 
 // One double a coupling, and one an array of the ends, in the order of the layers: so the sums do
 // not depend on the cut.
-RowSums Regularizer::add(const float* values, float* gradient) const {
+RowSums Regularizer::add(const float* values, float* gradient) {
+  // 1. On the backend.
+  RowSum* next = sums_.data();
+  for (const ParameterEntry* entry : arrays_in_front(map_))
+    regularize_whole(*entry, values, gradient, next++);
+  for (int stage = first_stage_; stage <= last_stage_; ++stage) {
+    regularize_stage(stage, values, gradient, next);
+    next += 2 * map_.stages[stage].kernel.num_rows;
+  }
+  for (const ParameterEntry* entry : arrays_behind(map_))
+    regularize_whole(*entry, values, gradient, next++);
+
+  // 2. In the order of the layers.
   RowSums sums;
+  const RowSum* found = sums_.read().data();
   const auto add_whole = [&](const ParameterEntry& entry) {
+    const RowSum& of_array = *found++;
     if (entry.num_rows == 0) return;
-    const Sums of_array = add_terms(entry.size(), values + entry.offset, nullptr, nullptr,
-                                    entry.decayed ? static_cast<float>(weight_decay_) : 0, 0,
-                                    gradient + entry.offset);
     if (entry.decayed) sums.decay.push_back(of_array.decay);
     sums.gradient.push_back(of_array.gradient);
   };
-  add_whole(map_.opening_kernel);
-  add_whole(map_.opening_norm.scale);
-  add_whole(map_.opening_norm.shift);
-  for (int stage = first_stage_; stage <= last_stage_; ++stage)
-    add_stage(stage, values, gradient, sums);
-  add_whole(map_.closing_norm.scale);
-  add_whole(map_.closing_norm.shift);
-  add_whole(map_.closing_weight);
-  add_whole(map_.closing_bias);
+  for (const ParameterEntry* entry : arrays_in_front(map_)) add_whole(*entry);
+  for (int stage = first_stage_; stage <= last_stage_; ++stage) {
+    const std::int64_t rows = map_.stages[stage].kernel.num_rows;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const RowSum &kernel = found[row], &bias = found[rows + row];
+      sums.decay.push_back(kernel.decay);
+      sums.smoothness.push_back(kernel.smoothness + bias.smoothness);
+      sums.gradient.push_back(kernel.gradient + bias.gradient);
+    }
+    found += 2 * rows;
+  }
+  for (const ParameterEntry* entry : arrays_behind(map_)) add_whole(*entry);
   return sums;
 }
 

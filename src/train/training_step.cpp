@@ -35,8 +35,8 @@ TrainingStep::TrainingStep(Network& network)
   const Config& config = network.plan().config;
   for (const auto& share : network.shares()) {
     regularizers_.emplace_back(network.architecture(), share->slice().range(), share->map(),
-                               config.weight_decay, config.smoothness, network.communicator(),
-                               network.placement(), share->index());
+                               config.weight_decay, config.smoothness, network.backend(),
+                               network.communicator(), network.placement(), share->index());
     share->gradient();  // so that the start-up block counts it
   }
   network.pipeline().prepare(schedule_, network.plan().num_micro_batches);
@@ -55,8 +55,8 @@ RowSums TrainingStep::add_regularization() {
   {
     const PhaseScope timed(timer, Phase::regularization);
     for (std::size_t s = 0; s < regularizers_.size(); ++s) {
-      Share& share = *network_.shares()[s];
-      mine.push_back(regularizers_[s].add(share.values().data(), share.gradient().values().data()));
+      Share<float>& share = *network_.shares()[s];
+      mine.push_back(regularizers_[s].add(share.values().data(), share.gradient().values()));
     }
   }
   const PhaseScope timed(timer, Phase::waiting);
@@ -67,15 +67,13 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
                                           const OnLogits& on_logits) {
   const Communicator& communicator = network_.communicator();
   PhaseTimer* timer = network_.phase_timer();
-  std::vector<ExactSum*> sums;
   {
     const PhaseScope timed(timer, Phase::optimizer);
     for (const auto& share : network_.shares()) {
       share->gradient().clear();
-      sums.push_back(share->gradient().sums());
     }
   }
-  const SweepResult sweep = network_.pipeline().train(schedule_, source, sums, on_logits);
+  const SweepResult sweep = network_.pipeline().train(schedule_, source, on_logits);
   std::vector<int> layers_of_sums;  // whose sums left the range
   {
     const PhaseScope timed(timer, Phase::optimizer);
@@ -88,7 +86,7 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   // What is left are sums over ranks: the time goes into waiting for the last of them.
   const PhaseScope timed(timer, Phase::waiting);
   RangeCounts counts;
-  for (const auto& share : network_.shares()) counts += share->slice().take_counts();
+  for (const auto& share : network_.shares()) counts += share->slice().range_counts();
   // What the ranks add up; counts of a mini-batch are exact in a double.
   enum Field { loss, correct, out_of_range, rounded_to_zero, ranks_that_stop, num_fields };
   const MicroBatchResult result = sweep.total();
@@ -129,7 +127,7 @@ std::optional<StepReport::Overflow> TrainingStep::first_overflow(
     layer = in_layer;
   };
   for (const auto& share : network_.shares())
-    if (const auto& overflow = share->slice().gradient_overflow())
+    if (const auto overflow = share->slice().gradient_overflow())
       note(overflow->micro_batch, overflow->layer);
   for (const int of_sum : layers_of_sums) note(in_sum, of_sum);
   const std::vector<std::int64_t> micro_batches = communicator.all_gather(micro_batch);
@@ -151,7 +149,7 @@ void TrainingStep::update(double rate, const StepReport& report) {
   const bool clip = clip_norm_ > 0 && report.gradient_norm > clip_norm_;
   const double scale = clip ? clip_norm_ / report.gradient_norm : 1.0;
   for (const auto& share : network_.shares()) {
-    sgd_step(share->map(), rate, momentum_, scale, share->gradient().values().data(),
+    sgd_step(network_.backend(), share->map(), {rate, momentum_, scale}, share->gradient().values(),
              share->velocity().data(), share->values().data());
     share->slice().update_running_averages();
   }
@@ -188,7 +186,7 @@ void TrainingStep::require_finite(const MiniBatchSource& source, const StepRepor
 /// In words: the first layer whose output is not finite. Collective.
 std::string TrainingStep::origin_of_non_finite(const MiniBatchSource& source) {
   const Communicator& communicator = network_.communicator();
-  const std::optional<Finding> mine = network_.pipeline().inspect(source);
+  const std::optional<NonFiniteLayer> mine = network_.pipeline().inspect(source);
   constexpr std::int64_t nowhere = std::numeric_limits<std::int64_t>::max();
   const std::vector<std::int64_t> layers =
       communicator.all_gather(mine ? std::int64_t{mine->layer} : nowhere);

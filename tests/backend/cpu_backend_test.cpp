@@ -159,7 +159,7 @@ TEST_P(CpuBackend, ImagesDoNotInfluenceEachOther) {
     const std::size_t offset = n * shape.image_size();
     segment->advance(all(shape),
                      {{single.state[0].data() + offset, single.state[1].data() + offset}, 1},
-                     single.counts, nullptr);
+                     &single.counts, nullptr);
   }
 
   expect_same_bits(single, whole);

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "backend/cpu_backend_test.hpp"
+#include "support/backend_calls.hpp"
 #include "support/exact_values.hpp"
 
 namespace revode {
@@ -27,7 +28,7 @@ struct State {
 
 std::vector<FeatureMap> feature_maps() { return {{true, 1}, {false, 0}, {false, 1}}; }
 
-void expect_close(const NormStatistics& got, const NormStatistics& expected) {
+void expect_close(const OwnStatistics& got, const OwnStatistics& expected) {
   EXPECT_LT(relative_error(got.mean, expected.mean), sum_tolerance);
   EXPECT_LT(relative_error(got.variance, expected.variance), sum_tolerance);
 }
@@ -70,9 +71,9 @@ TEST_P(CpuBackend, OpeningEqualsReference) {
     const float* images = opening.images.data();
     State got(shape.batch, opening.state_size, poison);
     State expected(shape.batch, opening.state_size, poison);
-    NormStatistics got_statistics, statistics;
-    cpu->opening_convolve(shape, images, opening.weights(), got.view(), &got_statistics);
-    reference->opening_convolve(shape, images, opening.weights(), expected.view(), &statistics);
+    OwnStatistics got_statistics(opening.num_features), statistics(opening.num_features);
+    cpu->opening_convolve(shape, images, opening.weights(), got.view(), got_statistics);
+    reference->opening_convolve(shape, images, opening.weights(), expected.view(), statistics);
     expect_close(got_statistics, statistics);
 
     // The same statistics: outputs differ by the order of the sums, at most one step of the grid.
@@ -92,7 +93,7 @@ TEST_P(CpuBackend, OpeningEqualsReference) {
       State state(shape.batch, opening.state_size, poison);
       backend.opening_backward(shape, images, opening.weights(), statistics, state.view(),
                                adjoint.view(), {kernel.data(), scale.data(), shift.data()},
-                               &overflow);
+                               {&overflow});
       return std::vector{real_values<float>(kernel), real_values<float>(scale),
                          real_values<float>(shift)};
     };
@@ -109,8 +110,8 @@ TEST_P(CpuBackend, OpeningIsOnTheGridWithoutNegativeZeros) {
   const float* images = opening.images.data();
   State state(shape.batch, opening.state_size, poison);
 
-  NormStatistics statistics;
-  cpu->opening_convolve(shape, images, opening.weights(), state.view(), &statistics);
+  OwnStatistics statistics(opening.num_features);
+  cpu->opening_convolve(shape, images, opening.weights(), state.view(), statistics);
   cpu->opening_normalise(shape, opening.weights(), statistics, state.view());
 
   for (const std::vector<float>& slot : state.slot) {
@@ -180,16 +181,16 @@ struct Closing {
 
 /// Adjoint of both slots, then the gradients of scale, shift, weight and bias.
 std::vector<std::vector<float>> closing_backward(Backend<float>& backend, const ClosingShape& shape,
-                                                 Closing& closing,
-                                                 const NormStatistics& statistics) {
+                                                 Closing& closing, NormStatistics statistics) {
   State adjoint(shape.batch, closing.state_size, poison);
   std::vector<std::vector<ExactSum>> sums;
   for (const auto& array : {closing.scale, closing.shift, closing.weight, closing.bias})
     sums.emplace_back(array.size(), ExactSum{1} << 39);  // += is to be seen
   int overflow = 0;
-  backend.closing_backward(
-      shape, closing.state.view(), closing.weights(), statistics, closing.grad_logits.data(),
-      adjoint.view(), {sums[0].data(), sums[1].data(), sums[2].data(), sums[3].data()}, &overflow);
+  backend.closing_backward(shape, closing.state.view(), closing.weights(), statistics,
+                           closing.grad_logits.data(), adjoint.view(),
+                           {sums[0].data(), sums[1].data(), sums[2].data(), sums[3].data()},
+                           {&overflow});
   std::vector<std::vector<float>> result = {adjoint.slot[0], adjoint.slot[1]};
   for (const auto& array : sums) result.push_back(real_values<float>(array));
   return result;
@@ -203,9 +204,9 @@ TEST_P(CpuBackend, ClosingEqualsReference) {
                              shape.height, shape.width, shape.features.joined));
     Closing closing(shape);
     const auto view = closing.state.view();
-    const NormStatistics statistics = reference->closing_statistics(shape, view);
+    OwnStatistics statistics = closing_statistics(*reference, shape, view);
 
-    expect_close(cpu->closing_statistics(shape, view), statistics);
+    expect_close(closing_statistics(*cpu, shape, view), statistics);
 
     std::vector<float> logits = poison(closing.grad_logits.size()), expected_logits = logits;
     cpu->closing_forward(shape, view, closing.weights(), statistics, logits.data());
@@ -225,23 +226,23 @@ TEST_P(CpuBackend, EndLayersDoNotDependOnTheNumberOfThreads) {
   const Opening opening(opening_shape);
   Closing closing(closing_shape);
   std::vector<std::vector<float>> results;
-  std::vector<NormStatistics> statistics;
+  std::vector<OwnStatistics> statistics;
   for (const int num_threads : {1, 2, 3}) {
     const auto cpu = make_cpu_backend(num_threads);
     State adjoint(opening_shape.batch, opening.state_size, std::uint64_t{5});
     State state(opening_shape.batch, opening.state_size, poison);
-    NormStatistics opened;
+    OwnStatistics opened(opening.num_features);
     cpu->opening_convolve(opening_shape, opening.images.data(), opening.weights(), state.view(),
-                          &opened);
-    const NormStatistics closed = cpu->closing_statistics(closing_shape, closing.state.view());
+                          opened);
+    OwnStatistics closed = closing_statistics(*cpu, closing_shape, closing.state.view());
     statistics.insert(statistics.end(), {opened, closed});
 
     std::vector<ExactSum> sums(opening.kernel.size() + 2 * opening.scale.size());
     ExactSum* grad_scale = sums.data() + opening.kernel.size();
     int overflow = 0;
-    cpu->opening_backward(opening_shape, opening.images.data(), opening.weights(), opened,
-                          state.view(), adjoint.view(),
-                          {sums.data(), grad_scale, grad_scale + opening.scale.size()}, &overflow);
+    cpu->opening_backward(
+        opening_shape, opening.images.data(), opening.weights(), opened, state.view(),
+        adjoint.view(), {sums.data(), grad_scale, grad_scale + opening.scale.size()}, {&overflow});
     std::vector<float> all = real_values<float>(sums);
     for (const auto& part : closing_backward(*cpu, closing_shape, closing, closed))
       all.insert(all.end(), part.begin(), part.end());

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "backend/cpu_backend_test.hpp"
+#include "support/backend_calls.hpp"
 #include "support/exact_values.hpp"
 
 namespace revode {
@@ -110,18 +111,18 @@ inline Sweep make_exact_sweep(const SegmentShape& shape, int batch) {
 inline std::unique_ptr<Segment<float>> load(Backend<float>& backend, const SegmentShape& shape,
                                             const Sweep& sweep) {
   auto segment = backend.make_segment(shape);
-  segment->load_weights(sweep.kernel.data(), sweep.bias.data());
+  load_weights(*segment, sweep.kernel, sweep.bias);
   return segment;
 }
 
 inline void advance(Segment<float>& segment, CouplingRange range, Sweep& sweep,
                     Recording* recording = nullptr) {
-  segment.advance(range, sweep.state_view(), sweep.counts, recording);
+  segment.advance(range, sweep.state_view(), &sweep.counts, recording);
 }
 inline void retreat(Segment<float>& segment, CouplingRange range, Sweep& sweep,
                     const Recording* recording = nullptr) {
-  segment.retreat(range, sweep.state_view(), sweep.adjoint_view(),
-                  {sweep.kernel_sums.data(), sweep.bias_sums.data()}, recording, &sweep.overflow);
+  segment.bind_gradient({sweep.kernel_sums.data(), sweep.bias_sums.data()});
+  segment.retreat(range, sweep.state_view(), sweep.adjoint_view(), recording, {&sweep.overflow});
   sweep.grad_kernel = real_values<float>(sweep.kernel_sums);
   sweep.grad_bias = real_values<float>(sweep.bias_sums);
 }

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "backend/cpu_sweep.hpp"
+#include "support/backend_calls.hpp"
 
 namespace revode {
 namespace {
@@ -27,12 +28,11 @@ std::vector<Real> convolution(Backend<Real>& backend, const SegmentShape& shape,
                               const std::vector<float>& kernel, const std::vector<float>& x) {
   const auto segment = backend.make_segment(shape);
   const std::vector<Real> weights(kernel.begin(), kernel.end()), bias(shape.channels);
-  segment->load_weights(weights.data(), bias.data());
+  load_weights(*segment, weights, bias);
   std::vector<Real> target(x.size()), other(x.begin(), x.end());
-  RangeCounts counts;
   segment->advance({0, 1},
                    {{target.data(), other.data()}, static_cast<int>(x.size() / shape.image_size())},
-                   counts, nullptr);
+                   nullptr, nullptr);
   return target;
 }
 

@@ -8,6 +8,7 @@
 
 #include "revode/backend/backend.hpp"
 
+#include "support/backend_calls.hpp"
 #include "support/exact_values.hpp"
 #include "support/numbers.hpp"
 
@@ -50,18 +51,19 @@ struct TinyOpening {
 void open(const TinyOpening& opening, State& state) {
   const auto backend = make_reference_backend<double>();
   backend->opening_convolve(opening.shape, opening.images.data(), opening.weights(), state.view(2),
-                            nullptr);
-  backend->opening_normalise(opening.shape, opening.weights(), {{4, -2}, {4, 1}}, state.view(2));
+                            NormStatistics{});
+  OwnStatistics statistics({4, -2}, {4, 1});
+  backend->opening_normalise(opening.shape, opening.weights(), statistics, state.view(2));
 }
 
 TEST(Opening, StatisticsAreMeanAndBiasedVariance) {
   const TinyOpening opening;
 
   State state(2);
-  NormStatistics got;
+  OwnStatistics got(2);
 
   make_reference_backend<double>()->opening_convolve(opening.shape, opening.images.data(),
-                                                     opening.weights(), state.view(2), &got);
+                                                     opening.weights(), state.view(2), got);
 
   EXPECT_EQ(got.mean, (Values{4, -2}));
   EXPECT_EQ(got.variance, (Values{4, 1}));
@@ -128,9 +130,9 @@ TEST(Opening, BackwardMatchesFiniteDifferences) {
     State direction(uniform_values<double>(slot_size, -1, 1, 5),
                     uniform_values<double>(slot_size, -1, 1, 6));
     State state(slot_size);
-    NormStatistics statistics;
+    OwnStatistics statistics(4);
     const auto loss = [&] {
-      backend->opening_convolve(shape, images.data(), weights, state.view(3), &statistics);
+      backend->opening_convolve(shape, images.data(), weights, state.view(3), statistics);
       backend->opening_normalise(shape, weights, statistics, state.view(3));
       return loss_of(state, direction);
     };
@@ -140,7 +142,7 @@ TEST(Opening, BackwardMatchesFiniteDifferences) {
 
     backend->opening_backward(
         shape, images.data(), weights, statistics, state.view(3), direction.view(3),
-        {grad_kernel.data(), grad_scale.data(), grad_shift.data()}, &overflow);
+        {grad_kernel.data(), grad_scale.data(), grad_shift.data()}, {&overflow});
 
     const double step = difference_step, tolerance = difference_tolerance;
     expect_gradient("kernel", loss, kernel, real_values<double>(grad_kernel), step, tolerance);
@@ -212,9 +214,9 @@ TEST(Closing, StatisticsAreMeanAndBiasedVariance) {
   TinyClosing closing;
   const auto backend = make_reference_backend<double>();
 
-  const NormStatistics joined = backend->closing_statistics(closing.shape, closing.state.view(1));
+  const OwnStatistics joined = closing_statistics(*backend, closing.shape, closing.state.view(1));
   closing.shape.features = {.joined = false, .slot = 0};
-  const NormStatistics single = backend->closing_statistics(closing.shape, closing.state.view(1));
+  const OwnStatistics single = closing_statistics(*backend, closing.shape, closing.state.view(1));
 
   EXPECT_EQ(joined.mean, (Values{2, 5}));
   EXPECT_EQ(joined.variance, (Values{1, 0}));
@@ -228,8 +230,9 @@ TEST(Closing, HandNumbers) {
   Values logits(2, 99.0);
   const double pooled = 1 / std::sqrt(1 + 1e-5) + 0.25;
 
-  make_reference_backend<double>()->closing_forward(
-      closing.shape, closing.state.view(1), closing.weights(), {{2, 5}, {1, 0}}, logits.data());
+  OwnStatistics statistics({2, 5}, {1, 0});
+  make_reference_backend<double>()->closing_forward(closing.shape, closing.state.view(1),
+                                                    closing.weights(), statistics, logits.data());
 
   EXPECT_DOUBLE_EQ(logits[0], pooled + 20 + 0.5);
   EXPECT_DOUBLE_EQ(logits[1], 3 * pooled - 2);
@@ -253,19 +256,21 @@ TEST(Closing, BackwardMatchesFiniteDifferences) {
            bias = uniform_values<double>(3, -1, 1, 6);
     const auto grad_logits = uniform_values<double>(9, -1, 1, 7);
     const ClosingWeights<double> weights{scale.data(), shift.data(), weight.data(), bias.data()};
-    const auto statistics = [&] { return backend->closing_statistics(shape, state.view(3)); };
+    OwnStatistics statistics(4);
     const auto loss = [&] {
       Values logits(9);
-      backend->closing_forward(shape, state.view(3), weights, statistics(), logits.data());
+      backend->closing_statistics(shape, state.view(3), statistics);
+      backend->closing_forward(shape, state.view(3), weights, statistics, logits.data());
       return dot(logits, grad_logits);
     };
     State adjoint(Values(slot_size, 99.0), Values(slot_size, 99.0));
     std::vector<ExactSum> grad_scale(4), grad_shift(4), grad_weight(12), grad_bias(3);
     int overflow = 0;
+    loss();
 
     backend->closing_backward(
-        shape, state.view(3), weights, statistics(), grad_logits.data(), adjoint.view(3),
-        {grad_scale.data(), grad_shift.data(), grad_weight.data(), grad_bias.data()}, &overflow);
+        shape, state.view(3), weights, statistics, grad_logits.data(), adjoint.view(3),
+        {grad_scale.data(), grad_shift.data(), grad_weight.data(), grad_bias.data()}, {&overflow});
 
     const double step = difference_step, tolerance = difference_tolerance;
     expect_gradient("scale", loss, scale, real_values<double>(grad_scale), step, tolerance);

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "backend/reference/reference_backend.hpp"
+#include "support/backend_calls.hpp"
 #include "support/exact_values.hpp"
 #include "support/numbers.hpp"
 
@@ -125,9 +126,9 @@ struct OneCoupling {
     shape.scale = {scale, 1e9};  // that of slot 0 counts
     shape.grid_bits = grid_bits;
     const auto segment = make_reference_backend<double>()->make_segment(shape);
-    segment->load_weights(kernel.data(), bias.data());
+    load_weights(*segment, kernel, bias);
     RangeCounts counts;
-    segment->advance({0, 1}, {{target.data(), other.data()}, 1}, counts, nullptr);
+    segment->advance({0, 1}, {{target.data(), other.data()}, 1}, &counts, nullptr);
     return counts;
   }
 };
@@ -285,8 +286,8 @@ struct Sweep {
   int batch;
   void retreat(Segment<Real>& segment, CouplingRange range, const Recording* recording) {
     std::vector<ExactSum> kernel_sums = exact_sums(grad_kernel), bias_sums = exact_sums(grad_bias);
-    segment.retreat(range, state_view(), adjoint_view(), {kernel_sums.data(), bias_sums.data()},
-                    recording, &overflow);
+    segment.bind_gradient({kernel_sums.data(), bias_sums.data()});
+    segment.retreat(range, state_view(), adjoint_view(), recording, {&overflow});
     grad_kernel = real_values<Real>(kernel_sums);
     grad_bias = real_values<Real>(bias_sums);
   }
@@ -323,13 +324,13 @@ TEST_P(ReferenceSegment, RetreatMatchesFiniteDifferences) {
     const auto segment = backend->make_segment(shape);
     const auto loss = [&] {
       Sweep<double> moved = start;
-      segment->load_weights(start.kernel.data(), start.bias.data());
-      segment->advance({0, 3}, moved.state_view(), moved.counts, nullptr);
+      load_weights(*segment, start.kernel, start.bias);
+      segment->advance({0, 3}, moved.state_view(), &moved.counts, nullptr);
       return dot(moved.state[0], sweep.adjoint[0]) + dot(moved.state[1], sweep.adjoint[1]);
     };
-    segment->load_weights(start.kernel.data(), start.bias.data());
+    load_weights(*segment, start.kernel, start.bias);
     Sweep<double> back = sweep;
-    segment->advance({0, 3}, back.state_view(), back.counts, nullptr);
+    segment->advance({0, 3}, back.state_view(), &back.counts, nullptr);
     back.retreat(*segment, {0, 3}, nullptr);
 
     constexpr double step = 1e-6, tolerance = 1e-8;
@@ -344,8 +345,8 @@ TEST_P(ReferenceSegment, RetreatAddsToTheGradient) {
   const SegmentShape shape = shape_of(GetParam(), 2, 0, 16);
   Sweep<float> once(shape, 2);
   const auto segment = make_reference_backend<float>()->make_segment(shape);
-  segment->load_weights(once.kernel.data(), once.bias.data());
-  segment->advance({0, 2}, once.state_view(), once.counts, nullptr);
+  load_weights(*segment, once.kernel, once.bias);
+  segment->advance({0, 2}, once.state_view(), &once.counts, nullptr);
   Sweep<float> twice = once;
   std::fill(twice.grad_bias.begin(), twice.grad_bias.end(), 1000.0f);
 
@@ -360,9 +361,9 @@ TEST_P(ReferenceSegment, RetreatRestoresEveryBitOnTheGrid) {
   Sweep<float> sweep(shape, 2);
   const Sweep<float> before = sweep;
   const auto segment = make_reference_backend<float>()->make_segment(shape);
-  segment->load_weights(sweep.kernel.data(), sweep.bias.data());
+  load_weights(*segment, sweep.kernel, sweep.bias);
 
-  segment->advance({0, 20}, sweep.state_view(), sweep.counts, nullptr);
+  segment->advance({0, 20}, sweep.state_view(), &sweep.counts, nullptr);
   ASSERT_EQ(sweep.counts.out_of_range, 0);
   for (int slot = 0; slot < 2; ++slot)
     EXPECT_GT(num_differing(sweep.state[slot], before.state[slot]), before.state[slot].size() / 2);
@@ -378,9 +379,9 @@ TEST_P(ReferenceSegment, WithoutAGridSomeBitsAreLost) {
   Sweep<float> sweep(shape, 2);
   const Sweep<float> before = sweep;
   const auto segment = make_reference_backend<float>()->make_segment(shape);
-  segment->load_weights(sweep.kernel.data(), sweep.bias.data());
+  load_weights(*segment, sweep.kernel, sweep.bias);
 
-  segment->advance({0, 20}, sweep.state_view(), sweep.counts, nullptr);
+  segment->advance({0, 20}, sweep.state_view(), &sweep.counts, nullptr);
   sweep.retreat(*segment, {0, 20}, nullptr);
 
   EXPECT_GT(num_differing(sweep.state[0], before.state[0]), 0u);
@@ -390,11 +391,11 @@ TEST_P(ReferenceSegment, RecordingGivesTheSameBitsAsNone) {
   const SegmentShape shape = shape_of(GetParam(), 5, 0, 16);
   Sweep<float> reversed(shape, 2), stored(shape, 2);
   const auto segment = make_reference_backend<float>()->make_segment(shape);
-  segment->load_weights(reversed.kernel.data(), reversed.bias.data());
+  load_weights(*segment, reversed.kernel, reversed.bias);
   const auto recording = segment->make_recording(3);
 
-  segment->advance({0, 5}, reversed.state_view(), reversed.counts, nullptr);
-  segment->advance({0, 5}, stored.state_view(), stored.counts, recording.get());
+  segment->advance({0, 5}, reversed.state_view(), &reversed.counts, nullptr);
+  segment->advance({0, 5}, stored.state_view(), &stored.counts, recording.get());
   expect_same_bits(stored, reversed);
   for (auto& slot : stored.state)  // with a recording, the state behind is of no use
     std::fill(slot.begin(), slot.end(), std::numeric_limits<float>::quiet_NaN());
@@ -408,14 +409,14 @@ TEST_P(ReferenceSegment, RangesChainToTheWhole) {
   const SegmentShape shape = shape_of(GetParam(), 5, 1, 16);
   Sweep<float> whole(shape, 2), parts(shape, 2);
   const auto segment = make_reference_backend<float>()->make_segment(shape);
-  segment->load_weights(whole.kernel.data(), whole.bias.data());
+  load_weights(*segment, whole.kernel, whole.bias);
   const auto retreat = [&](CouplingRange range, Sweep<float>& sweep) {
     sweep.retreat(*segment, range, nullptr);
   };
 
-  segment->advance({0, 5}, whole.state_view(), whole.counts, nullptr);
-  segment->advance({0, 2}, parts.state_view(), parts.counts, nullptr);
-  segment->advance({2, 5}, parts.state_view(), parts.counts, nullptr);
+  segment->advance({0, 5}, whole.state_view(), &whole.counts, nullptr);
+  segment->advance({0, 2}, parts.state_view(), &parts.counts, nullptr);
+  segment->advance({2, 5}, parts.state_view(), &parts.counts, nullptr);
   retreat({0, 5}, whole);
   retreat({2, 5}, parts);
   retreat({0, 2}, parts);

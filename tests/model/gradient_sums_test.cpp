@@ -9,7 +9,8 @@ namespace {
 constexpr std::size_t size = 1234;
 
 TEST(GradientSums, BecomeFloatsInPlace) {
-  GradientSums gradient(size);
+  const auto backend = make_reference_backend<float>();
+  GradientSums<float> gradient(size, *backend);
   for (int round = 0; round < 2; ++round) {
     gradient.clear();
     for (std::size_t i = 0; i < size; ++i)
@@ -17,15 +18,16 @@ TEST(GradientSums, BecomeFloatsInPlace) {
 
     EXPECT_EQ(gradient.finish(), std::nullopt);
 
-    ASSERT_EQ(gradient.values().size(), size);
+    ASSERT_EQ(gradient.read_values().size(), size);
     for (std::size_t i = 0; i < size; ++i)
-      EXPECT_EQ(gradient.values()[i],
+      EXPECT_EQ(gradient.read_values()[i],
                 from_exact<float>(to_exact(static_cast<double>(i) - 600) + round));
   }
 }
 
 TEST(GradientSums, NameTheLastSumThatIsOutOfRange) {
-  GradientSums gradient(size);
+  const auto backend = make_reference_backend<float>();
+  GradientSums<float> gradient(size, *backend);
   gradient.clear();
   gradient.sums()[3] = ExactSum{1} << 53;
   gradient.sums()[700] = -(ExactSum{1} << 53);

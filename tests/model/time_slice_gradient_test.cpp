@@ -54,25 +54,29 @@ TEST_P(WholeNetwork, GradientMatchesFiniteDifferencesForEveryParameter) {
   const auto backend = make_reference_backend<double>();
   const TestBatch<double> batch(network, {3, 2, 2});
   SliceChain<double> chain(network, *backend);
-  auto& part = chain.part();
+  Share<double>& part = chain.part();
+  part.values().fetch();
+  const std::span<double> values = part.values().host();
   const auto loss = [&] {
-    part.slice.load_weights();
+    part.values().store();
+    part.slice().load_weights();
     return chain.forward(batch, Mode::inspect);  // batch statistics, and nothing else changes
   };
 
   chain.train(batch);
 
   int num_tested = 0;
-  for (const ParameterEntry* entry : part.map.entries()) {
-    const auto gradient = std::span(part.gradient).subspan(entry->offset, entry->size());
+  for (const ParameterEntry* entry : part.map().entries()) {
+    const std::span<const double> gradient =
+        part.gradient().read_values().subspan(entry->offset, entry->size());
     if (!entry->trainable) {
       EXPECT_EQ(std::count(gradient.begin(), gradient.end(), 0.0),
                 static_cast<std::ptrdiff_t>(gradient.size()))
           << entry->name;
       continue;
     }
-    expect_gradient(entry->name, loss, std::span(part.values).subspan(entry->offset, entry->size()),
-                    gradient, step, tolerance);
+    expect_gradient(entry->name, loss, values.subspan(entry->offset, entry->size()), gradient, step,
+                    tolerance);
     ++num_tested;
   }
   EXPECT_EQ(num_tested, 3 + 2 * static_cast<int>(network.stages().size()) + 4);

@@ -7,10 +7,12 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "revode/core/buffer.hpp"
 
+#include "support/deferred_backend.hpp"
 #include "support/slice_chain.hpp"
 
 namespace revode {
@@ -35,27 +37,31 @@ INSTANTIATE_TEST_SUITE_P(Architectures, TimeSliceOf, testing::ValuesIn(architect
 TEST_P(TimeSliceOf, AChainOfSlicesEqualsOneSliceBitForBit) {
   const Architecture network = make(GetParam());
   const auto backend = make_reference_backend<float>();
+  DeferredBackend<float> deferred;
   const TestBatch<float> batch(network, {3, 3, 2});
   SliceChain<float> whole(network, *backend);
   const double expected = whole.train(batch);
-  const RangeCounts expected_counts = whole.take_counts();
+  const RangeCounts expected_counts = whole.range_counts();
 
   for (const std::vector<BlockRange>& cut :
        std::vector<std::vector<BlockRange>>{{{0, 1}, {1, 5}},  // inside a stage
                                             {{0, 2}, {2, 5}},  // behind a transition
                                             {{0, 3}, {3, 4}, {4, 5}},
                                             {{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 5}}}) {
-    SCOPED_TRACE(cut.size());
-    SliceChain<float> chain(network, cut, *backend);
-    const double loss = chain.train(batch);
-    const RangeCounts counts = chain.take_counts();
+    for (Backend<float>* of_chain :
+         std::initializer_list<Backend<float>*>{backend.get(), &deferred}) {
+      SCOPED_TRACE(fmt::format("{} slices, {}", cut.size(), of_chain->name()));
+      SliceChain<float> chain(network, cut, *of_chain);
+      const double loss = chain.train(batch);
+      const RangeCounts counts = chain.range_counts();
 
-    EXPECT_EQ(loss, expected);
-    EXPECT_EQ(num_differing(chain.gradient(), whole.gradient()), 0u);
-    EXPECT_EQ(num_differing(chain.values(), whole.values()), 0u);  // running averages among them
-    EXPECT_EQ(num_differing(chain.logits(), whole.logits()), 0u);
-    EXPECT_EQ(counts.out_of_range, expected_counts.out_of_range);
-    EXPECT_EQ(counts.rounded_to_zero, expected_counts.rounded_to_zero);
+      EXPECT_EQ(loss, expected);
+      EXPECT_EQ(num_differing(chain.gradient(), whole.gradient()), 0u);
+      EXPECT_EQ(num_differing(chain.values(), whole.values()), 0u);  // running averages, too
+      EXPECT_EQ(num_differing(chain.logits(), whole.logits()), 0u);
+      EXPECT_EQ(counts.out_of_range, expected_counts.out_of_range);
+      EXPECT_EQ(counts.rounded_to_zero, expected_counts.rounded_to_zero);
+    }
   }
 }
 
@@ -65,10 +71,10 @@ TEST_P(TimeSliceOf, SizesOfNeighboursFitTogether) {
   SliceChain<float> chain(network, {{0, 1}, {1, 2}, {2, 4}, {4, 5}}, *backend);
 
   for (int i = 0; i + 1 < 4; ++i)
-    EXPECT_EQ(chain.part(i).slice.output_size(3), chain.part(i + 1).slice.input_size(3)) << i;
-  EXPECT_TRUE(chain.part(0).slice.is_first());
-  EXPECT_TRUE(chain.part(3).slice.is_last());
-  EXPECT_FALSE(chain.part(1).slice.is_first() || chain.part(1).slice.is_last());
+    EXPECT_EQ(chain.part(i).slice().output_size(3), chain.part(i + 1).slice().input_size(3)) << i;
+  EXPECT_TRUE(chain.part(0).slice().is_first());
+  EXPECT_TRUE(chain.part(3).slice().is_last());
+  EXPECT_FALSE(chain.part(1).slice().is_first() || chain.part(1).slice().is_last());
 }
 
 TEST_P(TimeSliceOf, StoreEqualsReverseBitForBit) {
@@ -81,7 +87,7 @@ TEST_P(TimeSliceOf, StoreEqualsReverseBitForBit) {
 
     const double loss = reversed.train(batch);
 
-    ASSERT_EQ(reversed.take_counts().out_of_range, 0);
+    ASSERT_EQ(reversed.range_counts().out_of_range, 0);
     EXPECT_EQ(stored.train(batch), loss);
     EXPECT_EQ(num_differing(stored.gradient(), reversed.gradient()), 0u);
   }
@@ -140,16 +146,18 @@ TEST_P(TimeSliceOf, EvaluationFollowsTheRunningAveragesInTheValues) {
   SliceChain<float> chain(network, *backend);
   chain.forward(batch, Mode::evaluate);
   const std::vector<float> before = chain.logits();
-  auto& part = chain.part();
+  Share<float>& part = chain.part();
+  part.values().fetch();
 
   for (const ParameterEntry* entry :
-       {&part.map.opening_norm.mean, &part.map.opening_norm.variance, &part.map.closing_norm.mean,
-        &part.map.closing_norm.variance}) {
-    const float value = part.values[entry->offset];
-    part.values[entry->offset] = value + 0.5f;
+       {&part.map().opening_norm.mean, &part.map().opening_norm.variance,
+        &part.map().closing_norm.mean, &part.map().closing_norm.variance}) {
+    const float value = part.values().host()[entry->offset];
+    part.values().host()[entry->offset] = value + 0.5f;
+    part.values().store();
     chain.forward(batch, Mode::evaluate);
     EXPECT_GT(num_differing(chain.logits(), before), 0u) << entry->name;
-    part.values[entry->offset] = value;
+    part.values().host()[entry->offset] = value;
   }
 }
 
@@ -160,29 +168,31 @@ TEST(RunningAverages, FollowEveryMicroBatchInOrderAndUnbiased) {
   const TestBatch<double> batch(network, {3, 2});
   SliceChain<double> chain(network, *backend);
   auto& part = chain.part();
-  const ParameterMap& map = part.map;
+  const ParameterMap& map = part.map();
   std::vector<double> mean(4, 0.0), variance(4, 1.0);
   for (int m = 0; m < 2; ++m) {
     const int size = batch.micro_batches[m];
     std::vector<double> convolved(std::size_t{4} * size * 64);
-    NormStatistics statistics;
+    std::vector<double> batch_mean(4), batch_variance(4);
     backend->opening_convolve(
         network.opening(size), batch.images_of(m),
-        {part.values.data() + map.opening_kernel.offset, nullptr, nullptr},
-        {{convolved.data(), convolved.data() + std::size_t{2} * size * 64}, size}, &statistics);
+        {part.values().data() + map.opening_kernel.offset, nullptr, nullptr},
+        {{convolved.data(), convolved.data() + std::size_t{2} * size * 64}, size},
+        {batch_mean.data(), batch_variance.data()});
     const double count = size * 64;
     for (int f = 0; f < 4; ++f) {
-      mean[f] = 0.9 * mean[f] + 0.1 * statistics.mean[f];
-      variance[f] = 0.9 * variance[f] + 0.1 * statistics.variance[f] * count / (count - 1);
+      mean[f] = 0.9 * mean[f] + 0.1 * batch_mean[f];
+      variance[f] = 0.9 * variance[f] + 0.1 * batch_variance[f] * count / (count - 1);
     }
   }
 
   chain.train(batch);
 
+  const std::span<const double> values = part.values().read();
   for (int f = 0; f < 4; ++f) {
-    EXPECT_NEAR(part.values[map.opening_norm.mean.offset + f], mean[f], 1e-15);
-    EXPECT_NEAR(part.values[map.opening_norm.variance.offset + f], variance[f], 1e-15);
-    EXPECT_GT(std::abs(part.values[map.closing_norm.mean.offset + f]), 1e-3);
+    EXPECT_NEAR(values[map.opening_norm.mean.offset + f], mean[f], 1e-15);
+    EXPECT_NEAR(values[map.opening_norm.variance.offset + f], variance[f], 1e-15);
+    EXPECT_GT(std::abs(values[map.closing_norm.mean.offset + f]), 1e-3);
   }
 }
 
@@ -213,7 +223,7 @@ TEST(Inspect, FindsNothingWhereEverythingIsFinite) {
 
   chain.forward(TestBatch<float>(network, {2}), Mode::inspect);
 
-  EXPECT_FALSE(chain.part().slice.non_finite_layer().has_value());
+  EXPECT_FALSE(chain.part().slice().non_finite_layer().has_value());
 }
 
 TEST(Inspect, NamesTheFirstLayerWhoseOutputIsNotFinite) {
@@ -222,10 +232,12 @@ TEST(Inspect, NamesTheFirstLayerWhoseOutputIsNotFinite) {
   const TestBatch<float> batch(network, {2});
   const auto finding = [&](auto&& damage) {
     SliceChain<float> chain(network, *backend);
-    damage(chain.part().map, chain.part().values.data());
-    chain.part().slice.load_weights();
+    chain.part().values().fetch();
+    damage(chain.part().map(), chain.part().values().host().data());
+    chain.part().values().store();
+    chain.part().slice().load_weights();
     chain.forward(batch, Mode::inspect);
-    return chain.part().slice.non_finite_layer().value_or(-1);
+    return chain.part().slice().non_finite_layer().value_or(NonFiniteLayer{0, -1}).layer;
   };
 
   const int opening = finding([](const ParameterMap& map, float* values) {
@@ -252,13 +264,16 @@ TEST(Inspect, CountsCouplingsOfTheStageAlsoWhereASliceBeginsInside) {
   const auto backend = make_reference_backend<float>();
   SliceChain<float> chain(network, {{0, 3}, {3, 5}}, *backend);
   auto& second = chain.part(1);
-  second.values[second.map.stages[1].bias.offset] = not_a_number;
-  second.slice.load_weights();
+  second.values().fetch();
+  second.values().host()[second.map().stages[1].bias.offset] = not_a_number;
+  second.values().store();
+  second.slice().load_weights();
 
   chain.forward(TestBatch<float>(network, {2}), Mode::inspect);
 
-  EXPECT_FALSE(chain.part(0).slice.non_finite_layer().has_value());
-  EXPECT_EQ(second.slice.non_finite_layer(), 1 + 4 + 2);
+  EXPECT_FALSE(chain.part(0).slice().non_finite_layer().has_value());
+  ASSERT_TRUE(second.slice().non_finite_layer().has_value());
+  EXPECT_EQ(second.slice().non_finite_layer()->layer, 1 + 4 + 2);
 }
 
 // The gradient of a mini-batch has the same bits in whatever order its micro-batches go back; the
@@ -267,7 +282,8 @@ TEST_P(TimeSliceOf, MicroBatchesMayGoBackInAnyOrder) {
   const Architecture network = make(GetParam());
   const auto backend = make_reference_backend<float>();
   const TestBatch<float> batch(network, {3, 2, 1, 3});
-  SliceChain<float> ascending(network, *backend), shuffled(network, {{0, 3}, {3, 5}}, *backend);
+  DeferredBackend<float> deferred;
+  SliceChain<float> ascending(network, *backend), shuffled(network, {{0, 3}, {3, 5}}, deferred);
 
   ascending.train(batch);
   shuffled.forward(batch, Mode::train);
@@ -282,7 +298,7 @@ TEST(GradientOverflow, IsThatOfTheLowestMicroBatchAndTheLayerNearestTheClosing) 
   const auto backend = make_reference_backend<float>();
   TestBatch<float> batch(network, {1, 1, 1});
   SliceChain<float> chain(network, *backend);
-  TimeSlice<float>& slice = chain.part().slice;
+  TimeSlice<float>& slice = chain.part().slice();
   chain.train(batch);
   EXPECT_FALSE(slice.gradient_overflow().has_value());
 
@@ -294,7 +310,8 @@ TEST(GradientOverflow, IsThatOfTheLowestMicroBatchAndTheLayerNearestTheClosing) 
   EXPECT_EQ(slice.gradient_overflow()->micro_batch, 1);
   EXPECT_EQ(slice.gradient_overflow()->layer, network.closing_layer());
 
-  slice.begin_sweep();
+  slice.begin_sweep(3);
+  slice.finish_sweep();
   EXPECT_FALSE(slice.gradient_overflow().has_value());
 }
 
@@ -350,10 +367,10 @@ TEST(TimeSliceMemory, TheStashIsWhatItsFormulaSays) {
   SliceChain<float> chain(network, *backend);
   const std::size_t an_image = 3 * 64 + 2 * 2 * 64 + 2 * 3 * 16 + 2 * 5 * 4;
 
-  EXPECT_EQ(chain.part().slice.stash_bytes(1), an_image * sizeof(float));
-  EXPECT_EQ(chain.part().slice.stash_bytes(5), 5 * an_image * sizeof(float));
+  EXPECT_EQ(chain.part().slice().stash_bytes(1), an_image * sizeof(float));
+  EXPECT_EQ(chain.part().slice().stash_bytes(5), 5 * an_image * sizeof(float));
   EXPECT_EQ(static_cast<std::size_t>(held_between_sweeps(network, Activations::reverse, 1).stash),
-            chain.part().slice.stash_bytes(3) + chain.part().slice.stash_bytes(2));
+            chain.part().slice().stash_bytes(3) + chain.part().slice().stash_bytes(2));
 }
 
 TEST(TimeSliceMemory, NoSliceKeepsMoreForMoreBlocks) {
@@ -363,9 +380,11 @@ TEST(TimeSliceMemory, NoSliceKeepsMoreForMoreBlocks) {
   SliceChain<float> many(deep, {{0, 60}, {60, 170}, {170, 240}}, *backend);
 
   for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(many.part(i).slice.stash_bytes(4), few.part(i).slice.stash_bytes(4)) << i;
-    EXPECT_EQ(many.part(i).slice.message_capacity(4), few.part(i).slice.message_capacity(4)) << i;
-    EXPECT_EQ(many.part(i).slice.adjoint_capacity(4), few.part(i).slice.adjoint_capacity(4)) << i;
+    EXPECT_EQ(many.part(i).slice().stash_bytes(4), few.part(i).slice().stash_bytes(4)) << i;
+    EXPECT_EQ(many.part(i).slice().message_capacity(4), few.part(i).slice().message_capacity(4))
+        << i;
+    EXPECT_EQ(many.part(i).slice().adjoint_capacity(4), few.part(i).slice().adjoint_capacity(4))
+        << i;
   }
 }
 

@@ -17,6 +17,7 @@
 #include "revode/pipeline/schedule.hpp"
 
 #include "pipeline/shuffled_schedule.hpp"
+#include "support/deferred_backend.hpp"
 #include "support/slice_chain.hpp"
 
 namespace revode {
@@ -36,14 +37,15 @@ Architecture make(const std::string& arch) {
 struct Worker {
   Worker(const Architecture& architecture, const Communicator& communicator,
          const std::string& backend_name)
-      : backend(make_backend(backend_name, 2)),
-        part(architecture, partition(architecture, communicator.size())[communicator.rank()],
-             *backend, Activations::reverse),
+      : backend(make_test_backend(backend_name, 2)),
+        share(make_random_share(architecture, communicator.rank(),
+                                partition(architecture, communicator.size())[communicator.rank()],
+                                *backend)),
         pipeline(communicator, Placement::round_robin(communicator.size(), communicator.size()),
-                 {&part.slice}, *backend, 3) {}
+                 {&share->slice()}, *backend, 3) {}
 
   std::unique_ptr<Backend<float>> backend;
-  SliceChain<float>::Part part;
+  std::unique_ptr<Share<float>> share;
   Pipeline pipeline;
 };
 
@@ -58,17 +60,26 @@ MiniBatchSource source_of(const TestBatch<float>& batch) {
 
 /// This slice's rows must have the bits of the same rows of the whole network.
 template <typename T>
-void expect_same_rows(const ParameterMap& slice, const std::vector<T>& slice_array,
-                      const ParameterMap& whole, const std::vector<T>& whole_array) {
+void expect_same_rows(const ParameterMap& slice, std::span<T> slice_array,
+                      const ParameterMap& whole, std::span<T> whole_array) {
   const auto of_slice = slice.entries(), of_whole = whole.entries();
   for (std::size_t e = 0; e < of_slice.size(); ++e) {
     const ParameterEntry& rows = *of_slice[e];
     const std::size_t start = of_whole[e]->offset + rows.first_row * rows.row_size();
-    EXPECT_EQ(num_differing(std::span(slice_array).subspan(rows.offset, rows.size()),
-                            std::span(whole_array).subspan(start, rows.size())),
+    EXPECT_EQ(num_differing(slice_array.subspan(rows.offset, rows.size()),
+                            whole_array.subspan(start, rows.size())),
               0u)
         << rows.name;
   }
+}
+
+void expect_same_gradients(Share<float>& slice, Share<float>& whole) {
+  expect_same_rows(slice.map(), slice.gradient().read_sums(), whole.map(),
+                   whole.gradient().read_sums());
+}
+
+void expect_same_values(Share<float>& slice, Share<float>& whole) {
+  expect_same_rows(slice.map(), slice.values().read(), whole.map(), whole.values().read());
 }
 
 const ScheduleRule& rule_of(const std::string& name) {
@@ -96,7 +107,7 @@ class PipelineOnce : public testing::Test {
 INSTANTIATE_TEST_SUITE_P(All, PipelineOf,
                          testing::Combine(testing::ValuesIn(architecture_names()),
                                           testing::Values("gpipe", "1f1b", "shuffled"),
-                                          testing::ValuesIn(backend_names())),
+                                          testing::ValuesIn(test_backend_names())),
                          [](const auto& of) {
                            return std::get<0>(of.param) + "_" + std::get<1>(of.param) + "_" +
                                   std::get<2>(of.param);
@@ -114,20 +125,19 @@ TEST_P(PipelineOf, SlicesOverRanksEqualOneSliceBitForBit) {
     const MiniBatchSource source = source_of(batch);
     Logits of_slices, of_whole;
 
-    const SweepResult got = slice.pipeline.train(rule_of(schedule), source,
-                                                 {slice.part.sums.data()}, collect(of_slices));
-    const SweepResult expected = whole.pipeline.train(schedule_rule("gpipe"), source,
-                                                      {whole.part.sums.data()}, collect(of_whole));
-    for (Worker* worker : {&slice, &whole}) worker->part.slice.update_running_averages();
+    const SweepResult got = slice.pipeline.train(rule_of(schedule), source, collect(of_slices));
+    const SweepResult expected =
+        whole.pipeline.train(schedule_rule("gpipe"), source, collect(of_whole));
+    for (Worker* worker : {&slice, &whole}) worker->share->slice().update_running_averages();
 
     EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
     EXPECT_EQ(got.total().num_correct, last ? expected.total().num_correct : 0);
     EXPECT_EQ(num_differing(of_slices, last ? of_whole : Logits{}), 0u);
-    expect_same_rows(slice.part.map, slice.part.sums, whole.part.map, whole.part.sums);
-    expect_same_rows(slice.part.map, slice.part.values, whole.part.map,
-                     whole.part.values);  // running averages
+    expect_same_gradients(*slice.share, *whole.share);
+    expect_same_values(*slice.share, *whole.share);  // running averages
   }
-  EXPECT_GT(num_differing(whole.part.sums, std::vector<ExactSum>(whole.part.sums.size())), 0u);
+  const std::span<const ExactSum> sums = whole.share->gradient().read_sums();
+  EXPECT_GT(num_differing(sums, std::vector<ExactSum>(sums.size())), 0u);
 }
 
 TEST_P(PipelineOf, EvaluationOverRanksEqualsThatOfOneSlice) {
@@ -145,7 +155,7 @@ TEST_P(PipelineOf, EvaluationOverRanksEqualsThatOfOneSlice) {
   EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
   EXPECT_EQ(num_differing(of_slices, last ? of_whole : Logits{}), 0u);
   EXPECT_EQ(of_whole.size(), 8u * 4);
-  expect_same_rows(slice.part.map, slice.part.values, whole.part.map, whole.part.values);
+  expect_same_values(*slice.share, *whole.share);
 }
 
 // The layer that all ranks together find first is the one that a single slice finds.
@@ -158,10 +168,13 @@ TEST_P(PipelineOf, InspectionOverRanksFindsTheLayerOfOneSlice) {
   EXPECT_FALSE(slice.pipeline.inspect(source).has_value());
   EXPECT_FALSE(whole.pipeline.inspect(source).has_value());
   for (Worker* worker : {&slice, &whole}) {
-    const ParameterEntry& bias = worker->part.map.stages[1].bias;
+    Share<float>& share = *worker->share;
+    const ParameterEntry& bias = share.map().stages[1].bias;
+    share.values().fetch();
     if (bias.num_rows > 0 && bias.first_row + bias.num_rows == bias.shape[0])  // its last coupling
-      worker->part.values[bias.offset + bias.size() - 1] = std::numeric_limits<float>::infinity();
-    worker->part.slice.load_weights();
+      share.values().host()[bias.offset + bias.size() - 1] = std::numeric_limits<float>::infinity();
+    share.values().store();
+    share.slice().load_weights();
   }
 
   const auto mine = slice.pipeline.inspect(source);
@@ -205,10 +218,11 @@ TEST_F(PipelineOnce, CountsOfTheRangeAddUpToThoseOfOneSlice) {
   const TestBatch<float> batch(network, {2, 1});
   const ScheduleRule& schedule = schedule_rule("1f1b");
 
-  slice.pipeline.train(schedule, source_of(batch), {slice.part.sums.data()});
-  whole.pipeline.train(schedule, source_of(batch), {whole.part.sums.data()});
+  slice.pipeline.train(schedule, source_of(batch));
+  whole.pipeline.train(schedule, source_of(batch));
 
-  const RangeCounts mine = slice.part.slice.take_counts(), all = whole.part.slice.take_counts();
+  const RangeCounts mine = slice.share->slice().range_counts(),
+                    all = whole.share->slice().range_counts();
   std::int64_t out_of_range = 0;
   for (const std::int64_t count : world_.all_gather(mine.out_of_range)) out_of_range += count;
   EXPECT_EQ(out_of_range, all.out_of_range);
@@ -220,7 +234,7 @@ class RingOf : public PipelineOnce,
 
 INSTANTIATE_TEST_SUITE_P(All, RingOf,
                          testing::Combine(testing::ValuesIn(architecture_names()),
-                                          testing::ValuesIn(backend_names())),
+                                          testing::ValuesIn(test_backend_names())),
                          [](const auto& of) {
                            return std::get<0>(of.param) + "_" + std::get<1>(of.param);
                          });
@@ -234,15 +248,12 @@ TEST_P(RingOf, SeveralSlicesARankEqualOneSliceBitForBit) {
   const int num_slices = std::min(2 * world_.size(), network.num_blocks());
   const Placement placement = Placement::round_robin(num_slices, world_.size());
   const std::vector<BlockRange> cut = partition(network, num_slices);
-  const auto backend = make_backend(backend_name, 2);
-  std::vector<std::unique_ptr<SliceChain<float>::Part>> parts;
+  const auto backend = make_test_backend(backend_name, 2);
+  std::vector<std::unique_ptr<Share<float>>> shares;
   std::vector<TimeSlice<float>*> slices;
-  std::vector<ExactSum*> sums;
   for (const int slice : placement.slices_of(world_.rank())) {
-    parts.push_back(std::make_unique<SliceChain<float>::Part>(network, cut[slice], *backend,
-                                                              Activations::reverse));
-    slices.push_back(&parts.back()->slice);
-    sums.push_back(parts.back()->sums.data());
+    shares.push_back(make_random_share(network, slice, cut[slice], *backend));
+    slices.push_back(&shares.back()->slice());
   }
   Pipeline pipeline(world_, placement, slices, *backend, 3);
   const TestBatch<float> batch(network, {3, 3, 3, 2, 2});
@@ -250,13 +261,13 @@ TEST_P(RingOf, SeveralSlicesARankEqualOneSliceBitForBit) {
   const bool last = placement.last_rank() == world_.rank();
   for (const ScheduleRule* rule : {&schedule_rule("gpipe"), &shuffled_schedule}) {
     SCOPED_TRACE(rule->name);
-    const SweepResult got = pipeline.train(*rule, source, sums);
-    const SweepResult expected =
-        whole.pipeline.train(schedule_rule("gpipe"), source, {whole.part.sums.data()});
+    for (const auto& share : shares) share->gradient().clear();
+    whole.share->gradient().clear();
+    const SweepResult got = pipeline.train(*rule, source);
+    const SweepResult expected = whole.pipeline.train(schedule_rule("gpipe"), source);
 
     EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
-    for (const auto& part : parts)
-      expect_same_rows(part->map, part->sums, whole.part.map, whole.part.sums);
+    for (const auto& share : shares) expect_same_gradients(*share, *whole.share);
   }
   EXPECT_EQ(pipeline.evaluate(source).total().loss_sum,
             last ? whole.pipeline.evaluate(source).total().loss_sum : 0);

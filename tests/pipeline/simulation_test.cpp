@@ -2,7 +2,11 @@
 // the simulation, against one slice.
 #include "revode/pipeline/simulation.hpp"
 
+#include <cmath>
+#include <cstring>
+#include <deque>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -11,6 +15,7 @@
 #include "revode/pipeline/partition.hpp"
 
 #include "pipeline/shuffled_schedule.hpp"
+#include "support/deferred_backend.hpp"
 #include "support/slice_chain.hpp"
 
 namespace revode {
@@ -25,6 +30,15 @@ Architecture make() {
   return Architecture(options);
 }
 
+MiniBatchSource source_of(const TestBatch<float>& batch) {
+  return {.micro_batches = batch.micro_batches,
+          .images =
+              [&batch](int m, float* images) {
+                std::copy_n(batch.images_of(m), batch.micro_batches[m] * batch.image_size, images);
+              },
+          .labels = [&batch](int m) { return batch.labels_of(m); }};
+}
+
 /// What each rank of a placement owns, and the sweep of a mini-batch through it.
 class Ranks {
  public:
@@ -33,18 +47,17 @@ class Ranks {
       : chain_(network, partition(network, placement.num_slices()), backend) {
     for (int rank = 0; rank < placement.num_ranks(); ++rank) {
       std::vector<TimeSlice<float>*> slices;
-      std::vector<ExactSum*> sums;
       for (const int slice : placement.slices_of(rank)) {
-        slices.push_back(&chain_.part(slice).slice);
-        sums.push_back(chain_.part(slice).sums.data());
+        slices.push_back(&chain_.part(slice).slice());
+        chain_.part(slice).gradient().clear();
       }
       works_.push_back(std::make_unique<NetworkWork>(placement, rank, slices, source, Mode::train,
-                                                     sums, OnLogits{}, nullptr));
+                                                     OnLogits{}, nullptr));
     }
     for (int slice = 0; slice < placement.num_slices(); ++slice) {
-      slot_size_.state = std::max(slot_size_.state, chain_.part(slice).slice.message_capacity(3));
+      slot_size_.state = std::max(slot_size_.state, chain_.part(slice).slice().message_capacity(3));
       slot_size_.adjoint =
-          std::max(slot_size_.adjoint, chain_.part(slice).slice.adjoint_capacity(3));
+          std::max(slot_size_.adjoint, chain_.part(slice).slice().adjoint_capacity(3));
     }
   }
 
@@ -55,7 +68,7 @@ class Ranks {
   Mailbox::SlotSize slot_size() const { return slot_size_; }
   /// Of all slices, in the order of the checkpoint.
   std::vector<float> gradient() {
-    for (auto& part : chain_.parts()) part->gradient = real_values<float>(part->sums);
+    for (auto& part : chain_.parts()) part->gradient().finish();
     return chain_.gradient();
   }
 
@@ -65,17 +78,16 @@ class Ranks {
   Mailbox::SlotSize slot_size_;
 };
 
-TEST(Simulation, TrainsWithTheBitsOfOneSliceOnAnyPlacement) {
+class SimulationOf : public testing::TestWithParam<std::string> {};
+
+INSTANTIATE_TEST_SUITE_P(Backends, SimulationOf, testing::Values("cpu", "deferred"),
+                         [](const auto& backend) { return backend.param; });
+
+TEST_P(SimulationOf, TrainsWithTheBitsOfOneSliceOnAnyPlacement) {
   const Architecture network = make();
-  const auto backend = make_cpu_backend(1);
+  const auto backend = make_test_backend(GetParam(), 1);
   const TestBatch<float> batch(network, {3, 3, 2, 2});
-  const MiniBatchSource source{.micro_batches = batch.micro_batches,
-                               .images =
-                                   [&](int m, float* images) {
-                                     std::copy_n(batch.images_of(m),
-                                                 batch.micro_batches[m] * batch.image_size, images);
-                                   },
-                               .labels = [&](int m) { return batch.labels_of(m); }};
+  const MiniBatchSource source = source_of(batch);
   SliceChain<float> whole(network, *backend);
   const double loss = whole.train(batch);
   const std::vector<float> expected = whole.gradient();
@@ -91,15 +103,69 @@ TEST(Simulation, TrainsWithTheBitsOfOneSliceOnAnyPlacement) {
             .rendezvous = rendezvous};
 
         const SimulationResult result = simulate(make_programs(*rule, placement, 4), placement,
-                                                 costs, ranks.slot_size(), ranks.work());
+                                                 costs, ranks.slot_size(), ranks.work(), *backend);
 
         EXPECT_EQ(result.faults, std::vector<std::string>{});
+        double found = 0;
+        for (int rank = 0; rank < placement.num_ranks(); ++rank)
+          found += ranks.work_of(rank).finish().total().loss_sum / batch.size();
+        EXPECT_EQ(found, loss);
         EXPECT_EQ(num_differing(ranks.gradient(), expected), 0u);
-        EXPECT_EQ(ranks.work_of(placement.last_rank()).result().total().loss_sum / batch.size(),
-                  loss);
       }
     }
   }
+}
+
+/// Says of every copy that it is done: what was to come to the host never does, as if it had been
+/// read before.
+class ImpatientQueue final : public CallQueue {
+ public:
+  explicit ImpatientQueue(CallQueue& queue) : queue_(queue) {}
+  MemorySpace& space() override { return queue_.space(); }
+  Mark mark() override { return queue_.mark(); }
+  bool reached(Mark) override { return true; }
+  void wait(Mark) override {}
+  void zero(void* to, std::size_t bytes) override { queue_.zero(to, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    queue_.copy(to, from, bytes);
+  }
+  void copy_in(void* to, const void* host, std::size_t bytes) override {
+    queue_.copy_in(to, std::memcpy(keep(bytes), host, bytes), bytes);
+  }
+  void copy_out(void* host, const void* from, std::size_t bytes) override {
+    queue_.copy_out(keep(bytes), from, bytes);
+    std::memset(host, 0xff, bytes);
+  }
+
+ private:
+  /// Memory that lives until the calls are done.
+  std::byte* keep(std::size_t bytes) { return kept_.emplace_back(bytes).data(); }
+
+  CallQueue& queue_;
+  std::deque<std::vector<std::byte>> kept_;
+};
+
+// Planted: a mailbox that sends before the state has reached the host. The deferred backend must
+// show it; what is sent is poison.
+TEST(Simulation, AMailboxThatDoesNotWaitIsFoundOut) {
+  const Architecture network = make();
+  DeferredBackend<float> backend;
+  const TestBatch<float> batch(network, {2, 2});
+  const MiniBatchSource source = source_of(batch);
+  const Placement placement({0, 1});
+  const SimulationCosts costs{.compute = [](const Work&) { return 1.0; },
+                              .message = [](auto&&...) { return 0.5; }};
+  const auto loss_with = [&](CallQueue& queue) {
+    Ranks ranks(network, placement, backend, source);
+    simulate(make_programs(schedule_rule("gpipe"), placement, 2), placement, costs,
+             ranks.slot_size(), ranks.work(), queue);
+    ranks.work_of(0).finish();
+    return ranks.work_of(1).finish().total().loss_sum;
+  };
+  ImpatientQueue impatient(backend);
+
+  EXPECT_TRUE(std::isfinite(loss_with(backend)));
+  EXPECT_FALSE(std::isfinite(loss_with(impatient)));
 }
 
 // Two ranks, two micro-batches, 1 second forward and 2 back, messages of half a second.

@@ -12,7 +12,7 @@
 #include "revode/core/random.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
-#include "revode/model/time_slice.hpp"
+#include "revode/model/share.hpp"
 
 #include "support/exact_values.hpp"
 #include "support/numbers.hpp"
@@ -64,32 +64,29 @@ void randomise_small_arrays(const ParameterMap& map, Real* values) {
   }
 }
 
+/// A share with random biases and norms.
+template <typename Real>
+std::unique_ptr<Share<Real>> make_random_share(const Architecture& architecture, int index,
+                                               BlockRange range, Backend<Real>& backend,
+                                               Activations activations = Activations::reverse) {
+  auto share = std::make_unique<Share<Real>>(architecture, index, range, backend, activations, 7);
+  share->values().fetch();
+  randomise_small_arrays(share->map(), share->values().host().data());
+  share->values().store();
+  share->slice().load_weights();
+  share->gradient();
+  return share;
+}
+
 template <typename Real>
 class SliceChain {
  public:
-  struct Part {
-    Part(const Architecture& architecture, BlockRange range, Backend<Real>& backend,
-         Activations activations)
-        : map(architecture, range),
-          values(map.size()),
-          sums(map.size()),
-          gradient(map.size()),
-          slice(architecture, range, map, backend, activations, values.data()) {
-      initialise(architecture, map, 7, values.data());
-      randomise_small_arrays(map, values.data());
-      slice.load_weights();
-    }
-    ParameterMap map;
-    std::vector<Real> values;
-    std::vector<ExactSum> sums;
-    std::vector<Real> gradient;  ///< of the sums, after backward()
-    TimeSlice<Real> slice;
-  };
-
   SliceChain(const Architecture& architecture, const std::vector<BlockRange>& cut,
-             Backend<Real>& backend, Activations activations = Activations::reverse) {
+             Backend<Real>& backend, Activations activations = Activations::reverse)
+      : backend_(backend) {
     for (const BlockRange range : cut)
-      parts_.push_back(std::make_unique<Part>(architecture, range, backend, activations));
+      parts_.push_back(make_random_share(architecture, static_cast<int>(parts_.size()), range,
+                                         backend, activations));
   }
   /// The whole network as one slice.
   SliceChain(const Architecture& architecture, Backend<Real>& backend,
@@ -98,40 +95,43 @@ class SliceChain {
 
   /// Forward sweep of every micro-batch; the mean loss.
   double forward(const TestBatch<Real>& batch, Mode mode) {
-    double loss = 0;
+    const int num_micro_batches = static_cast<int>(batch.micro_batches.size());
     logits_.clear();
-    for (auto& part : parts_) part->slice.begin_sweep();
-    for (int m = 0; m < static_cast<int>(batch.micro_batches.size()); ++m) {
+    for (auto& part : parts_) part->slice().begin_sweep(num_micro_batches);
+    TimeSlice<Real>& first = parts_.front()->slice();
+    TimeSlice<Real>& last = parts_.back()->slice();
+    for (int m = 0; m < num_micro_batches; ++m) {
       const int size = batch.micro_batches[m];
-      TimeSlice<Real>& first = parts_.front()->slice;
-      TimeSlice<Real>& last = parts_.back()->slice;
       std::copy_n(batch.images_of(m), size * batch.image_size, first.images(m, size));
       last.set_labels(m, batch.labels_of(m));
-      for (auto& part : parts_) part->slice.forward(m, size, mode, room(state_, size));
-      loss += last.result(m).loss_sum;
-      logits_.insert(logits_.end(), last.logits(m).begin(), last.logits(m).end());
+      for (auto& part : parts_) part->slice().forward(m, size, mode, room(state_, size));
+      const std::span<const Real> logits = last.logits(m);
+      logits_.insert(logits_.end(), logits.begin(), logits.end());
       if (mode != Mode::train) last.release(m);
     }
+    for (auto& part : parts_) part->slice().finish_sweep();
+    double loss = 0;
+    for (int m = 0; m < num_micro_batches; ++m) loss += last.result(m).loss_sum;
     return loss / batch.size();
   }
 
   /// Backward sweep of every micro-batch after forward(train), in `order` (empty: ascending);
-  /// gradients from zero. Then running averages follow.
+  /// gradients from zero. Then running averages are updated.
   void backward(const TestBatch<Real>& batch, std::vector<int> order = {}) {
     if (order.empty()) {
       order.resize(batch.micro_batches.size());
       std::iota(order.begin(), order.end(), 0);
     }
-    for (auto& part : parts_) std::ranges::fill(part->sums, ExactSum{0});
+    for (auto& part : parts_) part->gradient().clear();
     for (const int m : order) {
       const int size = batch.micro_batches[m];
       for (auto part = parts_.rbegin(); part != parts_.rend(); ++part)
-        (*part)->slice.backward(m, size, batch.size(), room(state_, size), room(adjoint_, size),
-                                (*part)->sums.data());
+        (*part)->slice().backward(m, size, batch.size(), room(state_, size), room(adjoint_, size));
     }
     for (auto& part : parts_) {
-      part->gradient = real_values<Real>(part->sums);
-      part->slice.update_running_averages();
+      part->slice().finish_sweep();
+      part->gradient().finish();
+      part->slice().update_running_averages();
     }
   }
 
@@ -141,44 +141,53 @@ class SliceChain {
     return loss;
   }
 
-  Part& part(int index = 0) { return *parts_[index]; }
-  std::vector<std::unique_ptr<Part>>& parts() { return parts_; }
+  Share<Real>& part(int index = 0) { return *parts_[index]; }
+  std::vector<std::unique_ptr<Share<Real>>>& parts() { return parts_; }
   /// [samples, classes] of the last forward sweep.
   const std::vector<Real>& logits() const { return logits_; }
 
   /// All arrays, each put together from the slices' rows, in the order of the checkpoint.
-  std::vector<Real> values() const { return assemble(&Part::values); }
-  std::vector<Real> gradient() const { return assemble(&Part::gradient); }
+  std::vector<Real> values() const {
+    return assemble([](Share<Real>& part) { return part.values().read(); });
+  }
+  /// After backward().
+  std::vector<Real> gradient() const {
+    return assemble([](Share<Real>& part) { return part.gradient().read_values(); });
+  }
 
-  RangeCounts take_counts() {
+  /// Of the last sweep.
+  RangeCounts range_counts() const {
     RangeCounts counts;
-    for (auto& part : parts_) counts += part->slice.take_counts();
+    for (auto& part : parts_) counts += part->slice().range_counts();
     return counts;
   }
 
  private:
-  Real* room(std::vector<Real>& buffer, int batch) {
+  Real* room(Buffer<Real>& buffer, int batch) {
     std::size_t most = 0;
     for (auto& part : parts_)
       most = std::max(
-          {most, part->slice.message_capacity(batch), part->slice.adjoint_capacity(batch)});
-    if (buffer.size() < most) buffer.resize(most);
+          {most, part->slice().message_capacity(batch), part->slice().adjoint_capacity(batch)});
+    buffer.ensure(most, Memory::state, backend_.space());
     return buffer.data();
   }
-  std::vector<Real> assemble(std::vector<Real> Part::*array) const {
+  template <typename Array>
+  std::vector<Real> assemble(Array&& array_of) const {
     std::vector<Real> all;
-    for (std::size_t e = 0; e < parts_.front()->map.entries().size(); ++e) {
+    for (std::size_t e = 0; e < parts_.front()->map().entries().size(); ++e) {
       for (const auto& part : parts_) {
-        const ParameterEntry& entry = *part->map.entries()[e];
-        const auto begin = ((*part).*array).begin() + static_cast<std::ptrdiff_t>(entry.offset);
-        all.insert(all.end(), begin, begin + static_cast<std::ptrdiff_t>(entry.size()));
+        const ParameterEntry& entry = *part->map().entries()[e];
+        const auto rows = array_of(*part).subspan(entry.offset, entry.size());
+        all.insert(all.end(), rows.begin(), rows.end());
       }
     }
     return all;
   }
 
-  std::vector<std::unique_ptr<Part>> parts_;
-  std::vector<Real> state_, adjoint_, logits_;
+  Backend<Real>& backend_;
+  std::vector<std::unique_ptr<Share<Real>>> parts_;
+  Buffer<Real> state_, adjoint_;
+  std::vector<Real> logits_;
 };
 
 }  // namespace revode

@@ -141,7 +141,13 @@ TEST(RunProgress, WhatARunCanHaveCountedIsTaken) {
 }
 
 /// The first of this rank's.
-Share& share_of(const Network& network) { return *network.shares().front(); }
+Share<float>& share_of(const Network& network) { return *network.shares().front(); }
+
+/// To be read, or changed before values().store().
+std::span<float> host_values(const Network& network) {
+  share_of(network).values().fetch();
+  return share_of(network).values().host();
+}
 
 class ModelFile : public testing::Test {
  protected:
@@ -172,8 +178,8 @@ TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
   config.seed = 99;
   Network again(make_plan(config, world_), world_, 3);
   Network whole(make_plan(config, self_), self_, 3);
-  EXPECT_NE(num_differing_rows(share_of(again).map(), share_of(again).values().span(),
-                               share_of(network).map(), share_of(network).values().span()),
+  EXPECT_NE(num_differing_rows(share_of(again).map(), share_of(again).values().read(),
+                               share_of(network).map(), share_of(network).values().read()),
             0u);
   {
     const CheckpointReader reader(file_, world_.handle());
@@ -184,11 +190,11 @@ TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
     const CheckpointReader reader(file_);
     load_model(reader, file_, whole);
   }
-  EXPECT_EQ(num_differing_rows(share_of(again).map(), share_of(again).values().span(),
-                               share_of(network).map(), share_of(network).values().span()),
+  EXPECT_EQ(num_differing_rows(share_of(again).map(), share_of(again).values().read(),
+                               share_of(network).map(), share_of(network).values().read()),
             0u);
-  EXPECT_EQ(num_differing_rows(share_of(network).map(), share_of(network).values().span(),
-                               share_of(whole).map(), share_of(whole).values().span()),
+  EXPECT_EQ(num_differing_rows(share_of(network).map(), share_of(network).values().read(),
+                               share_of(whole).map(), share_of(whole).values().read()),
             0u);
 }
 
@@ -196,8 +202,9 @@ TEST_F(ModelFile, WeightsThatAreNotFiniteAreRefusedByEveryRank) {
   const Config config = small_config();
   Network network(make_plan(config, world_), world_, 3);
   if (network.last_share() != nullptr)
-    share_of(network).values()[share_of(network).map().closing_weight.offset + 10 * 7] =
+    host_values(network)[share_of(network).map().closing_weight.offset + 10 * 7] =
         std::numeric_limits<float>::quiet_NaN();
+  share_of(network).values().store();
   write(network);
   const CheckpointReader reader(file_, world_.handle());
   EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { load_model(reader, file_, network); }),
@@ -211,16 +218,17 @@ TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
     if (entry.num_rows == 0) {
       write(network);
     } else {
-      const float before = std::exchange(share_of(network).values()[entry.offset + 1], value);
+      const float before = std::exchange(host_values(network)[entry.offset + 1], value);
+      share_of(network).values().store();
       write(network);
-      share_of(network).values()[entry.offset + 1] = before;
+      host_values(network)[entry.offset + 1] = before;
     }
     world_.barrier();
     const CheckpointReader reader(file_, world_.handle());
     const std::string error =
         error_text(ExitStatus::bad_input, [&] { load_model(reader, file_, network); });
     initialise(network.architecture(), share_of(network).map(), config.seed,
-               share_of(network).values().data());
+               host_values(network).data());
     return error;
   };
   const ParameterMap& map = share_of(network).map();
@@ -288,10 +296,10 @@ TEST_F(ModelFile, ComesBackWhereRanksOwnSeveralSlices) {
     const CheckpointReader reader(file_);
     load_model(reader, file_, alone);
   }
-  EXPECT_EQ(num_differing(share_of(alone).values().span(), share_of(whole).values().span()), 0u);
+  EXPECT_EQ(num_differing(share_of(alone).values().read(), share_of(whole).values().read()), 0u);
   for (const auto& share : again.shares())
-    EXPECT_EQ(num_differing_rows(share->map(), share->values().span(), share_of(whole).map(),
-                                 share_of(whole).values().span()),
+    EXPECT_EQ(num_differing_rows(share->map(), share->values().read(), share_of(whole).map(),
+                                 share_of(whole).values().read()),
               0u);
 }
 
@@ -299,8 +307,9 @@ TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
   const Config config = small_config();
   Network network(make_plan(config, world_), world_, 3);
   std::vector<float> written(share_of(network).map().size());
-  Buffer<float>& read = share_of(network).velocity();
-  std::ranges::fill(read, 7.0f);
+  StagedBuffer<float>& velocity = share_of(network).velocity();
+  std::ranges::fill(velocity.host(), 7.0f);
+  velocity.store();
   for (std::size_t i = 0; i < written.size(); ++i) written[i] = static_cast<float>(i);
   const auto write_momentum = [&] {
     write_checkpoint(file_,
@@ -317,6 +326,7 @@ TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
     const CheckpointReader reader(file_, world_.handle());
     load_momentum(reader, file_, network);
   }
+  const std::span<const float> read = velocity.read();
   for (const ParameterEntry* entry : share_of(network).map().entries()) {
     for (std::size_t i = entry->offset; i < entry->offset + entry->size(); ++i)
       ASSERT_EQ(read[i], entry->trainable ? written[i] : 7.0f) << entry->name;

@@ -53,15 +53,16 @@ Architecture tiny_network() {
 TEST(SgdStep, TwoStepsGiveTheNumbersOfTheFormula) {
   const Architecture architecture = tiny_network();
   const ParameterMap map(architecture, {0, 1});
+  const auto backend = make_reference_backend<float>();
   std::vector<float> values(map.size(), 3), velocity(map.size(), 0), gradient(map.size(), 8);
 
-  sgd_step(map, 0.125, 0.5, 0.25, gradient.data(), velocity.data(), values.data());
+  sgd_step(*backend, map, {0.125, 0.5, 0.25}, gradient.data(), velocity.data(), values.data());
   const std::size_t at = map.closing_weight.offset;
   EXPECT_EQ(velocity[at], 2);
   EXPECT_EQ(values[at], 2.75f);
 
   gradient.assign(map.size(), -4);
-  sgd_step(map, 0.125, 0.5, 0.25, gradient.data(), velocity.data(), values.data());
+  sgd_step(*backend, map, {0.125, 0.5, 0.25}, gradient.data(), velocity.data(), values.data());
   for (const ParameterEntry* entry : map.entries()) {
     for (std::size_t i = entry->offset; i < entry->offset + entry->size(); ++i) {
       EXPECT_EQ(velocity[i], 0) << entry->name;  // 1 - 1
@@ -73,9 +74,10 @@ TEST(SgdStep, TwoStepsGiveTheNumbersOfTheFormula) {
 TEST(SgdStep, LeavesWhatIsNotTrainedAlone) {
   const Architecture architecture = tiny_network();
   const ParameterMap map(architecture, {0, 1});
+  const auto backend = make_reference_backend<float>();
   std::vector<float> values(map.size(), 3), velocity(map.size(), 1), gradient(map.size(), 1);
 
-  sgd_step(map, 1, 1, 1, gradient.data(), velocity.data(), values.data());
+  sgd_step(*backend, map, {1, 1, 1}, gradient.data(), velocity.data(), values.data());
 
   for (const ParameterEntry* entry :
        {&map.input_mean, &map.input_std, &map.opening_norm.mean, &map.opening_norm.variance,

@@ -89,8 +89,9 @@ Result regularize(const Architecture& architecture, BlockRange range, const Para
                   const std::vector<float>& values, std::vector<float> gradient,
                   const Communicator& communicator) {
   const Placement placement = Placement::round_robin(communicator.size(), communicator.size());
-  Regularizer regularizer(architecture, range, map, weight_decay, smoothness, communicator,
-                          placement, communicator.rank());
+  const auto backend = make_reference_backend<float>();
+  Regularizer regularizer(architecture, range, map, weight_decay, smoothness, *backend,
+                          communicator, placement, communicator.rank());
   regularizer.post_edges(values.data());
   regularizer.wait_for_edges();
   const RowSums sums =

@@ -33,9 +33,13 @@ struct SmallNetwork {
                      Placement::round_robin(communicator.size(), communicator.size())) {}
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement)
       : network(make_plan(config, placement), communicator, 3), training(network) {}
+  SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement,
+               std::unique_ptr<Backend<float>> backend)
+      : network(make_plan(config, placement), communicator, 3, std::move(backend)),
+        training(network) {}
 
   /// The first of this rank's.
-  Share& share() { return *network.shares().front(); }
+  Share<float>& share() { return *network.shares().front(); }
 
   Network network;
   TrainingStep training;

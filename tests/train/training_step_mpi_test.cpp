@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/deferred_backend.hpp"
 #include "support/error_text.hpp"
 #include "train/small_network.hpp"
 
@@ -70,15 +71,39 @@ TEST_P(TrainingStepOf, SeveralStepsOverTheRanksEqualThoseOfOneRank) {
     spread.training.update(0.1, got);
     alone.training.update(0.1, expected);
     const ParameterMap &slice = spread.share().map(), &whole = alone.share().map();
-    EXPECT_EQ(num_differing_rows(slice, spread.share().gradient().values(), whole,
-                                 alone.share().gradient().values()),
+    EXPECT_EQ(num_differing_rows(slice, spread.share().gradient().read_values(), whole,
+                                 alone.share().gradient().read_values()),
               0u);
-    EXPECT_EQ(num_differing_rows(slice, spread.share().values().span(), whole,
-                                 alone.share().values().span()),
+    EXPECT_EQ(num_differing_rows(slice, spread.share().values().read(), whole,
+                                 alone.share().values().read()),
               0u);
-    EXPECT_EQ(num_differing_rows(slice, spread.share().velocity().span(), whole,
-                                 alone.share().velocity().span()),
+    EXPECT_EQ(num_differing_rows(slice, spread.share().velocity().read(), whole,
+                                 alone.share().velocity().read()),
               0u);
+  }
+}
+
+/// Three steps of both, on the same mini-batch: the same bits.
+void expect_same_training(SmallNetwork& spread, SmallNetwork& alone) {
+  const TestBatch<float> batch(alone.network.architecture(), {3, 3, 2});
+  const MiniBatchSource source = source_of(batch);
+  for (int step = 0; step < 3; ++step) {
+    const StepReport got = spread.training.compute_gradient(source);
+    const StepReport expected = alone.training.compute_gradient(source);
+    EXPECT_EQ(got.loss, expected.loss);
+    EXPECT_EQ(got.regularization, expected.regularization);
+    EXPECT_EQ(got.gradient_norm, expected.gradient_norm);
+    EXPECT_EQ(got.range.rounded_to_zero, expected.range.rounded_to_zero);
+    spread.training.update(0.1, got);
+    alone.training.update(0.1, expected);
+    for (const auto& share : spread.network.shares()) {
+      EXPECT_EQ(num_differing_rows(share->map(), share->values().read(), alone.share().map(),
+                                   alone.share().values().read()),
+                0u);
+      EXPECT_EQ(num_differing_rows(share->map(), share->velocity().read(), alone.share().map(),
+                                   alone.share().velocity().read()),
+                0u);
+    }
   }
 }
 
@@ -92,24 +117,23 @@ TEST_F(TrainingStepOnce, SeveralSlicesARankEqualOneRankBitForBit) {
   const Placement ring = Placement::round_robin(num_slices, world_.size());
   SmallNetwork spread(config, world_, ring);
   ASSERT_EQ(spread.network.shares().size(), ring.slices_of(world_.rank()).size());
-  const TestBatch<float> batch(alone.network.architecture(), {3, 3, 2});
-  const MiniBatchSource source = source_of(batch);
-  for (int step = 0; step < 3; ++step) {
-    const StepReport got = spread.training.compute_gradient(source);
-    const StepReport expected = alone.training.compute_gradient(source);
-    EXPECT_EQ(got.loss, expected.loss);
-    EXPECT_EQ(got.regularization, expected.regularization);
-    EXPECT_EQ(got.gradient_norm, expected.gradient_norm);
-    spread.training.update(0.1, got);
-    alone.training.update(0.1, expected);
-    for (const auto& share : spread.network.shares()) {
-      EXPECT_EQ(num_differing_rows(share->map(), share->values().span(), alone.share().map(),
-                                   alone.share().values().span()),
-                0u);
-      EXPECT_EQ(num_differing_rows(share->map(), share->velocity().span(), alone.share().map(),
-                                   alone.share().velocity().span()),
-                0u);
-    }
+
+  expect_same_training(spread, alone);
+}
+
+// Weights, gradients and velocity in memory that the host can't read; every call late.
+TEST_P(TrainingStepOf, ABackendThatIsLateAndApartTrainsWithTheSameBits) {
+  Config config = small_config(std::get<0>(GetParam()));
+  config.schedule = std::get<1>(GetParam());
+  config.backend = "reference";
+  for (const char* activations : {"reverse", "store"}) {
+    SCOPED_TRACE(activations);
+    config.activations = activations;
+    SmallNetwork alone(config, self_);
+    SmallNetwork spread(config, world_, Placement::round_robin(world_.size(), world_.size()),
+                        std::make_unique<DeferredBackend<float>>());
+
+    expect_same_training(spread, alone);
   }
 }
 
@@ -131,9 +155,10 @@ TEST_F(TrainingStepOnce, ClippingScalesTheWholeGradientToTheNormAskedFor) {
   small.training.update(0, report);
 
   double mine = 0;
+  const std::span<const float> velocity = small.share().velocity().read();
   for (const ParameterEntry* entry : small.share().map().entries())
     for (std::size_t i = entry->offset; entry->trainable && i < entry->offset + entry->size(); ++i)
-      mine += double{small.share().velocity()[i]} * small.share().velocity()[i];
+      mine += double{velocity[i]} * velocity[i];
   double sum = 0;
   for (const double part : world_.all_gather(std::span<const double>(&mine, 1))) sum += part;
   EXPECT_NEAR(std::sqrt(sum), 0.01, 1e-8);  // float rounding of each entry
@@ -145,8 +170,8 @@ TEST_F(TrainingStepOnce, ANormBelowTheBoundIsNotClipped) {
   SmallNetwork small(config, world_);
   const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
   small.training.update(0, small.training.compute_gradient(source_of(batch)));
-  EXPECT_EQ(num_differing_rows(small.share().map(), small.share().velocity().span(),
-                               small.share().map(), small.share().gradient().values()),
+  EXPECT_EQ(num_differing_rows(small.share().map(), small.share().velocity().read(),
+                               small.share().map(), small.share().gradient().read_values()),
             0u);
 }
 
@@ -156,9 +181,11 @@ TEST_F(TrainingStepOnce, NonFiniteWeightsAreTracedToTheirCoupling) {
   const ParameterEntry& bias = small.share().map().stages[1].bias;
   constexpr std::int64_t row = 1;  // couplings are counted from 0, as the rows of a checkpoint
   const int rank = holder(bias, row);
+  small.share().values().fetch();
   if (rank == world_.rank())
-    small.share().values()[bias.offset + (row - bias.first_row) * bias.row_size()] =
+    small.share().values().host()[bias.offset + (row - bias.first_row) * bias.row_size()] =
         std::numeric_limits<float>::infinity();
+  small.share().values().store();
   small.network.load_weights();
   const StepReport report = small.training.compute_gradient(source_of(batch));
   EXPECT_FALSE(std::isfinite(report.loss));
@@ -196,7 +223,10 @@ TEST_F(TrainingStepOnce, AGradientOutOfRangeIsTracedToItsLayer) {
   const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
   const ParameterMap& map = small.share().map();
   const ParameterEntry& scale = map.closing_norm.scale;
-  for (std::size_t f = 0; f < scale.size(); ++f) small.share().values()[scale.offset + f] = 1e7f;
+  small.share().values().fetch();
+  for (std::size_t f = 0; f < scale.size(); ++f)
+    small.share().values().host()[scale.offset + f] = 1e7f;
+  small.share().values().store();
   small.network.load_weights();
   const StepReport report = small.training.compute_gradient(source_of(batch));
   ASSERT_TRUE(std::isfinite(report.loss));

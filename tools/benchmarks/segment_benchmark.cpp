@@ -63,7 +63,9 @@ struct Bench {
         grad_bias(std::size_t{num_couplings} * shape.channels, Memory::gradients) {
     const Buffer<float> kernel = draw(grad_kernel.size(), std::sqrt(2.0 / (9 * shape.channels)), 1);
     const Buffer<float> bias(grad_bias.size(), Memory::workspace);
-    segment->load_weights(kernel.data(), bias.data());
+    segment->bind({kernel.data(), bias.data()});
+    segment->bind_gradient({grad_kernel.data(), grad_bias.data()});
+    segment->load_weights();
   }
 
   StateView<float> view(Buffer<float>& values) const {
@@ -78,12 +80,10 @@ struct Bench {
 
   void sweep(Direction direction) {
     if (direction == Direction::forward) {
-      RangeCounts counts;
-      segment->advance({0, num_couplings}, view(state), counts, nullptr);
+      segment->advance({0, num_couplings}, view(state), &counts, nullptr);
     } else {
       int overflow = 0;
-      segment->retreat({0, num_couplings}, view(state), view(adjoint),
-                       {grad_kernel.data(), grad_bias.data()}, nullptr, &overflow);
+      segment->retreat({0, num_couplings}, view(state), view(adjoint), nullptr, {&overflow});
     }
   }
 
@@ -92,6 +92,7 @@ struct Bench {
   std::unique_ptr<Segment<float>> segment;
   Buffer<float> start, state, adjoint;
   Buffer<ExactSum> grad_kernel, grad_bias;
+  RangeCounts counts;
 };
 
 double flops_of(const SegmentShape& shape, Direction direction) {

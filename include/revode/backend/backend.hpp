@@ -5,8 +5,10 @@
 // the number of threads or on timing. Gradients of a micro-batch are summed over images in a fixed
 // order that depends on the batch size alone, then added to exact sums.
 //
-// Calls return when the work is done. All pointers are to host memory, in the layouts stated, and
-// must not alias unless stated. Real is float in the program; double serves the tests.
+// All arrays live in the backend's memory (memory.hpp says when calls take effect), in the layouts
+// stated, and must not alias unless stated; so do results, which callers fetch when they have them
+// all. Shapes and other structs are read when the call is made. Real is float in the program;
+// double serves the tests.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +18,16 @@
 #include <string_view>
 #include <vector>
 
+#include "revode/backend/arrays.hpp"
 #include "revode/backend/ends.hpp"
+#include "revode/backend/memory.hpp"
 #include "revode/backend/segment.hpp"
 
 namespace revode {
 
 template <typename Real>
-class Backend {
+class Backend : public CallQueue {
  public:
-  virtual ~Backend() = default;
-
   virtual std::string_view name() const = 0;
   /// One phrase for the start-up block: instruction set, lanes, threads.
   virtual std::string description() const = 0;
@@ -39,23 +41,22 @@ class Backend {
   virtual std::unique_ptr<Segment<Real>> make_segment(const SegmentShape& shape) = 0;
 
   /// Feature planes of `state` (overwritten) <- K images; images [batch, in_channels, height,
-  /// width]. With `statistics`, they receive those of K images over batch, height and width.
+  /// width]. `statistics` (overwritten) are those of K images over batch, height and width, unless
+  /// its pointers are null.
   virtual void opening_convolve(const OpeningShape& shape, const Real* images,
                                 const OpeningWeights<Real>& weights, StateView<Real> state,
-                                NormStatistics* statistics) = 0;
+                                NormStatistics statistics) = 0;
   /// state <- the opening's output from K images in its feature planes, in place; the slot that is
   /// no feature map becomes zero.
   virtual void opening_normalise(const OpeningShape& shape, const OpeningWeights<Real>& weights,
-                                 const NormStatistics& statistics, StateView<Real> state) = 0;
+                                 NormStatistics statistics, StateView<Real> state) = 0;
   /// gradient += of the adjoint of the opening's output, through the dependence of the statistics
   /// on the batch too (`statistics` are those of this batch). `state` is of no more use to the
-  /// caller: its feature planes may be overwritten. *overflow becomes 1 where an entry is no
-  /// contribution.
+  /// caller: its feature planes may be overwritten.
   virtual void opening_backward(const OpeningShape& shape, const Real* images,
-                                const OpeningWeights<Real>& weights,
-                                const NormStatistics& statistics, StateView<Real> state,
-                                StateView<Real> adjoint, const OpeningGradient& gradient,
-                                int* overflow) = 0;
+                                const OpeningWeights<Real>& weights, NormStatistics statistics,
+                                StateView<Real> state, StateView<Real> adjoint,
+                                const OpeningGradient& gradient, OverflowNote overflow) = 0;
 
   virtual void transition_forward(const TransitionShape& shape, StateView<Real> in,
                                   StateView<Real> out) = 0;
@@ -63,19 +64,60 @@ class Backend {
   virtual void transition_backward(const TransitionShape& shape, StateView<Real> adjoint_out,
                                    StateView<Real> adjoint_in) = 0;
 
-  /// Statistics of the features over batch, height and width.
-  virtual NormStatistics closing_statistics(const ClosingShape& shape, StateView<Real> state) = 0;
+  /// Statistics (overwritten) of the features over batch, height and width.
+  virtual void closing_statistics(const ClosingShape& shape, StateView<Real> state,
+                                  NormStatistics statistics) = 0;
   /// logits [batch, classes] (overwritten).
   virtual void closing_forward(const ClosingShape& shape, StateView<Real> state,
-                               const ClosingWeights<Real>& weights,
-                               const NormStatistics& statistics, Real* logits) = 0;
+                               const ClosingWeights<Real>& weights, NormStatistics statistics,
+                               Real* logits) = 0;
   /// adjoint (overwritten, both slots) and gradient (+=) from grad_logits [batch, classes]; as for
   /// the opening.
   virtual void closing_backward(const ClosingShape& shape, StateView<Real> state,
-                                const ClosingWeights<Real>& weights,
-                                const NormStatistics& statistics, const Real* grad_logits,
-                                StateView<Real> adjoint, const ClosingGradient& gradient,
-                                int* overflow) = 0;
+                                const ClosingWeights<Real>& weights, NormStatistics statistics,
+                                const Real* grad_logits, StateView<Real> adjoint,
+                                const ClosingGradient& gradient, OverflowNote overflow) = 0;
+
+  /// loss_n = log(sum_k exp(l_nk)) - l_n,label, shifted by the largest logit; a hit where the
+  /// largest (the first of equals) is the label's. *sums (overwritten) in sample order, in double.
+  /// probabilities [batch, classes] (overwritten): the softmax.
+  virtual void softmax_cross_entropy(const LossShape& shape, const Real* logits,
+                                     const std::uint8_t* labels, double* probabilities,
+                                     LossSums* sums) = 0;
+  /// grad_logits [batch, classes] (overwritten) <- d(loss / mini_batch)/dlogits
+  ///   = (softmax - one at the label) / mini_batch
+  virtual void softmax_cross_entropy_gradient(const LossShape& shape, const double* probabilities,
+                                              const std::uint8_t* labels, int mini_batch,
+                                              Real* grad_logits) = 0;
+
+  /// statistics [features] (overwritten) <- running averages mean and variance [features].
+  virtual void read_running_averages(int num_features, const Real* mean, const Real* variance,
+                                     NormStatistics statistics) = 0;
+  /// mean, variance <- 0.9 of them + 0.1 of `statistics`, whose variance is made unbiased:
+  /// count / (count - 1), count [num_batches]. For one row of statistics [num_batches, features]
+  /// after another, in double, rounded once at the end.
+  virtual void update_running_averages(int num_features, const std::vector<double>& counts,
+                                       NormStatistics statistics, Real* mean, Real* variance) = 0;
+
+  /// *result += how far values [size] are from `expected`.
+  virtual void compare(std::size_t size, const Real* values, const Real* expected,
+                       Comparison* result) = 0;
+  /// *found <- code where it is 0 and a value is not finite; code > 0.
+  virtual void find_non_finite(std::size_t size, const Real* values, int code, int* found) = 0;
+
+  /// values [size], which may begin where `sums` do, <- the nearest to the sums;
+  /// *last_out_of_range becomes at least 1 + the last entry whose sum is out of range.
+  virtual void finish_sums(std::size_t size, const ExactSum* sums, Real* values,
+                           std::int64_t* last_out_of_range) = 0;
+  /// For each row j, with its neighbours where there are such:
+  ///   gradient_j += weight_decay theta_j
+  ///                 + smoothness/h ((theta_j - theta_before) + (theta_j - theta_after))
+  /// sums [num_rows] (overwritten).
+  virtual void regularize(const RegularizedRows<Real>& rows, RowSum* sums) = 0;
+  /// velocity <- momentum velocity + gradient_scale gradient;  values -= rate velocity;  [size]
+  /// each
+  virtual void sgd_step(std::size_t size, const SgdRates& rates, const Real* gradient,
+                        Real* velocity, Real* values) = 0;
 };
 
 /// The oracle: plain loops, one thread, a screen long each. Defined for float and double.

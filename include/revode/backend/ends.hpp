@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
+#include <cstdint>
 
 #include "revode/backend/exact_sum.hpp"
 #include "revode/backend/segment.hpp"
@@ -27,11 +27,11 @@ Real* feature_plane(const StateView<Real>& state, const FeatureMap& map, int cha
   return state.slot[slot] + (static_cast<std::size_t>(n) * channels + f % channels) * plane_size;
 }
 
-/// Means and biased variances a channel, in double: of one micro-batch while training, running
-/// averages in evaluation.
+/// Means and biased variances, a feature each: of one micro-batch while training, running averages
+/// in evaluation.
 struct NormStatistics {
-  std::vector<double> mean;
-  std::vector<double> variance;
+  double* mean = nullptr;
+  double* variance = nullptr;
 };
 
 /// Batch norm  y = scale * (x - mean) / sqrt(variance + epsilon) + shift,  epsilon as in the
@@ -100,6 +100,18 @@ struct ClosingGradient {  ///< same shapes; +=, one contribution an entry
   ExactSum* shift = nullptr;
   ExactSum* weight = nullptr;
   ExactSum* bias = nullptr;
+};
+
+/// Loss: softmax cross-entropy of logits [batch, classes] against labels [batch].
+struct LossShape {
+  int batch = 0;
+  int num_classes = 0;
+};
+
+/// Over the samples of a micro-batch.
+struct LossSums {
+  double loss = 0;
+  std::int64_t num_correct = 0;
 };
 
 }  // namespace revode

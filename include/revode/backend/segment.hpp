@@ -17,6 +17,7 @@
 // No coupling mixes images: a backend may take each image through the whole segment by itself.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -57,6 +58,13 @@ struct SegmentShape {
   std::size_t image_size() const { return channels * plane_size(); }
 };
 
+/// The weights of a whole segment.
+template <typename Real>
+struct SegmentWeights {
+  const Real* kernel = nullptr;  ///< [num_couplings, c, c, 3, 3]
+  const Real* bias = nullptr;    ///< [num_couplings, c]
+};
+
 /// Where the gradients of a whole segment are summed; += .
 struct SegmentGradient {
   ExactSum* kernel = nullptr;  ///< [num_couplings, c, c, 3, 3]
@@ -82,6 +90,15 @@ struct RangeCounts {
   }
 };
 
+/// Where a gradient that leaves the range of exact sums is noted: *highest becomes at least
+/// first + i for an entry that belongs to coupling i (0 for the layers beside the couplings).
+struct OverflowNote {
+  int* highest = nullptr;
+  int first = 1;
+
+  void at(int i) const { *highest = std::max(*highest, first + i); }
+};
+
 /// What advance() keeps of one micro-batch for retreat() with `--activations store`: the backend's
 /// own business.
 class Recording {
@@ -97,17 +114,22 @@ class Segment {
   /// One phrase: how its convolutions are computed.
   virtual std::string description() const { return "direct"; }
 
-  /// Copies weights in: kernel [num_couplings, c, c, 3, 3], bias [num_couplings, c]. To be called
-  /// before the first sweep and after each change of the weights.
-  virtual void load_weights(const Real* kernel, const Real* bias) = 0;
+  /// Where the weights are, and where retreat() adds gradients: said once. Both must stay there as
+  /// long as the segment is used.
+  virtual void bind(const SegmentWeights<Real>& weights) = 0;
+  virtual void bind_gradient(const SegmentGradient& gradient) = 0;
 
-  /// Room for what advance() keeps of `batch` images over all couplings.
+  /// Takes the weights over. To be called before the first sweep and after each change of them.
+  virtual void load_weights() = 0;
+
+  /// Room for what advance() keeps of `batch` images over all couplings. May be given up while
+  /// calls that use it are under way.
   virtual std::unique_ptr<Recording> make_recording(int batch) = 0;
 
-  /// Takes `state` through the couplings of `range`, in place. `counts` += this call's. With a
-  /// recording (of this segment and at least this batch), keeps there what retreat() over the same
-  /// range will need.
-  virtual void advance(CouplingRange range, StateView<Real> state, RangeCounts& counts,
+  /// Takes `state` through the couplings of `range`, in place. *counts += this call's; may be null.
+  /// With a recording (of this segment and at least this batch), keeps there what retreat() over
+  /// the same range will need.
+  virtual void advance(CouplingRange range, StateView<Real> state, RangeCounts* counts,
                        Recording* recording) = 0;
 
   /// Takes `state` back through the couplings of `range`, last to first, in place, by solving each
@@ -120,13 +142,11 @@ class Segment {
   ///   gradient.kernel += dF/dK ^T g;   gradient.bias += dF/db ^T g
   ///
   /// (the rounding is taken as the identity, sigma'(0) = 0). The gradient of the micro-batch is
-  /// formed in Real and added as one contribution an entry; only rows of `range` are touched.
-  /// *overflow becomes at least j + 1 where an entry of coupling j is no contribution. With a
-  /// recording the linearisation points are read from it and the state is set to the recorded one:
-  /// same bits where reversal is exact.
+  /// formed in Real and added as one contribution an entry; only rows of `range` are touched. With
+  /// a recording the linearisation points are read from it and the state is set to the recorded
+  /// one: same bits where reversal is exact.
   virtual void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
-                       const SegmentGradient& gradient, const Recording* recording,
-                       int* overflow) = 0;
+                       const Recording* recording, OverflowNote overflow) = 0;
 };
 
 }  // namespace revode

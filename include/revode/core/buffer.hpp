@@ -11,6 +11,8 @@
 #include <span>
 #include <string_view>
 
+#include "revode/core/memory_space.hpp"
+
 namespace revode {
 
 /// What an array is for. The start-up block and the memory tests report these apart.
@@ -41,36 +43,38 @@ MemoryUse memory_use();
 std::int64_t peak_resident_bytes();
 
 namespace detail {
-/// 64-byte aligned, zeroed, counted under `category`. Throws std::bad_alloc.
-void* allocate(std::size_t bytes, Memory category);
-void release(void* pointer, std::size_t bytes, Memory category) noexcept;
+/// Memory of `space`, counted under `category`. Throws std::bad_alloc.
+void* allocate(std::size_t bytes, Memory category, MemorySpace& space);
+void release(void* pointer, std::size_t bytes, Memory category, MemorySpace& space) noexcept;
 }  // namespace detail
 
 /// An owning array of `size()` elements, zeroed when made, aligned to 64 bytes. Moves, does not
-/// copy.
+/// copy. The host may touch its elements only where they live in host memory.
 template <typename T>
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(std::size_t size, Memory category)
-      : data_(static_cast<T*>(detail::allocate(size * sizeof(T), category))),
+  /// `space` must outlive the array.
+  Buffer(std::size_t size, Memory category, MemorySpace& space = host_memory())
+      : data_(static_cast<T*>(detail::allocate(size * sizeof(T), category, space))),
         size_(size),
-        category_(category) {}
+        category_(category),
+        space_(&space) {}
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     Buffer(std::move(other)).swap(*this);
     return *this;
   }
   ~Buffer() {
-    if (data_ != nullptr) detail::release(data_, size_ * sizeof(T), category_);
+    if (data_ != nullptr) detail::release(data_, size_ * sizeof(T), category_, *space_);
   }
 
   /// At least `size` elements, which are zero where there were fewer: an array that grows keeps
   /// nothing, so that the old and the new one need not exist together.
-  void ensure(std::size_t size, Memory category) {
+  void ensure(std::size_t size, Memory category, MemorySpace& space = host_memory()) {
     if (size_ >= size) return;
     *this = Buffer();
-    *this = Buffer(size, category);
+    *this = Buffer(size, category, space);
   }
 
   T* data() { return data_; }
@@ -90,12 +94,14 @@ class Buffer {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     std::swap(category_, other.category_);
+    std::swap(space_, other.space_);
   }
 
  private:
   T* data_ = nullptr;
   std::size_t size_ = 0;
   Memory category_ = Memory::workspace;
+  MemorySpace* space_ = nullptr;
 };
 
 }  // namespace revode

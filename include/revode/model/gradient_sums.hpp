@@ -1,37 +1,44 @@
-// The gradient of a mini-batch in one flat array: exact sums while micro-batches are added, float32
-// afterwards, in the same memory.
+// The gradient of a mini-batch in one flat array: exact sums while micro-batches are added, plain
+// numbers afterwards, in the same memory, which is the backend's.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 
-#include "revode/backend/exact_sum.hpp"
-#include "revode/core/buffer.hpp"
+#include "revode/backend/backend.hpp"
 
 namespace revode {
 
+template <typename Real>
 class GradientSums {
  public:
-  GradientSums() = default;
-  explicit GradientSums(std::size_t size) : sums_(size, Memory::gradients) {}
+  /// `backend` must outlive the sums.
+  GradientSums(std::size_t size, Backend<Real>& backend)
+      : backend_(backend),
+        sums_(size, Memory::gradients, backend),
+        last_out_of_range_(1, Memory::workspace, backend) {}
 
   std::size_t size() const { return sums_.size(); }
   /// Every sum becomes 0.
-  void clear();
+  void clear() { backend_.zero(sums_.data(), sums_.bytes()); }
   /// To be added to, between clear() and finish().
   ExactSum* sums() { return sums_.data(); }
-  /// Turns the sums into the nearest float32 values, once. Returns the last entry whose sum was out
-  /// of range, if there is one.
+  /// Turns the sums into the nearest values, once. Returns the last entry whose sum was out of
+  /// range, if there is one.
   std::optional<std::size_t> finish();
   /// After finish().
-  std::span<float> values() { return {reinterpret_cast<float*>(sums_.data()), sums_.size()}; }
-  std::span<const float> values() const {
-    return {reinterpret_cast<const float*>(sums_.data()), sums_.size()};
-  }
+  Real* values() { return reinterpret_cast<Real*>(sums_.data()); }
+
+  /// Copies for the host, after and before finish(): as long as nothing is added or cleared.
+  std::span<Real> read_values();
+  std::span<const ExactSum> read_sums() { return sums_.read(); }
 
  private:
-  Buffer<ExactSum> sums_;
+  Backend<Real>& backend_;
+  StagedBuffer<ExactSum> sums_;
+  StagedBuffer<std::int64_t> last_out_of_range_;  // 1 + the entry; 0: none
 };
 
 }  // namespace revode

@@ -34,29 +34,28 @@ struct GradientOverflow {
   int layer = 0;
 };
 
-/// How far the backward sweep met the states that the forward sweep had left at the front of the
-/// slice.
-struct Reversal {
-  std::int64_t num_values = 0;
-  std::int64_t num_differing = 0;  ///< in any bit
-  double squared_error = 0;
-  double squared_norm = 0;
-
-  Reversal& operator+=(const Reversal& more) {
-    num_values += more.num_values;
-    num_differing += more.num_differing;
-    squared_error += more.squared_error;
-    squared_norm += more.squared_norm;
-    return *this;
-  }
+/// A layer (Architecture::layer_name) whose output is not finite.
+struct NonFiniteLayer {
+  int micro_batch = 0;
+  int layer = 0;
 };
 
-/// State arrays are [2][batch, channels, height, width], slot 0 first, contiguous: what a message
-/// carries.
+/// What the backend notes of a micro-batch in one sweep; fetched together at its end.
+struct MicroBatchNotes {
+  RangeCounts counts;   ///< Mode::train
+  LossSums loss;        ///< last slice
+  Comparison reversal;  ///< where measured: the state at the front of the slice, rebuilt
+  int overflow = 0;     ///< 1 + the layer nearest the closing that overflowed; 0: none
+  int non_finite = 0;   ///< 1 + the first layer; Mode::inspect
+};
+
+/// State arrays are [2][batch, channels, height, width], slot 0 first, contiguous, in the backend's
+/// memory: what a message carries. A sweep goes from begin_sweep() to finish_sweep(); what it found
+/// is there for the host after that.
 template <typename Real>
 class TimeSlice {
  public:
-  /// values: the flat array of `map`, owned by the caller.
+  /// values: the flat array of `map` in the backend's memory, owned by the caller.
   TimeSlice(const Architecture& architecture, BlockRange range, const ParameterMap& map,
             Backend<Real>& backend, Activations activations, Real* values);
   ~TimeSlice();
@@ -75,39 +74,39 @@ class TimeSlice {
   /// Bytes that one micro-batch of this size keeps from the forward to the backward sweep.
   std::size_t stash_bytes(int batch) const;
 
+  /// Where backward() adds the gradient, a flat array as `values`: said once.
+  void bind_gradient(ExactSum* gradient);
   /// Hands the weights in `values` to the backend. To be called before the first sweep and after
   /// each change.
   void load_weights();
 
-  /// First slice: room for the images of a micro-batch [batch, channels, height, width], to be
-  /// filled before forward().
+  /// First slice: room in the host's memory for the images of a micro-batch [batch, channels,
+  /// height, width], to be filled before forward().
   Real* images(int micro_batch, int batch);
   /// Last slice: the labels of a micro-batch, to be given before forward().
   void set_labels(int micro_batch, std::span<const std::uint8_t> labels);
 
-  /// Forgets the statistics and the overflow of the last sweep.
-  void begin_sweep();
+  /// Micro-batches are numbered from 0 in each sweep.
+  void begin_sweep(int num_micro_batches);
+  /// Waits until the backend has done all of it.
+  void finish_sweep();
 
   /// Takes a micro-batch through the slice: `message` holds the state that enters (but on the first
   /// slice) and receives the one that leaves (but on the last).
   void forward(int micro_batch, int batch, Mode mode, Real* message);
 
-  /// Last slice, after forward(): loss, hits and logits [batch, classes] of a micro-batch.
-  MicroBatchResult result(int micro_batch) const;
-  std::span<const Real> logits(int micro_batch) const;
+  /// Last slice, after forward() and before the micro-batch is released: logits [batch, classes].
+  /// Waits for them.
+  std::span<const Real> logits(int micro_batch);
 
   /// Takes a micro-batch back: `message` and `adjoint` hold state and adjoint of what left (on the
   /// last slice they are made here, the loss counting 1/mini_batch for each sample) and receive
-  /// those of what entered (but on the first slice). gradient (flat, as `map`) += one contribution
-  /// an entry. Micro-batches may go back in any order.
-  void backward(int micro_batch, int batch, int mini_batch, Real* message, Real* message_adjoint,
-                ExactSum* gradient);
+  /// those of what entered (but on the first slice). The gradient += one contribution an entry.
+  /// Micro-batches may go back in any order.
+  void backward(int micro_batch, int batch, int mini_batch, Real* message, Real* message_adjoint);
 
-  /// Of the micro-batches that went back in this sweep, the lowest whose gradient left the range.
-  const std::optional<GradientOverflow>& gradient_overflow() const { return overflow_; }
-
-  /// Running averages in the values follow the statistics of the sweep's micro-batches, in their
-  /// order: running <- 0.9 running + 0.1 batch, in double, the variance made unbiased.
+  /// Running averages in the values are updated with the statistics of the micro-batches that the
+  /// sweep took forward, in their order.
   void update_running_averages();
 
   /// Forgets a micro-batch that will not go back.
@@ -125,21 +124,27 @@ class TimeSlice {
   /// From now on backward() compares the state it arrives at with a copy that forward(train) keeps
   /// (one more state a micro-batch in flight).
   void measure_reversal() { measures_reversal_ = true; }
-  /// Sums since the last call.
-  Reversal take_reversal();
 
-  /// What the couplings counted since the last call.
-  RangeCounts take_counts();
-  /// After forward(inspect): the first layer of this slice whose output held a value that is not
-  /// finite.
-  const std::optional<int>& non_finite_layer() const { return non_finite_layer_; }
+  // Of the last sweep, after finish_sweep().
+
+  /// Last slice.
+  MicroBatchResult result(int micro_batch) const;
+  /// Sums over the micro-batches.
+  RangeCounts range_counts() const;
+  Comparison reversal() const;
+  /// The lowest micro-batch whose gradient left the range.
+  std::optional<GradientOverflow> gradient_overflow() const;
+  /// Mode::inspect: the lowest micro-batch in which the output of a layer of this slice held a
+  /// value that is not finite, and the first such layer.
+  std::optional<NonFiniteLayer> non_finite_layer() const;
 
  private:
-  struct Piece;     // a segment, and the transition behind it if there is one
+  struct Piece;     // a segment, and the transition to the next stage if it is here
   struct InFlight;  // what is kept of one micro-batch
-  struct BatchStatistics {
-    NormStatistics values;
-    double count = 0;  // values that they are of
+  /// Statistics of a batch norm, of the micro-batches of a sweep.
+  struct SweepStatistics {
+    Buffer<double> values;       // means [micro-batches, features], then variances
+    std::vector<double> counts;  // by micro-batch: values that they are of; train alone
   };
 
   StateView<Real> view(Real* state, const Piece& piece, int batch) const;
@@ -147,20 +152,20 @@ class TimeSlice {
   InFlight& in_flight(int micro_batch);
   OpeningWeights<Real> opening_weights() const;
   ClosingWeights<Real> closing_weights() const;
+  NormStatistics statistics_of(SweepStatistics& norm, int num_features, int micro_batch);
+  void update_averages(const NormEntries& norm, SweepStatistics& statistics);
   void open(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state);
   void close(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state);
-  void begin_backward(InFlight& kept, int batch, int mini_batch, Real* adjoint, ExactSum* gradient,
-                      int* overflow);
+  void begin_backward(InFlight& kept, int micro_batch, int batch, int mini_batch, Real* adjoint);
+  void finish_backward(InFlight& kept, int micro_batch, int batch, Real* state, Real* adjoint);
   int layer_of(const Piece& piece, int j) const;
-  void note_overflow(int micro_batch, int layer);
-  bool has_home(const Piece& piece) const;
-  Real* home(InFlight& kept, std::size_t i, int batch, Real* message) const;
-  Real* adjoint_behind(std::size_t transitions, int batch, Real* adjoint);
-  void compare(const std::vector<Real>& kept, const Real* rebuilt);
-  void inspect(const Piece& piece, int batch, Real* state);
-  void note_non_finite(const Real* values, std::size_t size, int layer);
-  NormStatistics running(const NormEntries& norm) const;
-  void follow(const NormEntries& norm, const std::map<int, BatchStatistics>& batches);
+  OverflowNote overflow_note(int micro_batch, int first_layer);
+  bool is_stashed(const Piece& piece) const;
+  Real* place_of_state(InFlight& kept, std::size_t i, int batch, Real* message);
+  Real* place_of_adjoint(std::size_t transitions, int batch, Real* adjoint);
+  void copy(Real* to, const Real* from, std::size_t size);
+  void inspect(const Piece& piece, int micro_batch, int batch, Real* state);
+  void find_non_finite(int micro_batch, const Real* values, std::size_t size, int layer);
 
   Architecture architecture_;
   BlockRange range_;
@@ -168,17 +173,18 @@ class TimeSlice {
   Backend<Real>& backend_;
   Activations activations_;
   Real* values_;
+  ExactSum* gradient_ = nullptr;
   std::vector<Piece> pieces_;
   std::map<int, std::unique_ptr<InFlight>> in_flight_;  // by micro-batch
   std::vector<std::unique_ptr<InFlight>> spare_;        // rooms to use again
   Buffer<Real> scratch_;                                // a second adjoint, for transitions
-  std::map<int, BatchStatistics> opening_statistics_, closing_statistics_;  // by micro-batch
-  RangeCounts counts_;
-  std::optional<GradientOverflow> overflow_;
+  int num_micro_batches_ = 0;                           // of the sweep
+  StagedBuffer<MicroBatchNotes> notes_;                 // of the sweep, by micro-batch
+  std::vector<MicroBatchNotes> found_;                  // the same, after finish_sweep()
+  std::vector<int> num_samples_;                        // by micro-batch
+  SweepStatistics opening_statistics_, closing_statistics_;
   PhaseTimer* timer_ = nullptr;
   bool measures_reversal_ = false;
-  Reversal reversal_;
-  std::optional<int> non_finite_layer_;
 };
 
 }  // namespace revode

@@ -1,5 +1,7 @@
 // The states of a rank that are on their way: received ahead, waiting for their turn, computed in,
-// handed over, sent. Knows nothing of what a slice computes, nor of how messages travel.
+// handed over, sent. Messages leave from and arrive in the host's memory; where slices compute in
+// another, they are copied on the way, which only this file knows. Knows nothing of what a slice
+// computes, nor of how messages travel.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "revode/core/buffer.hpp"
+#include "revode/backend/memory.hpp"
 #include "revode/pipeline/program.hpp"
 #include "revode/pipeline/slice_work.hpp"
 #include "revode/pipeline/transport.hpp"
@@ -25,7 +27,9 @@ class Mailbox {
     std::size_t adjoint = 0;  ///< backward sweeps only
   };
 
-  Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size);
+  /// queue: of the backend that computes in the slots.
+  Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size,
+          CallQueue& queue);
 
   /// Makes the slots that `program` takes.
   void reserve(const Program& program);
@@ -74,6 +78,7 @@ class Mailbox {
   const Placement& placement_;
   Transport& transport_;
   SlotSize slot_size_;
+  CallQueue& queue_;
   const SliceWork* sizes_ = nullptr;
   std::map<std::pair<Sweep, int>, Pool> pools_;  // by direction and sender
   std::map<Work, Slot*> inputs_;                 // arrived or handed over: what enters, by its work
@@ -82,12 +87,23 @@ class Mailbox {
 
 /// Where a slice computes.
 struct Mailbox::Slot {
-  Buffer<float> state, adjoint;
-  bool in_use = false;  // computed in, waiting, or received into
-  std::vector<std::unique_ptr<Transfer>> transfers;
+  /// A message that this slot holds, in one of its arrays.
+  struct Message {
+    StagedBuffer<float>* array;
+    std::size_t size;
+    int peer;
+    MessageTag tag;
+    std::unique_ptr<Transfer> transfer;  // none: not yet on its way
+  };
 
-  /// Nothing of this slot is under way any more.
-  bool settled();
+  StagedBuffer<float> state, adjoint;
+  bool in_use = false;           // computed in, waiting, or received into
+  std::vector<Message> sending;  // first copied to the host, if need be
+  std::vector<Message> receiving;
+
+  /// Moves messages along; true from when none is under way. What has arrived is handed to the
+  /// backend by then.
+  bool settled(Transport& transport);
 };
 
 }  // namespace revode

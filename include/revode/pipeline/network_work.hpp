@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -34,44 +33,30 @@ struct SweepResult {
 
 using OnLogits = std::function<void(int micro_batch, std::span<const float> logits)>;
 
-/// A layer whose output is not finite (Architecture::layer_name).
-struct Finding {
-  int micro_batch = 0;
-  int layer = 0;
-};
-
 class NetworkWork final : public SliceWork {
  public:
-  /// slices: this rank's, ascending; gradients: one each, or none where nothing goes back. All must
-  /// outlive this object. timer may be null, on_logits empty.
+  /// Begins the sweep. slices: this rank's, ascending. All must outlive this object. timer may be
+  /// null, on_logits empty.
   NetworkWork(const Placement& placement, int rank, const std::vector<TimeSlice<float>*>& slices,
-              const MiniBatchSource& source, Mode mode, std::vector<ExactSum*> gradients,
-              OnLogits on_logits, PhaseTimer* timer);
+              const MiniBatchSource& source, Mode mode, OnLogits on_logits, PhaseTimer* timer);
 
   std::size_t input_size(int slice, int micro_batch) const override;
   std::size_t output_size(int slice, int micro_batch) const override;
   void compute(const Work& work, float* state, float* adjoint) override;
 
-  const SweepResult& result() const { return result_; }
-  /// Mode::inspect: of the lowest micro-batch that has one, the first layer.
-  const std::optional<Finding>& finding() const { return finding_; }
+  /// After all of the work: waits for what the backend still has to do.
+  SweepResult finish();
 
  private:
-  struct OwnSlice {
-    TimeSlice<float>* slice;
-    ExactSum* gradient;
-  };
-  const OwnSlice& own(int slice) const { return slices_[slice]; }
+  TimeSlice<float>& own(int slice) const { return *slices_[slice]; }
   void forward(TimeSlice<float>& slice, int micro_batch, float* state);
 
-  std::vector<OwnSlice> slices_;  // by the number of the slice; others are null
+  std::vector<TimeSlice<float>*> slices_;  // by the number of the slice; others are null
   const MiniBatchSource& source_;
   int mini_batch_;
   Mode mode_;
   OnLogits on_logits_;
   PhaseTimer* timer_;
-  SweepResult result_;
-  std::optional<Finding> finding_;
 };
 
 }  // namespace revode

@@ -33,18 +33,18 @@ class Pipeline {
   /// Makes the buffers that `rule` takes with so many micro-batches.
   void prepare(const ScheduleRule& rule, int num_micro_batches);
 
-  /// Forward and backward sweep of a mini-batch. gradients: one a slice of this rank (flat, as its
-  /// map); += one contribution an entry for each micro-batch. Collective. on_logits: called on the
-  /// last rank after each forward; may be empty.
+  /// Forward and backward sweep of a mini-batch; the gradients of the slices += one contribution an
+  /// entry for each micro-batch. Collective. on_logits: called on the last rank after each forward;
+  /// may be empty.
   SweepResult train(const ScheduleRule& rule, const MiniBatchSource& source,
-                    const std::vector<ExactSum*>& gradients, const OnLogits& on_logits = {});
+                    const OnLogits& on_logits = {});
 
   /// Forward sweep alone with running statistics. Collective.
   SweepResult evaluate(const MiniBatchSource& source, const OnLogits& on_logits = {});
 
   /// Forward sweep that looks at every layer: the first of this rank's whose output was not finite,
   /// in the first micro-batch that has one. Collective.
-  std::optional<Finding> inspect(const MiniBatchSource& source);
+  std::optional<NonFiniteLayer> inspect(const MiniBatchSource& source);
 
   /// Seconds this rank has waited for messages since the last call.
   double take_waiting_seconds();

@@ -45,10 +45,10 @@ struct SimulationResult {
   double bubble() const;
 };
 
-/// slot_size: 0 where no states are stored.
+/// slot_size: 0 where no states are stored; else `queue` is of the backend that computes in them.
 SimulationResult simulate(const std::vector<Program>& programs, const Placement& placement,
                           const SimulationCosts& costs, Mailbox::SlotSize slot_size = {},
-                          const WorkOfRank& work_of_rank = {});
+                          const WorkOfRank& work_of_rank = {}, CallQueue& queue = host_queue());
 
 /// lower(), with as many slots more as it takes until no order of arrival makes ranks wait for
 /// ever, under rendezvous. Throws std::logic_error where no number is enough.

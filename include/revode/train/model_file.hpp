@@ -24,7 +24,7 @@ std::vector<ArraySlice> array_slices(const ParameterMap& map, ArraySet set,
 /// The same of all of a rank's shares, piece behind piece: as many of each array on every rank.
 /// values(share) is the flat array.
 std::vector<ArraySlice> array_slices(const Network& network, ArraySet set, const std::string& group,
-                                     const std::function<float*(Share&)>& values);
+                                     const std::function<float*(Share<float>&)>& values);
 /// Weights under /model, velocities under /optimizer/momentum.
 std::vector<ArraySlice> model_slices(const Network& network);
 std::vector<ArraySlice> momentum_slices(const Network& network);

@@ -25,6 +25,9 @@ class Network {
  public:
   /// Collective: agrees on what the ranks of a host may use. Initial weights from the plan's seed.
   Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch);
+  /// On a backend other than the one that the plan names.
+  Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch,
+          std::unique_ptr<Backend<float>> backend);
 
   const RunPlan& plan() const { return plan_; }
   const Architecture& architecture() const { return plan_.architecture; }
@@ -33,12 +36,12 @@ class Network {
   const std::vector<BlockRange>& slices() const { return plan_.slices; }
   Backend<float>& backend() { return *backend_; }
   /// What this rank owns, in the order of the slices.
-  const std::vector<std::unique_ptr<Share>>& shares() const { return shares_; }
+  const std::vector<std::unique_ptr<Share<float>>>& shares() const { return shares_; }
   /// Hands the weights of all shares to the backend; to be called after each change.
   void load_weights();
   /// Of this rank; null where it is another's.
-  Share* first_share() const;
-  Share* last_share() const;
+  Share<float>* first_share() const;
+  Share<float>* last_share() const;
   Pipeline& pipeline() { return *pipeline_; }
   const Communicator& communicator() const { return communicator_; }
   /// Measures phases from now on; see phase_timer().
@@ -59,7 +62,7 @@ class Network {
   int largest_micro_batch_;
   int num_threads_;
   std::unique_ptr<Backend<float>> backend_;
-  std::vector<std::unique_ptr<Share>> shares_;
+  std::vector<std::unique_ptr<Share<float>>> shares_;
   std::unique_ptr<Pipeline> pipeline_;
   std::optional<PhaseTimer> phase_timer_;
 };

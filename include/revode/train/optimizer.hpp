@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "revode/backend/backend.hpp"
 #include "revode/model/parameters.hpp"
 
 namespace revode {
@@ -21,8 +22,8 @@ struct RatePolicy {
 };
 
 /// v <- momentum v + scale g;  theta <- theta - rate v, for the trainable entries of the map. All
-/// flat as the map.
-void sgd_step(const ParameterMap& map, double rate, double momentum, double gradient_scale,
+/// flat as the map, in the backend's memory.
+void sgd_step(Backend<float>& backend, const ParameterMap& map, const SgdRates& rates,
               const float* gradient, float* velocity, float* values);
 
 }  // namespace revode

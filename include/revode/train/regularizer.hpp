@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "revode/backend/backend.hpp"
 #include "revode/comm/communicator.hpp"
-#include "revode/core/buffer.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/parameters.hpp"
 #include "revode/pipeline/placement.hpp"
@@ -33,23 +33,26 @@ class Regularizer {
  public:
   /// Of slice `slice` of `placement`, the blocks `range`.
   Regularizer(const Architecture& architecture, BlockRange range, const ParameterMap& map,
-              double weight_decay, double smoothness, const Communicator& communicator,
-              const Placement& placement, int slice);
+              double weight_decay, double smoothness, Backend<float>& backend,
+              const Communicator& communicator, const Placement& placement, int slice);
 
   /// Neighbouring slices exchange their edge blocks: all of a rank's slices post theirs, then wait
   /// for those of others. Collective; before each add().
   void post_edges(const float* values);
   void wait_for_edges();
-  /// gradient += dR/dvalues; returns the slice's row sums.
-  RowSums add(const float* values, float* gradient) const;
+  /// gradient += dR/dvalues; returns the slice's row sums. Arrays are in the backend's memory.
+  RowSums add(const float* values, float* gradient);
 
   /// R from the row sums of all slices, in their order.
   double value(const RowSums& all) const;
 
  private:
-  void add_stage(int stage, const float* values, float* gradient, RowSums& sums) const;
+  void regularize_stage(int stage, const float* values, float* gradient, RowSum* sums);
+  void regularize_whole(const ParameterEntry& entry, const float* values, float* gradient,
+                        RowSum* sum);
 
   const ParameterMap& map_;
+  Backend<float>& backend_;
   const Communicator& communicator_;
   const Placement& placement_;
   int slice_;
@@ -60,8 +63,9 @@ class Regularizer {
   bool joined_after_ = false;
   int first_stage_ = 0;
   int last_stage_ = 0;
-  Buffer<float> before_, after_;            ///< edge blocks of the neighbours: kernels, then biases
-  Buffer<float> first_block_, last_block_;  ///< copies of this slice's, to send
+  /// Edge blocks of the neighbours, and copies of this slice's, to send: kernels, then biases.
+  StagedBuffer<float> before_, after_, first_block_, last_block_;
+  StagedBuffer<RowSum> sums_;  ///< by array in the order of the map, by row
   std::vector<Request> requests_;
 };
 

@@ -13,6 +13,7 @@
 #include "backend/cpu/opening_kernels.hpp"
 #include "backend/cpu/peak.hpp"
 #include "backend/cpu/pooling_kernels.hpp"
+#include "backend/host/host_backend.hpp"
 
 namespace revode {
 namespace cpu {
@@ -52,26 +53,25 @@ std::vector<SumPair> add_images(const std::vector<SumPair>& parts, int features)
   return total;
 }
 
-NormStatistics to_statistics(const std::vector<SumPair>& moments, double count) {
-  NormStatistics statistics;
-  for (const SumPair& sum : moments) {
-    const double mean = sum.first / count;
-    statistics.mean.push_back(mean);
-    statistics.variance.push_back(std::max(0.0, sum.second / count - mean * mean));
+/// statistics <- from sums of x and x^2 over `count` values, a feature each
+void to_statistics(const std::vector<SumPair>& moments, double count, NormStatistics statistics) {
+  for (std::size_t f = 0; f < moments.size(); ++f) {
+    const double mean = moments[f].first / count;
+    statistics.mean[f] = mean;
+    statistics.variance[f] = std::max(0.0, moments[f].second / count - mean * mean);
   }
-  return statistics;
 }
 
 /// dshift += sum g, dscale += sum g xhat; returns the two means a feature.
 template <typename Gradient>
 std::vector<SumPair> norm_gradients(std::vector<SumPair> sums, double count,
-                                    const Gradient& gradient, int* overflow) {
+                                    const Gradient& gradient, OverflowNote overflow) {
   for (std::size_t f = 0; f < sums.size(); ++f) {
     const auto shift = static_cast<float>(sums[f].first);
     const auto scale = static_cast<float>(sums[f].second);
     const bool shift_fits = add_contributions(&shift, 1, gradient.shift + f);
     const bool scale_fits = add_contributions(&scale, 1, gradient.scale + f);
-    if (!shift_fits || !scale_fits) *overflow = 1;
+    if (!shift_fits || !scale_fits) overflow.at(0);
     sums[f] = {sums[f].first / count, sums[f].second / count};
   }
   return sums;
@@ -82,7 +82,7 @@ double num_values(const Shape& shape) {
   return static_cast<double>(shape.batch) * static_cast<double>(plane_size(shape));
 }
 
-class CpuBackend final : public Backend<float> {
+class CpuBackend final : public host::HostBackend<float> {
  public:
   explicit CpuBackend(int num_threads) : engine_(std::make_shared<Engine>(num_threads)) {}
 
@@ -98,27 +98,28 @@ class CpuBackend final : public Backend<float> {
 
   void opening_convolve(const OpeningShape& shape, const float* images,
                         const OpeningWeights<float>& weights, StateView<float> state,
-                        NormStatistics* statistics) override;
+                        NormStatistics statistics) override;
   void opening_normalise(const OpeningShape& shape, const OpeningWeights<float>& weights,
-                         const NormStatistics& statistics, StateView<float> state) override;
+                         NormStatistics statistics, StateView<float> state) override;
   void opening_backward(const OpeningShape& shape, const float* images,
-                        const OpeningWeights<float>& weights, const NormStatistics& statistics,
+                        const OpeningWeights<float>& weights, NormStatistics statistics,
                         StateView<float> state, StateView<float> adjoint,
-                        const OpeningGradient& gradient, int* overflow) override;
+                        const OpeningGradient& gradient, OverflowNote overflow) override;
 
   void transition_forward(const TransitionShape& shape, StateView<float> in,
                           StateView<float> out) override;
   void transition_backward(const TransitionShape& shape, StateView<float> adjoint_out,
                            StateView<float> adjoint_in) override;
 
-  NormStatistics closing_statistics(const ClosingShape& shape, StateView<float> state) override;
+  void closing_statistics(const ClosingShape& shape, StateView<float> state,
+                          NormStatistics statistics) override;
   void closing_forward(const ClosingShape& shape, StateView<float> state,
-                       const ClosingWeights<float>& weights, const NormStatistics& statistics,
+                       const ClosingWeights<float>& weights, NormStatistics statistics,
                        float* logits) override;
   void closing_backward(const ClosingShape& shape, StateView<float> state,
-                        const ClosingWeights<float>& weights, const NormStatistics& statistics,
+                        const ClosingWeights<float>& weights, NormStatistics statistics,
                         const float* grad_logits, StateView<float> adjoint,
-                        const ClosingGradient& gradient, int* overflow) override;
+                        const ClosingGradient& gradient, OverflowNote overflow) override;
 
  private:
   /// Scratch of one thread for one image of the opening.
@@ -188,21 +189,21 @@ void CpuBackend::convolve_image(const OpeningShape& shape, const float* images, 
 
 void CpuBackend::opening_convolve(const OpeningShape& shape, const float* images,
                                   const OpeningWeights<float>& weights, StateView<float> state,
-                                  NormStatistics* statistics) {
+                                  NormStatistics statistics) {
   const int features = num_features(shape);
   reserve_opening_scratch(bordered_image(shape));
   std::vector<SumPair> moments(static_cast<std::size_t>(shape.batch) * features);
   engine_->pool.parallel_for(shape.batch, [&](int n, int thread) {
     convolve_image(shape, images, weights.kernel, n, thread, state, [&](int f, const Plane& x) {
-      if (statistics != nullptr) moments[n * features + f] = plane_moments(x);
+      if (statistics.mean != nullptr) moments[n * features + f] = plane_moments(x);
     });
   });
-  if (statistics != nullptr)
-    *statistics = to_statistics(add_images(moments, features), num_values(shape));
+  if (statistics.mean != nullptr)
+    to_statistics(add_images(moments, features), num_values(shape), statistics);
 }
 
 void CpuBackend::opening_normalise(const OpeningShape& shape, const OpeningWeights<float>& weights,
-                                   const NormStatistics& statistics, StateView<float> state) {
+                                   NormStatistics statistics, StateView<float> state) {
   engine_->pool.parallel_for(shape.batch, [&](int n, int) {
     clear_other_slot(shape, state, n);
     for (int f = 0; f < num_features(shape); ++f) {
@@ -214,10 +215,9 @@ void CpuBackend::opening_normalise(const OpeningShape& shape, const OpeningWeigh
 }
 
 void CpuBackend::opening_backward(const OpeningShape& shape, const float* images,
-                                  const OpeningWeights<float>& weights,
-                                  const NormStatistics& statistics, StateView<float> state,
-                                  StateView<float> adjoint, const OpeningGradient& gradient,
-                                  int* overflow) {
+                                  const OpeningWeights<float>& weights, NormStatistics statistics,
+                                  StateView<float> state, StateView<float> adjoint,
+                                  const OpeningGradient& gradient, OverflowNote overflow) {
   const int features = num_features(shape);
   const BorderedImage image = bordered_image(shape);
   reserve_opening_scratch(image);
@@ -262,7 +262,7 @@ void CpuBackend::opening_backward(const OpeningShape& shape, const float* images
   });
   for (int lane = 1; lane < lanes.count; ++lane)
     for (std::size_t k = 0; k < kernel_size; ++k) sums[k] += sums[lane * kernel_size + k];
-  if (!add_contributions(sums, kernel_size, gradient.kernel)) *overflow = 1;
+  if (!add_contributions(sums, kernel_size, gradient.kernel)) overflow.at(0);
 }
 
 void CpuBackend::transition_forward(const TransitionShape& shape, StateView<float> in,
@@ -299,14 +299,15 @@ void CpuBackend::transition_backward(const TransitionShape& shape, StateView<flo
   });
 }
 
-NormStatistics CpuBackend::closing_statistics(const ClosingShape& shape, StateView<float> state) {
+void CpuBackend::closing_statistics(const ClosingShape& shape, StateView<float> state,
+                                    NormStatistics statistics) {
   const int features = num_features(shape);
   std::vector<SumPair> moments(static_cast<std::size_t>(shape.batch) * features);
   engine_->pool.parallel_for(shape.batch, [&](int n, int) {
     for (int f = 0; f < features; ++f)
       moments[n * features + f] = plane_moments(long_row(shape, feature(shape, state, n, f)));
   });
-  return to_statistics(add_images(moments, features), num_values(shape));
+  to_statistics(add_images(moments, features), num_values(shape), statistics);
 }
 
 /// Mean over the plane of relu(norm(feature f of image n)).
@@ -317,8 +318,8 @@ float pooled_feature(const ClosingShape& shape, const StateView<float>& state, c
 }
 
 void CpuBackend::closing_forward(const ClosingShape& shape, StateView<float> state,
-                                 const ClosingWeights<float>& weights,
-                                 const NormStatistics& statistics, float* logits) {
+                                 const ClosingWeights<float>& weights, NormStatistics statistics,
+                                 float* logits) {
   const int features = num_features(shape);
   engine_->pool.parallel_for(shape.batch, [&](int n, int) {
     float* logit = logits + n * shape.num_classes;
@@ -333,10 +334,9 @@ void CpuBackend::closing_forward(const ClosingShape& shape, StateView<float> sta
 }
 
 void CpuBackend::closing_backward(const ClosingShape& shape, StateView<float> state,
-                                  const ClosingWeights<float>& weights,
-                                  const NormStatistics& statistics, const float* grad_logits,
-                                  StateView<float> adjoint, const ClosingGradient& gradient,
-                                  int* overflow) {
+                                  const ClosingWeights<float>& weights, NormStatistics statistics,
+                                  const float* grad_logits, StateView<float> adjoint,
+                                  const ClosingGradient& gradient, OverflowNote overflow) {
   const int features = num_features(shape), classes = shape.num_classes;
   const auto norm = [&](int f) { return Norm(statistics, f, weights.scale[f], weights.shift[f]); };
 
@@ -369,7 +369,7 @@ void CpuBackend::closing_backward(const ClosingShape& shape, StateView<float> st
   const bool weight_fits =
       add_contributions(grad_weight.data(), grad_weight.size(), gradient.weight);
   const bool bias_fits = add_contributions(grad_bias.data(), grad_bias.size(), gradient.bias);
-  if (!weight_fits || !bias_fits) *overflow = 1;
+  if (!weight_fits || !bias_fits) overflow.at(0);
 
   // 2. through ReLU and batch norm
   const std::vector<SumPair> means =

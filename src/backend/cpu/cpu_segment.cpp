@@ -140,12 +140,12 @@ std::string CpuSegment::description() const {
   return plan_.form == Form::direct ? "direct" : "winograd F(4x4,3x3)";
 }
 
-void CpuSegment::load_weights(const float* kernel, const float* bias) {
+void CpuSegment::load_weights() {
   const Planes& planes = plan_.planes;
   const bool transform = plan_.form == Form::winograd;
   if (transform) engine_->reserve_scratch(2 * planes.packed_kernel_size());
   engine_->pool.parallel_for(shape_.num_couplings, [&](int j, int thread) {
-    const float* k = kernel + j * shape_.kernel_size();
+    const float* k = weights_.kernel + j * shape_.kernel_size();
     float* const final_kernel = kernel_.data() + j * plan_.kernel_size();
     float* const final_adjoint = adjoint_kernel_.data() + j * plan_.kernel_size();
     float* packed = final_kernel;
@@ -168,7 +168,7 @@ void CpuSegment::load_weights(const float* kernel, const float* bias) {
       });
     }
     if (transform) transform_packed_kernel(planes, packed, final_kernel);
-    std::copy_n(bias + j * shape_.channels, shape_.channels,
+    std::copy_n(weights_.bias + j * shape_.channels, shape_.channels,
                 bias_.data() + j * planes.packed_bias_size());
   });
 }
@@ -183,7 +183,7 @@ ImageGroup CpuSegment::group_of(const StateView<float>& state, int first_image,
   return {{state.slot[0] + offset, state.slot[1] + offset}, num_images};
 }
 
-void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCounts& counts,
+void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
                          Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
   engine_->reserve_scratch(advance_scratch_size(plan_, images_an_advance_));
@@ -202,12 +202,12 @@ void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCount
         advance_group(plan_, range, group_of(state, first, first_of(group + 1) - first),
                       record_of(recording, first, state.batch), engine_->scratch(thread));
   });
-  for (const RangeCounts& more : group_counts) counts += more;
+  if (counts == nullptr) return;
+  for (const RangeCounts& more : group_counts) *counts += more;
 }
 
 void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
-                         const SegmentGradient& gradient, const Recording* recording,
-                         int* overflow) {
+                         const Recording* recording, OverflowNote overflow) {
   if (range.first >= range.last || state.batch == 0) return;
   engine_->reserve_scratch(
       std::max(retreat_scratch_size(plan_, images_a_retreat_), 2 * shape_.kernel_size()));
@@ -229,17 +229,15 @@ void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<
                       record_of(recording, first, state.batch), engine_->scratch(thread));
       }
     });
-    *overflow = std::max(*overflow, add_lane_sums(chunk, sums, gradient));
+    add_lane_sums(chunk, sums, overflow);
   }
 }
 
 /// gradient += that of couplings j = chunk.first + k, from the sums of all lanes, lane 0 first.
-/// Lane 0's sums are used up. Returns j + 1 for the last j with an entry that is no contribution,
-/// else 0.
-int CpuSegment::add_lane_sums(CouplingRange chunk, const LaneSums& sums,
-                              const SegmentGradient& gradient) {
+/// Lane 0's sums are used up.
+void CpuSegment::add_lane_sums(CouplingRange chunk, const LaneSums& sums, OverflowNote overflow) {
   const std::size_t kernel_size = shape_.kernel_size(), bias_size = shape_.channels;
-  std::vector<int> overflows(chunk.last - chunk.first);
+  std::vector<char> fits(chunk.last - chunk.first);  // by coupling, each its own thread's
   engine_->pool.parallel_for(chunk.last - chunk.first, [&](int k, int thread) {
     for (int lane = 1; lane < sums.num_lanes; ++lane) {
       add_arrays(sums.kernel(0, k), sums.kernel(lane, k), plan_.planes.packed_kernel_size());
@@ -248,12 +246,13 @@ int CpuSegment::add_lane_sums(CouplingRange chunk, const LaneSums& sums,
     const int j = chunk.first + k;
     const bool kernel_fits =
         add_to_exact_sums(unpack_kernel(sums.kernel(0, k), engine_->scratch(thread)), kernel_size,
-                          gradient.kernel + j * kernel_size);
+                          gradient_.kernel + j * kernel_size);
     const bool bias_fits =
-        add_to_exact_sums(sums.bias(0, k), bias_size, gradient.bias + j * bias_size);
-    if (!kernel_fits || !bias_fits) overflows[k] = j + 1;
+        add_to_exact_sums(sums.bias(0, k), bias_size, gradient_.bias + j * bias_size);
+    fits[k] = kernel_fits && bias_fits;
   });
-  return std::ranges::max(overflows);
+  for (int j = chunk.first; j < chunk.last; ++j)
+    if (!fits[j - chunk.first]) overflow.at(j);
 }
 
 /// The gradient of K: that of its copy, or (A = K - K^T) dK[o][i][k] = dA[o][i][k] - dA[i][o][-k].

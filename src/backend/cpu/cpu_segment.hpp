@@ -68,19 +68,23 @@ class CpuSegment final : public Segment<float> {
 
   const SegmentShape& shape() const override { return shape_; }
   std::string description() const override;
-  void load_weights(const float* kernel, const float* bias) override;
+  void bind(const SegmentWeights<float>& weights) override { weights_ = weights; }
+  void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
+  void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
-  void advance(CouplingRange range, StateView<float> state, RangeCounts& counts,
+  void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
-               const SegmentGradient& gradient, const Recording* recording, int* overflow) override;
+               const Recording* recording, OverflowNote overflow) override;
 
  private:
   ImageGroup group_of(const StateView<float>& state, int first_image, int num_images) const;
-  int add_lane_sums(CouplingRange chunk, const LaneSums& sums, const SegmentGradient& gradient);
+  void add_lane_sums(CouplingRange chunk, const LaneSums& sums, OverflowNote overflow);
   const float* unpack_kernel(const float* packed, float* scratch) const;
 
   SegmentShape shape_;
+  SegmentWeights<float> weights_;
+  SegmentGradient gradient_;
   SegmentPlan plan_;
   int images_an_advance_, images_a_retreat_;  ///< at most, in a group
   std::shared_ptr<Engine> engine_;

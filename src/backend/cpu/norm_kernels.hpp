@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "revode/backend/backend.hpp"
+#include "revode/backend/ends.hpp"
 
 #include "backend/cpu/image_plane.hpp"
 
@@ -12,7 +12,7 @@ namespace revode::cpu {
 
 /// One feature of a batch norm: xhat = (x - mean) * inverse_deviation, y = scale * xhat + shift.
 struct Norm {
-  Norm(const NormStatistics& statistics, int feature, float scale_in, float shift_in)
+  Norm(NormStatistics statistics, int feature, float scale_in, float shift_in)
       : mean(static_cast<float>(statistics.mean[feature])),
         inverse_deviation(
             static_cast<float>(1 / std::sqrt(statistics.variance[feature] + norm_epsilon))),

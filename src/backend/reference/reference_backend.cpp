@@ -8,15 +8,16 @@
 #include <cmath>
 #include <vector>
 
+#include "backend/host/host_backend.hpp"
+
 namespace revode {
 namespace {
 
 /// Sums over batch and plane of x and x^2 a feature, in double, images ascending -> mean and biased
 /// variance.
 template <typename Function>
-NormStatistics statistics_of(int num_features, int batch, std::size_t plane_size,
-                             Function&& plane) {
-  NormStatistics result{std::vector<double>(num_features), std::vector<double>(num_features)};
+void compute_statistics(int num_features, int batch, std::size_t plane_size, Function&& plane,
+                        NormStatistics result) {
   const double count = static_cast<double>(batch) * static_cast<double>(plane_size);
   for (int f = 0; f < num_features; ++f) {
     double sum = 0, sum_of_squares = 0;
@@ -30,13 +31,12 @@ NormStatistics statistics_of(int num_features, int batch, std::size_t plane_size
     result.mean[f] = sum / count;
     result.variance[f] = std::max(0.0, sum_of_squares / count - result.mean[f] * result.mean[f]);
   }
-  return result;
 }
 
 /// One feature of a batch norm: xhat = (x - mean) * inverse_deviation, y = scale * xhat + shift.
 template <typename Real>
 struct Norm {
-  Norm(const NormStatistics& statistics, int f, Real scale_in, Real shift_in)
+  Norm(NormStatistics statistics, int f, Real scale_in, Real shift_in)
       : mean(static_cast<Real>(statistics.mean[f])),
         inverse_deviation(static_cast<Real>(1 / std::sqrt(statistics.variance[f] + norm_epsilon))),
         scale(scale_in),
@@ -100,7 +100,7 @@ double plain_multiply_adds() {
 }
 
 template <typename Real>
-class ReferenceBackend final : public Backend<Real> {
+class ReferenceBackend final : public host::HostBackend<Real> {
  public:
   std::string_view name() const override { return "reference"; }
   std::string description() const override { return "reference (plain loops), 1 thread"; }
@@ -114,7 +114,7 @@ class ReferenceBackend final : public Backend<Real> {
 
   void opening_convolve(const OpeningShape& shape, const Real* images,
                         const OpeningWeights<Real>& weights, StateView<Real> state,
-                        NormStatistics* statistics) override {
+                        NormStatistics statistics) override {
     for (int n = 0; n < shape.batch; ++n) {
       for (int f = 0; f < features(shape); ++f) {
         Real* out = plane(shape, state, n, f);
@@ -124,13 +124,14 @@ class ReferenceBackend final : public Backend<Real> {
                             images + n * shape.in_channels * plane_size(shape), out);
       }
     }
-    if (statistics != nullptr)
-      *statistics = statistics_of(features(shape), shape.batch, plane_size(shape),
-                                  [&](int n, int f) { return plane(shape, state, n, f); });
+    if (statistics.mean != nullptr)
+      compute_statistics(
+          features(shape), shape.batch, plane_size(shape),
+          [&](int n, int f) { return plane(shape, state, n, f); }, statistics);
   }
 
   void opening_normalise(const OpeningShape& shape, const OpeningWeights<Real>& weights,
-                         const NormStatistics& statistics, StateView<Real> state) override {
+                         NormStatistics statistics, StateView<Real> state) override {
     for (int n = 0; n < shape.batch; ++n) {
       for (int f = 0; f < features(shape); ++f) {
         const Norm<Real> norm(statistics, f, weights.scale[f], weights.shift[f]);
@@ -145,10 +146,10 @@ class ReferenceBackend final : public Backend<Real> {
   }
 
   void opening_backward(const OpeningShape& shape, const Real* images,
-                        const OpeningWeights<Real>& weights, const NormStatistics& statistics,
+                        const OpeningWeights<Real>& weights, NormStatistics statistics,
                         StateView<Real> state, StateView<Real> adjoint,
-                        const OpeningGradient& gradient, int* overflow) override {
-    opening_convolve(shape, images, weights, state, nullptr);
+                        const OpeningGradient& gradient, OverflowNote overflow) override {
+    opening_convolve(shape, images, weights, state, NormStatistics{});
     std::vector<Real> grad(std::size_t{1} * shape.batch * features(shape) * plane_size(shape));
     const auto grad_plane = [&](int n, int f) {
       return grad.data() + (std::size_t{1} * n * features(shape) + f) * plane_size(shape);
@@ -169,7 +170,7 @@ class ReferenceBackend final : public Backend<Real> {
           images + n * shape.in_channels * plane_size(shape),
           static_cast<const Real*>(grad_plane(n, 0)), grad_kernel.data());
     fits &= add_contributions(grad_kernel.data(), grad_kernel.size(), gradient.kernel);
-    if (!fits) *overflow = 1;
+    if (!fits) overflow.at(0);
   }
 
   void transition_forward(const TransitionShape& shape, StateView<Real> in,
@@ -197,13 +198,15 @@ class ReferenceBackend final : public Backend<Real> {
     }
   }
 
-  NormStatistics closing_statistics(const ClosingShape& shape, StateView<Real> state) override {
-    return statistics_of(features(shape), shape.batch, plane_size(shape),
-                         [&](int n, int f) { return plane(shape, state, n, f); });
+  void closing_statistics(const ClosingShape& shape, StateView<Real> state,
+                          NormStatistics statistics) override {
+    compute_statistics(
+        features(shape), shape.batch, plane_size(shape),
+        [&](int n, int f) { return plane(shape, state, n, f); }, statistics);
   }
 
   void closing_forward(const ClosingShape& shape, StateView<Real> state,
-                       const ClosingWeights<Real>& weights, const NormStatistics& statistics,
+                       const ClosingWeights<Real>& weights, NormStatistics statistics,
                        Real* logits) override {
     for (int n = 0; n < shape.batch; ++n) {
       const std::vector<Real> pooled = pool_features(shape, state, weights, statistics, n);
@@ -217,9 +220,9 @@ class ReferenceBackend final : public Backend<Real> {
   }
 
   void closing_backward(const ClosingShape& shape, StateView<Real> state,
-                        const ClosingWeights<Real>& weights, const NormStatistics& statistics,
+                        const ClosingWeights<Real>& weights, NormStatistics statistics,
                         const Real* grad_logits, StateView<Real> adjoint,
-                        const ClosingGradient& gradient, int* overflow) override {
+                        const ClosingGradient& gradient, OverflowNote overflow) override {
     for (Real* slot : adjoint.slot)
       std::fill_n(slot, std::size_t{1} * shape.batch * shape.channels * plane_size(shape), Real{0});
     // logits = W pooled + b, pooled = mean over the plane
@@ -251,7 +254,7 @@ class ReferenceBackend final : public Backend<Real> {
                                  shape.batch, plane_size(shape), plane_of(state), plane_of(adjoint),
                                  gradient.scale[f], gradient.shift[f]);
     }
-    if (!fits) *overflow = 1;
+    if (!fits) overflow.at(0);
   }
 
  private:
@@ -289,7 +292,7 @@ class ReferenceBackend final : public Backend<Real> {
   /// Mean over the plane of relu(norm(features)) of image n.
   static std::vector<Real> pool_features(const ClosingShape& shape, const StateView<Real>& state,
                                          const ClosingWeights<Real>& weights,
-                                         const NormStatistics& statistics, int n) {
+                                         NormStatistics statistics, int n) {
     std::vector<Real> pooled(features(shape));
     for (int f = 0; f < features(shape); ++f) {
       const Norm<Real> norm(statistics, f, weights.scale[f], weights.shift[f]);

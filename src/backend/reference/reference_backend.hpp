@@ -34,12 +34,14 @@ class ReferenceSegment final : public Segment<Real> {
 
   const SegmentShape& shape() const override { return shape_; }
   std::string description() const override { return "plain loops"; }
-  void load_weights(const Real* kernel, const Real* bias) override;
+  void bind(const SegmentWeights<Real>& weights) override { weights_ = weights; }
+  void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
+  void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
-  void advance(CouplingRange range, StateView<Real> state, RangeCounts& counts,
+  void advance(CouplingRange range, StateView<Real> state, RangeCounts* counts,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
-               const SegmentGradient& gradient, const Recording* recording, int* overflow) override;
+               const Recording* recording, OverflowNote overflow) override;
 
  private:
   struct Evaluation;
@@ -48,6 +50,8 @@ class ReferenceSegment final : public Segment<Real> {
                  Real* grad_x, Real* grad_kernel, Real* grad_bias) const;
 
   SegmentShape shape_;
+  SegmentWeights<Real> weights_;
+  SegmentGradient gradient_;
   Buffer<Real> kernel_;  ///< [num_couplings, c, c, 3, 3]: K, or K - K^T for the antisymmetric force
   Buffer<Real> bias_;    ///< [num_couplings, c]
 };

@@ -95,14 +95,14 @@ ReferenceSegment<Real>::ReferenceSegment(const SegmentShape& shape)
 }
 
 template <typename Real>
-void ReferenceSegment<Real>::load_weights(const Real* kernel, const Real* bias) {
-  std::copy_n(bias, bias_.size(), bias_.data());
-  std::copy_n(kernel, kernel_.size(), kernel_.data());
+void ReferenceSegment<Real>::load_weights() {
+  std::copy_n(weights_.bias, bias_.size(), bias_.data());
+  std::copy_n(weights_.kernel, kernel_.size(), kernel_.data());
   if (shape_.force == Force::symmetric) return;
   // K - K^T: [o][i][ky][kx] of K^T is [i][o][2-ky][2-kx] of K.
   const int c = shape_.channels;
   for (int j = 0; j < shape_.num_couplings; ++j) {
-    const Real* k = kernel + j * shape_.kernel_size();
+    const Real* k = weights_.kernel + j * shape_.kernel_size();
     Real* difference = kernel_.data() + j * shape_.kernel_size();
     for (int o = 0; o < c; ++o)
       for (int i = 0; i < c; ++i)
@@ -139,7 +139,7 @@ typename ReferenceSegment<Real>::Evaluation ReferenceSegment<Real>::evaluate(int
 
 template <typename Real>
 void ReferenceSegment<Real>::advance(CouplingRange range, StateView<Real> state,
-                                     RangeCounts& counts, Recording* recording) {
+                                     RangeCounts* counts, Recording* recording) {
   const auto gamma = static_cast<Real>(shape_.gamma), beta = static_cast<Real>(shape_.beta);
   const Real limit = std::ldexp(Real{1}, 24 - shape_.grid_bits);
   const std::size_t size = shape_.image_size();
@@ -161,10 +161,10 @@ void ReferenceSegment<Real>::advance(CouplingRange range, StateView<Real> state,
         const Real increment = scale * at.force[p];
         const Real rounded = round_to_grid(increment, shape_.grid_bits);
         target[p] = base + rounded;
-        if (shape_.grid_bits == 0) continue;
-        counts.out_of_range +=
+        if (shape_.grid_bits == 0 || counts == nullptr) continue;
+        counts->out_of_range +=
             (std::abs(target[p]) >= limit) + (beta != 0 && std::abs(base) >= limit);
-        counts.rounded_to_zero += (increment != 0 && rounded == 0);
+        counts->rounded_to_zero += (increment != 0 && rounded == 0);
       }
     }
   }
@@ -212,8 +212,8 @@ void ReferenceSegment<Real>::linearise(int coupling, const Real* x, const Evalua
 
 template <typename Real>
 void ReferenceSegment<Real>::retreat(CouplingRange range, StateView<Real> state,
-                                     StateView<Real> adjoint, const SegmentGradient& gradient,
-                                     const Recording* recording, int* overflow) {
+                                     StateView<Real> adjoint, const Recording* recording,
+                                     OverflowNote overflow) {
   const auto gamma = static_cast<Real>(shape_.gamma), beta = static_cast<Real>(shape_.beta);
   const std::size_t size = shape_.image_size();
   const auto* record = static_cast<const ReferenceRecording<Real>*>(recording);
@@ -254,10 +254,10 @@ void ReferenceSegment<Real>::retreat(CouplingRange range, StateView<Real> state,
   for (int j = range.first; j < range.last; ++j) {
     const int row = j - range.first;
     const bool kernel_fits = add_contributions(grad_kernel.data() + row * kernel_size, kernel_size,
-                                               gradient.kernel + j * kernel_size);
+                                               gradient_.kernel + j * kernel_size);
     const bool bias_fits = add_contributions(grad_bias.data() + row * bias_size, bias_size,
-                                             gradient.bias + j * bias_size);
-    if (!kernel_fits || !bias_fits) *overflow = std::max(*overflow, j + 1);
+                                             gradient_.bias + j * bias_size);
+    if (!kernel_fits || !bias_fits) overflow.at(j);
   }
 }
 

@@ -1,0 +1,126 @@
+// The memory that a backend computes in, and the order of its calls.
+//
+// Calls of a backend take effect in the order in which they are made, but perhaps later than they
+// return. The host may touch what a call reads or writes in host memory only after it has waited
+// for a mark set behind that call. On a CPU a call returns when its work is done, and a mark is
+// free.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include "revode/core/buffer.hpp"
+#include "revode/core/memory_space.hpp"
+
+namespace revode {
+
+/// A place in the order of a backend's calls; later marks compare greater. 0 is in front of all.
+using Mark = std::int64_t;
+
+class CallQueue {
+ public:
+  virtual ~CallQueue() = default;
+
+  /// Where arrays that are handed to the calls live, unless they say "host".
+  virtual MemorySpace& space() = 0;
+
+  /// Behind all calls made so far.
+  virtual Mark mark() = 0;
+  /// Whether all calls in front of `mark` are done; does not wait.
+  virtual bool reached(Mark mark) = 0;
+  virtual void wait(Mark mark) = 0;
+
+  /// `bytes` become 0.
+  virtual void zero(void* to, std::size_t bytes) = 0;
+  /// Within the space; must not overlap.
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  /// Into the space from the host's memory, and back.
+  virtual void copy_in(void* to, const void* host, std::size_t bytes) = 0;
+  virtual void copy_out(void* host, const void* from, std::size_t bytes) = 0;
+};
+
+/// For arrays in host memory: every call is done when it returns. Lives as long as the program.
+CallQueue& host_queue();
+
+/// An array in a backend's memory, with a side for the host: the array itself where the host may
+/// touch it, else a copy of its own, made when it is first asked for.
+template <typename T>
+class StagedBuffer {
+ public:
+  StagedBuffer() = default;
+  /// `queue` must outlive the array.
+  StagedBuffer(std::size_t size, Memory category, CallQueue& queue)
+      : queue_(&queue), category_(category), array_(size, category, queue.space()) {}
+  StagedBuffer(StagedBuffer&& other) noexcept { swap(other); }
+  StagedBuffer& operator=(StagedBuffer&& other) noexcept {
+    StagedBuffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~StagedBuffer() {
+    if (queue_ != nullptr) queue_->wait(last_copy_);
+  }
+
+  std::size_t size() const { return array_.size(); }
+  std::size_t bytes() const { return array_.bytes(); }
+  /// For the backend's calls.
+  T* data() { return array_.data(); }
+
+  /// At least `size` elements; a larger array keeps nothing.
+  void ensure(std::size_t size, Memory category, CallQueue& queue) {
+    if (this->size() >= size) return;
+    *this = StagedBuffer();
+    *this = StagedBuffer(size, category, queue);
+  }
+
+  /// The first `count` elements of the array go to the host side, or come from there. Queued.
+  void fetch(std::size_t count) {
+    if (is_shared()) return;
+    queue_->copy_out(side().data(), data(), count * sizeof(T));
+    last_copy_ = queue_->mark();
+  }
+  void fetch() { fetch(size()); }
+  void store(std::size_t count) {
+    if (is_shared()) return;
+    queue_->copy_in(data(), side().data(), count * sizeof(T));
+    last_copy_ = queue_->mark();
+  }
+  void store() { store(size()); }
+
+  /// Whether the last fetch() or store() is done.
+  bool settled() { return queue_ == nullptr || is_shared() || queue_->reached(last_copy_); }
+  /// The host side, to be read after fetch() and written before store(); waits until it is settled.
+  std::span<T> host() {
+    if (is_shared()) return array_.span();
+    queue_->wait(last_copy_);
+    return side().span();
+  }
+  /// What the array holds now.
+  std::span<const T> read() {
+    fetch();
+    return host();
+  }
+
+  void swap(StagedBuffer& other) noexcept {
+    std::swap(queue_, other.queue_);
+    std::swap(category_, other.category_);
+    array_.swap(other.array_);
+    side_.swap(other.side_);
+    std::swap(last_copy_, other.last_copy_);
+  }
+
+ private:
+  bool is_shared() const { return size() == 0 || queue_->space().host_accessible(); }
+  Buffer<T>& side() {
+    side_.ensure(size(), category_);
+    return side_;
+  }
+
+  CallQueue* queue_ = nullptr;
+  Memory category_ = Memory::workspace;
+  Buffer<T> array_, side_;
+  Mark last_copy_ = 0;
+};
+
+}  // namespace revode
