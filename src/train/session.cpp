@@ -114,8 +114,8 @@ CheckpointContents Session::contents(const RunProgress& progress) const {
 
 std::optional<std::string> Session::first_non_finite() const {
   for (const auto& share : network_.shares())
-    if (auto found = revode::first_non_finite(share->map(), share->values().data(),
-                                              share->velocity().data()))
+    if (auto found = revode::first_non_finite(share->map(), share->values().read().data(),
+                                              share->velocity().read().data()))
       return found;
   return std::nullopt;
 }
