@@ -18,7 +18,7 @@
 
 #include "pipeline/shuffled_schedule.hpp"
 #include "support/deferred_backend.hpp"
-#include "support/slice_chain.hpp"
+#include "support/mini_batch_source.hpp"
 
 namespace revode {
 namespace {
@@ -48,15 +48,6 @@ struct Worker {
   std::unique_ptr<Share<float>> share;
   Pipeline pipeline;
 };
-
-MiniBatchSource source_of(const TestBatch<float>& batch) {
-  return {.micro_batches = batch.micro_batches,
-          .images =
-              [&batch](int m, float* images) {
-                std::copy_n(batch.images_of(m), batch.micro_batches[m] * batch.image_size, images);
-              },
-          .labels = [&batch](int m) { return batch.labels_of(m); }};
-}
 
 /// This slice's rows must have the bits of the same rows of the whole network.
 template <typename T>

@@ -16,6 +16,7 @@
 
 #include "pipeline/shuffled_schedule.hpp"
 #include "support/deferred_backend.hpp"
+#include "support/mini_batch_source.hpp"
 #include "support/slice_chain.hpp"
 
 namespace revode {
@@ -28,15 +29,6 @@ Architecture make() {
   options.image_height = options.image_width = 8;
   options.num_classes = 4;
   return Architecture(options);
-}
-
-MiniBatchSource source_of(const TestBatch<float>& batch) {
-  return {.micro_batches = batch.micro_batches,
-          .images =
-              [&batch](int m, float* images) {
-                std::copy_n(batch.images_of(m), batch.micro_batches[m] * batch.image_size, images);
-              },
-          .labels = [&batch](int m) { return batch.labels_of(m); }};
 }
 
 /// What each rank of a placement owns, and the sweep of a mini-batch through it.

@@ -8,7 +8,7 @@
 #include "revode/train/network.hpp"
 #include "revode/train/training_step.hpp"
 
-#include "support/slice_chain.hpp"
+#include "support/mini_batch_source.hpp"
 
 namespace revode {
 
@@ -44,15 +44,6 @@ struct SmallNetwork {
   Network network;
   TrainingStep training;
 };
-
-inline MiniBatchSource source_of(const TestBatch<float>& batch) {
-  return {.micro_batches = batch.micro_batches,
-          .images =
-              [&batch](int m, float* images) {
-                std::copy_n(batch.images_of(m), batch.micro_batches[m] * batch.image_size, images);
-              },
-          .labels = [&batch](int m) { return batch.labels_of(m); }};
-}
 
 /// Entries of `slice` (a flat array of its map) whose bits are not those of the same rows of
 /// `whole`.
