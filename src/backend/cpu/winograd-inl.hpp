@@ -217,8 +217,8 @@ HWY_INLINE void multiply_tiles(const Steps& steps, const float* inputs,
 /// As multiply_tiles() for one block of 16 channels on both sides, whose weights stay in registers:
 /// one load a multiply-add, which is what the processor can do.
 inline constexpr int resident_tiles = 8;
-HWY_NOINLINE void multiply_resident(int num_tiles, const float* inputs,
-                                    const float* HWY_RESTRICT kernel, float* products) {
+inline HWY_NOINLINE void multiply_resident(int num_tiles, const float* inputs,
+                                           const float* HWY_RESTRICT kernel, float* products) {
   const FloatTag d;
   FloatVector weight[block_channels];
 #pragma GCC unroll 16

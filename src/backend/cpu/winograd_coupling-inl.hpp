@@ -14,7 +14,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace revode::cpu::HWY_NAMESPACE {
 
-/// See DirectForm (segment_kernels.cpp) for what the calls do.
+/// See DirectForm (direct_coupling-inl.hpp) for what the calls do.
 class WinogradForm {
  public:
   WinogradForm(const SegmentPlan& plan, int num_images, float* workspace)

@@ -32,6 +32,10 @@
 HWY_BEFORE_NAMESPACE();
 namespace revode::cpu::HWY_NAMESPACE {
 
+/// Without vectors the transforms cost more than they save: no segment takes the Winograd form, and
+/// its couplings are not compiled.
+inline constexpr bool has_winograd = HWY_TARGET != HWY_SCALAR;
+
 /// t <- B^T t. Additions and multiply-adds in equal parts, as processors have units for both.
 HWY_INLINE void transform_inputs(FloatVector (&t)[6]) {
   const FloatTag d;
@@ -101,8 +105,8 @@ HWY_INLINE void transform_tap_gradients(const FloatVector (&u)[6], FloatVector (
 ///
 /// in   the tile's first pixel; rows are `row_size` apart, pixels 16
 /// out  place 0 of the tile
-HWY_NOINLINE void transform_input_tile(const float* HWY_RESTRICT in, std::size_t row_size,
-                                       float* HWY_RESTRICT out) {
+inline HWY_NOINLINE void transform_input_tile(const float* HWY_RESTRICT in, std::size_t row_size,
+                                              float* HWY_RESTRICT out) {
   const FloatTag d;
   constexpr std::size_t place_size = Winograd::tiles_place_size;
 #pragma GCC unroll 1
@@ -129,8 +133,8 @@ HWY_NOINLINE void transform_input_tile(const float* HWY_RESTRICT in, std::size_t
 }
 
 /// out <- A in A^T of a 4x4 tile; arguments as above.
-HWY_NOINLINE void transform_gradient_tile(const float* HWY_RESTRICT in, std::size_t row_size,
-                                          float* HWY_RESTRICT out) {
+inline HWY_NOINLINE void transform_gradient_tile(const float* HWY_RESTRICT in, std::size_t row_size,
+                                                 float* HWY_RESTRICT out) {
   const FloatTag d;
   constexpr std::size_t place_size = Winograd::tiles_place_size;
 #pragma GCC unroll 1
