@@ -65,6 +65,17 @@ Communicator::~Communicator() {
   if (std::uncaught_exceptions() == 0) MPI_Comm_free(&handle_);
 }
 
+Communicator Communicator::split(int group) const {
+  struct Part {
+    MPI_Comm handle = MPI_COMM_NULL;
+    ~Part() {
+      if (handle != MPI_COMM_NULL) MPI_Comm_free(&handle);
+    }
+  } part;
+  check_mpi(MPI_Comm_split(handle_, group, rank_, &part.handle), "MPI_Comm_split");
+  return Communicator(part.handle);
+}
+
 std::string Communicator::library_version() {
   std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
   int length = 0;

@@ -101,7 +101,7 @@ Json stages_of(Network& network, const Measurements& seen) {
     const double forward = spread_of(seconds_of(seen, Phase::stage_forward, stage)).median;
     const double back = spread_of(seconds_of(seen, Phase::stage_back, stage)).median;
     const double rate = (count.forward + count.back) * flops / (forward + back);
-    list.push_back({{"rank", network.communicator().rank()},
+    list.push_back({{"rank", network.grid().world().rank()},
                     {"stage", stage + 1},
                     {"couplings", shape.num_couplings},
                     {"channels", shape.channels},
@@ -182,7 +182,7 @@ Json settings_of(Network& network) {
           {"revision", source_revision()},
           {"processor", processor_name()},
           {"backend", network.backend().description()},
-          {"ranks", network.communicator().size()},
+          {"ranks", network.grid().world().size()},
           {"threads", network.num_threads()},
           {"arch", config.arch},
           {"depth", architecture.depth()},
@@ -202,7 +202,7 @@ Json settings_of(Network& network) {
 
 /// Everything that was measured, the same on every rank. Collective.
 Json result_of(Network& network, const Measurements& seen) {
-  const Communicator& communicator = network.communicator();
+  const Communicator& communicator = network.grid().world();
   const Config& config = network.plan().config;
   const NetworkFlops flops = network_flops(network.plan());
   const double my_peak = spread_of(seen.peak_flops).median;
@@ -238,9 +238,9 @@ Json result_of(Network& network, const Measurements& seen) {
 }
 
 /// The training split, of at least one mini-batch.
-std::unique_ptr<DataFeed> make_feed(const Config& config, const Communicator& communicator) {
-  auto feed = std::make_unique<DataFeed>(config, Split::train, config.train_fraction, communicator);
-  communicator.agree([&] {
+std::unique_ptr<DataFeed> make_feed(const Config& config, const Grid& grid) {
+  auto feed = std::make_unique<DataFeed>(config, Split::train, config.train_fraction, grid);
+  grid.world().agree([&] {
     REVODE_REQUIRE(feed->size() >= config.batch_size,
                    "--batch-size {}: the {} training samples of {} do not fill one mini-batch",
                    config.batch_size, feed->size(), config.dataset);
@@ -251,7 +251,7 @@ std::unique_ptr<DataFeed> make_feed(const Config& config, const Communicator& co
 /// The model's normalisation or, for initial weights, the split's own.
 void normalise(DataFeed& feed, Network& network) {
   const Config& config = network.plan().config;
-  if (!network.communicator().is_root()) return;
+  if (!network.grid().is_reader()) return;
   feed.set_transform(
       {.statistics = config.checkpoint.empty() ? feed.statistics() : network.input_statistics(),
        .augment = config.augment,
@@ -260,24 +260,25 @@ void normalise(DataFeed& feed, Network& network) {
 
 }  // namespace
 
-ExitStatus bench_command(Config given, const Communicator& communicator) {
+ExitStatus bench_command(Config given, const Communicator& world) {
   // What a checkpoint says of its run's length is not how often to measure.
   const std::optional<std::int64_t> steps =
       given.given("steps") ? given.steps : std::optional<std::int64_t>(default_steps);
-  check_results(given, communicator);
-  RunPlan plan = complete_plan(std::move(given), communicator);
+  check_results(given, world);
+  RunPlan plan = complete_plan(std::move(given), world);
+  const Grid grid = make_grid(plan, world);
   plan.config.steps = steps;
   const Config& config = plan.config;
-  communicator.agree([&] {
+  world.agree([&] {
     REVODE_REQUIRE(*steps >= 1 && *steps <= 1'000'000,
                    "--steps {}: bench needs from 1 to 1000000 steps to time", *steps);
   });
-  const std::unique_ptr<DataFeed> feed = make_feed(config, communicator);
-  const std::unique_ptr<Network> network = load_network(plan, communicator, config.batch_size);
+  const std::unique_ptr<DataFeed> feed = make_feed(config, grid);
+  const std::unique_ptr<Network> network = load_network(plan, grid, config.batch_size);
   normalise(*feed, *network);
   TrainingStep training(*network);
   for (const auto& share : network->shares()) share->velocity();
-  const bool prints = communicator.is_root() && config.json != "-";
+  const bool prints = grid.is_printer() && config.json != "-";
 
   const std::string block = start_block(*network);
   if (prints) {
@@ -287,7 +288,7 @@ ExitStatus bench_command(Config given, const Communicator& communicator) {
   const Measurements seen = measure(*network, training, *feed, static_cast<int>(*steps));
   const Json result = result_of(*network, seen);
   if (prints) print_result(bench_tables(result));
-  if (communicator.is_root()) write_json_result(config, result);
+  if (grid.is_printer()) write_json_result(config, result);
   return ExitStatus::success;
 }
 

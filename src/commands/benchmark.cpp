@@ -64,7 +64,7 @@ Measurements measure(Network& network, TrainingStep& training, const DataFeed& f
                      int num_steps) {
   const RunPlan& plan = network.plan();
   const Config& config = plan.config;
-  const Communicator& communicator = network.communicator();
+  const Communicator& communicator = network.grid().world();
   network.time_phases();
   PhaseTimer& timer = *network.phase_timer();
   const std::vector<std::int64_t> order = epoch_order(feed.indices(), config.seed, 0);

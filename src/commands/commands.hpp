@@ -8,11 +8,11 @@
 
 namespace revode {
 
-ExitStatus train_command(Config config, const Communicator& communicator);
-ExitStatus eval_command(Config config, const Communicator& communicator);
-ExitStatus gradient_command(Config config, const Communicator& communicator);
-ExitStatus verify_command(Config config, const Communicator& communicator);
-ExitStatus bench_command(Config config, const Communicator& communicator);
+ExitStatus train_command(Config config, const Communicator& world);
+ExitStatus eval_command(Config config, const Communicator& world);
+ExitStatus gradient_command(Config config, const Communicator& world);
+ExitStatus verify_command(Config config, const Communicator& world);
+ExitStatus bench_command(Config config, const Communicator& world);
 
 // These need no MPI.
 ExitStatus info_command(const Config& config);

@@ -16,14 +16,15 @@
 
 namespace revode {
 
-ExitStatus eval_command(Config given, const Communicator& communicator) {
-  check_results(given, communicator);
-  const RunPlan plan = complete_plan(std::move(given), communicator);
+ExitStatus eval_command(Config given, const Communicator& world) {
+  check_results(given, world);
+  const RunPlan plan = complete_plan(std::move(given), world);
+  const Grid grid = make_grid(plan, world);
   const Config& config = plan.config;
-  ChosenSamples samples = choose_samples(plan, communicator);
+  ChosenSamples samples = choose_samples(plan, grid);
   const std::int64_t count = samples.size();
   const std::unique_ptr<Network> network =
-      load_network(plan, communicator, std::min(config.batch_size, samples.size()));
+      load_network(plan, grid, std::min(config.batch_size, samples.size()));
   normalise(samples, *network);
 
   const int classes = network->architecture().num_classes();
@@ -47,10 +48,10 @@ ExitStatus eval_command(Config given, const Communicator& communicator) {
                       .progress = Attributes::object(),
                       .arrays = {last_rank_rows(*network, "/logits", count, {classes}, logits),
                                  last_rank_rows(*network, "/labels", count, {}, labels)}},
-                     communicator.handle());
+                     world.handle());
   }
-  const MemoryReport memory = gather_memory(communicator);
-  if (!communicator.is_root()) return ExitStatus::success;
+  const MemoryReport memory = gather_memory(world);
+  if (!grid.is_printer()) return ExitStatus::success;
   if (config.json != "-")
     print_result("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
                  config.checkpoint, to_string(plan.split), config.dataset, result.loss,

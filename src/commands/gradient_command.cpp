@@ -15,12 +15,13 @@
 
 namespace revode {
 
-ExitStatus gradient_command(Config given, const Communicator& communicator) {
-  check_results(given, communicator);
-  const RunPlan plan = complete_plan(std::move(given), communicator);
+ExitStatus gradient_command(Config given, const Communicator& world) {
+  check_results(given, world);
+  const RunPlan plan = complete_plan(std::move(given), world);
+  const Grid grid = make_grid(plan, world);
   const Config& config = plan.config;
-  ChosenSamples samples = choose_samples(plan, communicator);
-  const std::unique_ptr<Network> network = load_network(plan, communicator, samples.size());
+  ChosenSamples samples = choose_samples(plan, grid);
+  const std::unique_ptr<Network> network = load_network(plan, grid, samples.size());
   normalise(samples, *network);
 
   TrainingStep training(*network);
@@ -43,10 +44,10 @@ ExitStatus gradient_command(Config given, const Communicator& communicator) {
         })};
     contents.arrays.push_back(last_rank_rows(*network, "/logits", source.size(),
                                              {network->architecture().num_classes()}, logits));
-    write_checkpoint(behind_links(config.output), contents, communicator.handle());
+    write_checkpoint(behind_links(config.output), contents, world.handle());
   }
-  const MemoryReport memory = gather_memory(communicator);
-  if (!communicator.is_root()) return ExitStatus::success;
+  const MemoryReport memory = gather_memory(world);
+  if (!grid.is_printer()) return ExitStatus::success;
   if (config.json != "-")
     print_result(
         "samples {} of the {} split of {}: loss {:.6f}, regularization {:.6f}, norm of the "

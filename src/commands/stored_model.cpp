@@ -14,36 +14,34 @@
 
 namespace revode {
 
-RunPlan complete_plan(Config config, const Communicator& communicator) {
+RunPlan complete_plan(Config config, const Communicator& world) {
   if (!config.checkpoint.empty())
     fill_from_checkpoint(config, StoredUse::model, config.checkpoint,
-                         CheckpointReader::Checksums::verify, communicator);
-  return make_plan(config, communicator);
+                         CheckpointReader::Checksums::verify, world);
+  return make_plan(config, world);
 }
 
-std::unique_ptr<Network> load_network(const RunPlan& plan, const Communicator& communicator,
-                                      int mini_batch) {
+std::unique_ptr<Network> load_network(const RunPlan& plan, const Grid& grid, int mini_batch) {
   const std::string& file = plan.config.checkpoint;
   std::unique_ptr<CheckpointReader> reader;
   if (!file.empty()) {
     reader =
-        std::make_unique<CheckpointReader>(file, communicator.handle(),
+        std::make_unique<CheckpointReader>(file, grid.world().handle(),
                                            CheckpointReader::Checksums::ignore);  // verified before
     check_arrays(*reader, plan.architecture, StoredArrays::model);
   }
   auto network = std::make_unique<Network>(
-      plan, communicator,
-      cut_mini_batch(mini_batch, std::min(plan.num_micro_batches, mini_batch)).front());
+      plan, grid, cut_mini_batch(mini_batch, std::min(plan.num_micro_batches, mini_batch)).front());
   if (reader) load_model(*reader, file, *network);
   return network;
 }
 
-ChosenSamples choose_samples(const RunPlan& plan, const Communicator& communicator) {
+ChosenSamples choose_samples(const RunPlan& plan, const Grid& grid) {
   const Config& config = plan.config;
   ChosenSamples chosen;
-  chosen.feed = std::make_unique<DataFeed>(config, plan.split, 1, communicator);
+  chosen.feed = std::make_unique<DataFeed>(config, plan.split, 1, grid);
   const SampleRange range = plan.samples.value_or(SampleRange{0, chosen.feed->size()});
-  communicator.agree([&] {
+  grid.world().agree([&] {
     REVODE_REQUIRE(range.last <= chosen.feed->size(), "{}: the {} split of {} has {} samples",
                    config.given("samples") ? fmt::format("--samples {}", config.samples)
                                            : fmt::format("--batch-size {}", config.batch_size),
@@ -68,25 +66,25 @@ ChannelStatistics train_statistics(const Config& config) {
 
 void normalise(ChosenSamples& samples, Network& network) {
   const Config& config = network.plan().config;
-  const Communicator& communicator = network.communicator();
+  const Grid& grid = network.grid();
   // Initial weights come without statistics: take those of the training split, as training would.
-  communicator.agree([&] {
-    if (!communicator.is_root() || !config.checkpoint.empty()) return;
+  grid.world().agree([&] {
+    if (!grid.is_reader() || !config.checkpoint.empty()) return;
     network.set_input_statistics(samples.feed->split() == Split::train ? samples.feed->statistics()
                                                                        : train_statistics(config));
   });
-  if (communicator.is_root())
+  if (grid.is_reader())
     samples.feed->set_transform(
         {.statistics = network.input_statistics(), .augment = false, .seed = config.seed});
 }
 
-void check_results(const Config& config, const Communicator& communicator) {
-  communicator.agree([&] {
-    if (communicator.is_root()) check_result_files(config);
+void check_results(const Config& config, const Communicator& world) {
+  world.agree([&] {
+    if (world.is_root()) check_result_files(config);
   });
   if (config.output.empty()) return;
   const std::filesystem::path folder = std::filesystem::path(config.output).parent_path();
-  check_folder_is_shared("--output", folder.empty() ? "." : folder, communicator);
+  check_folder_is_shared("--output", folder.empty() ? "." : folder, world);
 }
 
 ArraySlice last_rank_rows(const Network& network, const std::string& path, std::int64_t rows,

@@ -16,7 +16,7 @@ namespace revode {
 
 /// Fills config from the checkpoint's (if one is given), and plans what it asks for. Collective;
 /// errors are shared.
-RunPlan complete_plan(Config config, const Communicator& communicator);
+RunPlan complete_plan(Config config, const Communicator& world);
 
 /// The samples of the split that the plan names.
 struct ChosenSamples {
@@ -26,12 +26,11 @@ struct ChosenSamples {
   int size() const { return static_cast<int>(indices.size()); }
 };
 /// Collective; errors are shared.
-ChosenSamples choose_samples(const RunPlan& plan, const Communicator& communicator);
+ChosenSamples choose_samples(const RunPlan& plan, const Grid& grid);
 
 /// The network with the weights of --checkpoint, or its initial ones, for mini-batches of up to
 /// `mini_batch` images. Collective.
-std::unique_ptr<Network> load_network(const RunPlan& plan, const Communicator& communicator,
-                                      int mini_batch);
+std::unique_ptr<Network> load_network(const RunPlan& plan, const Grid& grid, int mini_batch);
 
 /// The samples are fed as the model of --checkpoint wants them, or as training from initial weights
 /// would; without augmentation. Collective.
@@ -39,7 +38,7 @@ void normalise(ChosenSamples& samples, Network& network);
 
 /// Collective. Refuses result files that may not be written, and --output in a folder that the
 /// ranks do not share.
-void check_results(const Config& config, const Communicator& communicator);
+void check_results(const Config& config, const Communicator& world);
 
 /// Gathers [rows, columns] collected on the last rank into an array slice for writing (other ranks
 /// hold no rows).

@@ -35,9 +35,9 @@ constexpr int default_batch = 16;
 /// One network with its data, and the gradient of one mini-batch.
 class Trial {
  public:
-  Trial(const RunPlan& plan, const Communicator& communicator)
-      : samples_(choose_samples(plan, communicator)),
-        network_(load_network(plan, communicator, plan.config.batch_size)),
+  Trial(const RunPlan& plan, const Grid& grid)
+      : samples_(choose_samples(plan, grid)),
+        network_(load_network(plan, grid, plan.config.batch_size)),
         training_(*network_) {
     normalise(samples_, *network_);
   }
@@ -105,7 +105,7 @@ double sum_over_ranks(const Communicator& communicator, double mine) {
 // ||rebuilt - original|| / ||original|| at the front of every slice; on the grid, and in its range,
 // not one bit may differ.
 Check check_round_trip(Trial& trial, const StepReport& report) {
-  const Communicator& communicator = trial.network().communicator();
+  const Communicator& communicator = trial.network().grid().time();
   Comparison mine;
   for (const auto& share : trial.network().shares()) mine += share->slice().reversal();
   const double differing = sum_over_ranks(communicator, static_cast<double>(mine.num_differing));
@@ -200,12 +200,12 @@ double fitted_slope(const std::vector<double>& x, const std::vector<double>& y) 
 // with either sign, so e * sqrt(e) in all; wide nets show 2, very narrow ones nearly 3/2. Biases of
 // initial weights are zero, which puts flat parts of an image right on a kink: the test is made at
 // a point nearby.
-Check check_taylor(Config config, const Communicator& communicator) {
+Check check_taylor(Config config, const Grid& grid) {
   config.grid_bits = 0;
   // Few images cross few kinks, too few for their signs to even out: for one image and 8 channels
   // the slope was seen from 1.07 to 1.73 over the seeds, for 16 images from 1.57.
   config.batch_size = std::max(config.batch_size, default_batch);
-  Trial trial(make_plan(std::move(config), communicator.size()), communicator);
+  Trial trial(make_plan(std::move(config), grid.world().size()), grid);
   Network& network = trial.network();
   move_weights(network, copy_weights(network), draw_directions(network, 1), 0.5);
   const ShareArrays origin = copy_weights(network);
@@ -224,7 +224,7 @@ Check check_taylor(Config config, const Communicator& communicator) {
       product +=
           std::inner_product(gradient[s].begin(), gradient[s].end(), direction[s].begin(), 0.0,
                              std::plus<>(), [](float g, float d) { return double{g} * d; });
-    const double directional = sum_over_ranks(communicator, product);
+    const double directional = sum_over_ranks(grid.time(), product);
     for (int k = 0; k < num_points; ++k) {
       const double step = std::ldexp(first_step, -k);
       move_weights(network, origin, direction, step);
@@ -254,8 +254,8 @@ Check check_taylor(Config config, const Communicator& communicator) {
 
 /// The gradient of `variant` against the one that `base` has computed, on the same ranks.
 Check check_variant(const std::string& name, Trial& base, const RunPlan& variant) {
-  const Communicator& communicator = base.network().communicator();
-  Trial other(variant, communicator);
+  const Communicator& communicator = base.network().grid().time();
+  Trial other(variant, base.network().grid());
   other.compute();
   std::int64_t differing = 0;
   for (std::size_t s = 0; s < base.network().shares().size(); ++s)
@@ -267,7 +267,7 @@ Check check_variant(const std::string& name, Trial& base, const RunPlan& variant
 
 // Rank 0 computes alone; its gradient goes to every rank.
 Check check_serial(Trial& base) {
-  const Communicator& communicator = base.network().communicator();
+  const Communicator& communicator = base.network().grid().time();
   const Architecture& architecture = base.network().architecture();
   const ParameterMap whole(architecture, {0, architecture.num_blocks()});
   std::vector<float> serial(whole.size());
@@ -276,7 +276,9 @@ Check check_serial(Trial& base) {
     const Communicator alone = Communicator::alone();
     Config of_one = base.network().plan().config;
     of_one.time_ranks = 1;
-    Trial trial(make_plan(std::move(of_one), alone.size()), alone);
+    const RunPlan plan = make_plan(std::move(of_one), alone.size());
+    const Grid grid = make_grid(plan, alone);
+    Trial trial(plan, grid);
     trial.compute();
     std::ranges::copy(trial.gradient().front(), serial.begin());
   });
@@ -305,16 +307,17 @@ void print_table(const std::vector<Check>& checks) {
 
 }  // namespace
 
-ExitStatus verify_command(Config given, const Communicator& communicator) {
+ExitStatus verify_command(Config given, const Communicator& world) {
   if (!given.given("batch-size")) given.batch_size = default_batch;
-  check_results(given, communicator);
-  const RunPlan plan = complete_plan(std::move(given), communicator);
+  check_results(given, world);
+  const RunPlan plan = complete_plan(std::move(given), world);
+  const Grid grid = make_grid(plan, world);
   const Config& config = plan.config;
 
-  Trial base(plan, communicator);
+  Trial base(plan, grid);
   for (const auto& share : base.network().shares()) share->slice().measure_reversal();
   const StepReport report = base.compute();
-  std::vector<Check> checks{check_round_trip(base, report), check_taylor(config, communicator)};
+  std::vector<Check> checks{check_round_trip(base, report), check_taylor(config, grid)};
 
   RunPlan variant = plan;
   variant.activations =
@@ -332,13 +335,12 @@ ExitStatus verify_command(Config given, const Communicator& communicator) {
   checks.push_back(check_serial(base));
 
   const bool passed = std::ranges::all_of(checks, &Check::passed);
-  if (communicator.is_root()) {
+  if (grid.is_printer()) {
     const Architecture& architecture = base.network().architecture();
     if (config.json != "-") {
       print_result("{}-{} on {}, {} {}, {} samples of {}\n\n", architecture.rule().name,
-                   architecture.depth(), base.network().backend().description(),
-                   communicator.size(), communicator.size() == 1 ? "rank" : "ranks",
-                   config.batch_size, config.dataset);
+                   architecture.depth(), base.network().backend().description(), world.size(),
+                   world.size() == 1 ? "rank" : "ranks", config.batch_size, config.dataset);
       print_table(checks);
     }
     nlohmann::ordered_json list = nlohmann::ordered_json::array();

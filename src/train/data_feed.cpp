@@ -11,17 +11,15 @@
 
 namespace revode {
 
-DataFeed::DataFeed(const Config& config, Split split, double fraction,
-                   const Communicator& communicator)
-    : communicator_(&communicator), split_(split) {
+DataFeed::DataFeed(const Config& config, Split split, double fraction, const Grid& grid)
+    : grid_(&grid), split_(split) {
   // Every rank needs the labels: their number sets the length of an epoch. They are small; the
   // pixels are not.
-  communicator.agree([&] {
-    data_ =
-        load_dataset(config.dataset, config.data_dir, split,
-                     communicator.is_root() ? Contents::images_and_labels : Contents::labels_only);
+  grid.world().agree([&] {
+    data_ = load_dataset(config.dataset, config.data_dir, split,
+                         grid.is_reader() ? Contents::images_and_labels : Contents::labels_only);
   });
-  communicator.require_same(
+  grid.world().require_same(
       {{fmt::format("the {} split of {}", to_string(split), config.dataset),
         fmt::format("{} labels of digest {:08x}", data_.size, label_digest(data_))}},
       "let --data-dir name the same files on every rank");
@@ -35,8 +33,8 @@ DataFeed::DataFeed(const Config& config, Split split, double fraction,
 
 std::string DataFeed::digest() const {
   const std::string mine =
-      communicator_->is_root() ? fmt::format("{:08x}", dataset_digest(data_, indices_)) : "";
-  return communicator_->broadcast(mine, 0);
+      grid_->is_reader() ? fmt::format("{:08x}", dataset_digest(data_, indices_)) : "";
+  return grid_->time().broadcast(mine, 0);
 }
 
 ChannelStatistics DataFeed::statistics() const { return channel_statistics(data_, indices_); }

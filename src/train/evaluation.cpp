@@ -19,7 +19,7 @@ Evaluation evaluate(Network& network, const DataFeed& feed, std::span<const std:
       });
   const MicroBatchResult sum = result.total();
   std::array<double, 2> sums{sum.loss_sum, static_cast<double>(sum.num_correct)};
-  network.communicator().broadcast(std::span<double>(sums), network.placement().last_rank());
+  network.grid().time().broadcast(std::span<double>(sums), network.placement().last_rank());
   return {.loss = sums[0] / static_cast<double>(total),
           .accuracy = sums[1] / static_cast<double>(total),
           .samples = total};

@@ -109,7 +109,7 @@ void check_values(const std::string& file, const ArraySlice& rows, Numbers allow
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network) {
   const std::vector<ArraySlice> slices = model_slices(network);
   for (const ArraySlice& slice : slices) reader.read(slice);
-  network.communicator().agree([&] {
+  network.grid().world().agree([&] {
     for (const ArraySlice& slice : slices)
       check_values(file, slice, allowed_in(slice.path.substr(std::string_view("/model/").size())));
   });
@@ -120,7 +120,7 @@ void load_model(const CheckpointReader& reader, const std::string& file, Network
 void load_momentum(const CheckpointReader& reader, const std::string& file, Network& network) {
   const std::vector<ArraySlice> slices = momentum_slices(network);
   for (const ArraySlice& slice : slices) reader.read(slice);
-  network.communicator().agree([&] {
+  network.grid().world().agree([&] {
     for (const ArraySlice& slice : slices) check_values(file, slice, Numbers::any);
   });
   for (const auto& share : network.shares()) share->velocity().store();

@@ -33,40 +33,44 @@ int threads_of(const Config& config, const Communicator& communicator) {
 }
 
 /// Collective. The plan, if the ranks have room for it.
-RunPlan with_room(RunPlan plan, const Communicator& communicator, int largest_micro_batch) {
+RunPlan with_room(RunPlan plan, const Grid& grid, int largest_micro_batch) {
   MemoryForecast mine;
-  for (const int slice : plan.placement.slices_of(communicator.rank()))
+  for (const int slice : plan.placement.slices_of(grid.time().rank()))
     mine += forecast_memory(plan, plan.slices[slice], largest_micro_batch);
-  check_memory(mine, communicator);
+  check_memory(mine, grid.world());
   return plan;
 }
 
 }  // namespace
 
-RunPlan make_plan(const Config& config, const Communicator& communicator) {
+RunPlan make_plan(const Config& config, const Communicator& world) {
   std::optional<RunPlan> plan;
-  communicator.agree([&] { plan = make_plan(config, communicator.size()); });
+  world.agree([&] { plan = make_plan(config, world.size()); });
   return *std::move(plan);
 }
 
-Network::Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch)
-    : Network(std::move(plan), communicator, largest_micro_batch, nullptr) {}
+Grid make_grid(const RunPlan& plan, const Communicator& world) {
+  return Grid(world, plan.placement.num_ranks(), plan.config.data_ranks);
+}
 
-Network::Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch,
+Network::Network(RunPlan plan, const Grid& grid, int largest_micro_batch)
+    : Network(std::move(plan), grid, largest_micro_batch, nullptr) {}
+
+Network::Network(RunPlan plan, const Grid& grid, int largest_micro_batch,
                  std::unique_ptr<Backend<float>> backend)
-    : plan_(with_room(std::move(plan), communicator, largest_micro_batch)),
-      communicator_(communicator),
+    : plan_(with_room(std::move(plan), grid, largest_micro_batch)),
+      grid_(grid),
       largest_micro_batch_(largest_micro_batch),
-      num_threads_(threads_of(plan_.config, communicator)),
+      num_threads_(threads_of(plan_.config, grid.world())),
       backend_(backend ? std::move(backend) : make_backend(plan_.config.backend, num_threads_)) {
   std::vector<TimeSlice<float>*> slices;
-  for (const int slice : placement().slices_of(communicator.rank())) {
+  for (const int slice : placement().slices_of(grid.time().rank())) {
     shares_.push_back(std::make_unique<Share<float>>(architecture(), slice, plan_.slices[slice],
                                                      *backend_, plan_.activations,
                                                      plan_.config.seed));
     slices.push_back(&shares_.back()->slice());
   }
-  pipeline_ = std::make_unique<Pipeline>(communicator_, placement(), std::move(slices), *backend_,
+  pipeline_ = std::make_unique<Pipeline>(grid.time(), placement(), std::move(slices), *backend_,
                                          largest_micro_batch);
 }
 
@@ -75,11 +79,11 @@ void Network::load_weights() {
 }
 
 Share<float>* Network::first_share() const {
-  return placement().first_rank() == communicator_.rank() ? shares_.front().get() : nullptr;
+  return placement().first_rank() == grid_.time().rank() ? shares_.front().get() : nullptr;
 }
 
 Share<float>* Network::last_share() const {
-  return placement().last_rank() == communicator_.rank() ? shares_.back().get() : nullptr;
+  return placement().last_rank() == grid_.time().rank() ? shares_.back().get() : nullptr;
 }
 
 ChannelStatistics Network::input_statistics() const {

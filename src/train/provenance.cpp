@@ -22,7 +22,7 @@ Json start_record(Network& network, std::int64_t step, std::int64_t epoch) {
           {"revision", source_revision()},
           {"date", utc_time()},
           {"host", host_name()},
-          {"ranks", network.communicator().size()},
+          {"ranks", network.grid().world().size()},
           {"threads", network.num_threads()},
           {"backend", network.backend().description()},
           {"mpi", Communicator::library_version()},

@@ -66,8 +66,8 @@ std::string partition_lines(Network& network) {
     total += cost;
     work[placement.rank_of(slice)] += cost;
   }
-  const Communicator& communicator = network.communicator();
-  const WorkOrder order = schedule.make(communicator.rank(), placement, num_micro_batches);
+  const Communicator& time = network.grid().time();
+  const WorkOrder order = schedule.make(time.rank(), placement, num_micro_batches);
   // By slice; 0 where it is another rank's.
   std::vector<double> mine(2 * slices.size());
   for (const auto& share : network.shares()) {
@@ -76,7 +76,7 @@ std::string partition_lines(Network& network) {
         most_in_flight(order, share->index());
     mine[2 * share->index() + 1] = static_cast<double>(num_trainable(share->map()));
   }
-  const std::vector<double> all = communicator.all_gather(mine);
+  const std::vector<double> all = time.all_gather(mine);
   const auto of_slice = [&](int slice, int field) {
     return all[placement.rank_of(slice) * mine.size() + 2 * slice + field];
   };
@@ -96,7 +96,7 @@ std::string partition_lines(Network& network) {
                         format_count(static_cast<std::int64_t>(of_slice(slice, 1))),
                         format_bytes(of_slice(slice, 0)), held_by(architecture, range));
   }
-  if (num_ranks == 1 || !communicator.is_root()) return text;  // the others' is not printed
+  if (num_ranks == 1 || !network.grid().is_printer()) return text;  // the others' is not printed
   const double balance = total / (num_ranks * std::ranges::max(work));
   const auto bubble_with = [&](int micro_batches) {
     return 100 * expected_bubble(architecture, slices, schedule, placement, micro_batches);
@@ -201,12 +201,12 @@ std::string start_block(Network& network) {
                           ? fmt::format("grid 2^-{}: exact reversal", architecture.grid_bits())
                           : std::string("no grid: reversal up to rounding"));
   text += fmt::format("{} on {} {}, {}, activations {}\n", network.backend().description(),
-                      network.communicator().size(),
-                      network.communicator().size() == 1 ? "rank" : "ranks",
+                      network.grid().world().size(),
+                      network.grid().world().size() == 1 ? "rank" : "ranks",
                       network.plan().config.precision,
                       network.plan().activations == Activations::store ? "stored" : "rebuilt");
   text += partition_lines(network);
-  text += memory_lines(gather_memory(network.communicator()));
+  text += memory_lines(gather_memory(network.grid().world()));
   return text;
 }
 

@@ -13,8 +13,8 @@ using Clock = std::chrono::steady_clock;
 /// A log that goes to a file gets a line at least so often.
 constexpr double seconds_between_lines = 30;
 
-RunLog make_log(const RunPlan& plan, const Communicator& communicator) {
-  if (!communicator.is_root()) return {};
+RunLog make_log(const RunPlan& plan, const Grid& grid) {
+  if (!grid.is_printer()) return {};
   std::FILE* stream = text_stream(plan.config.json);
   return {progress_style(plan.progress, stream), stream};
 }
@@ -29,7 +29,7 @@ RunReport::RunReport(Session& session, const StartPoint& start, std::int64_t las
     : session_(session),
       start_(start),
       last_step_(last_step),
-      log_(make_log(session.plan(), session.communicator())) {}
+      log_(make_log(session.plan(), session.grid())) {}
 
 void RunReport::begin(const std::vector<std::string>& set_aside,
                       const nlohmann::ordered_json& record, const std::string& block) {
@@ -160,7 +160,7 @@ void RunReport::stopped(const RunProgress& progress, const std::string& why,
                         const std::string& checkpoint) {
   log_.print(fmt::format("stopped {} after step {}; saved {}\ngo on with: {}", why, progress.step,
                          checkpoint,
-                         resume_command(session_.config(), session_.communicator().size())));
+                         resume_command(session_.config(), session_.grid().world().size())));
 }
 
 void RunReport::end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
@@ -183,7 +183,7 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
                      {"peak_memory_bytes", memory.peak_resident},
                      {"peak_bytes_by_use", peaks_by_category(memory)},
                      {"parameters", session_.network().architecture().num_parameters()},
-                     {"ranks", session_.communicator().size()},
+                     {"ranks", session_.grid().world().size()},
                      {"threads", session_.network().num_threads()},
                      {"out_of_range", progress.range.out_of_range},
                      {"rounded_to_zero", progress.range.rounded_to_zero},

@@ -9,9 +9,9 @@
 namespace revode {
 namespace {
 
-DataFeed make_training_data(const Config& config, const Communicator& communicator) {
-  DataFeed feed(config, Split::train, config.train_fraction, communicator);
-  communicator.agree([&] {
+DataFeed make_training_data(const Config& config, const Grid& grid) {
+  DataFeed feed(config, Split::train, config.train_fraction, grid);
+  grid.world().agree([&] {
     REVODE_REQUIRE(feed.size() >= config.batch_size,
                    "--batch-size {}: the {} training samples of {} do not fill one mini-batch",
                    config.batch_size, feed.size(), config.dataset);
@@ -22,22 +22,22 @@ DataFeed make_training_data(const Config& config, const Communicator& communicat
 /// The plan, if a checkpoint that is to be read has the shape of its network: known before anything
 /// as large is made.
 const RunPlan& checked_against(const StartPoint& start, const RunPlan& plan,
-                               const Communicator& communicator) {
+                               const Communicator& world) {
   if (start.kind != StartPoint::Kind::fresh)
-    check_arrays(
-        CheckpointReader(start.file, communicator.handle(), CheckpointReader::Checksums::ignore),
-        plan.architecture,
-        start.kind == StartPoint::Kind::resume ? StoredArrays::model_and_momentum
-                                               : StoredArrays::model);
+    check_arrays(CheckpointReader(start.file, world.handle(), CheckpointReader::Checksums::ignore),
+                 plan.architecture,
+                 start.kind == StartPoint::Kind::resume ? StoredArrays::model_and_momentum
+                                                        : StoredArrays::model);
   return plan;
 }
 
 }  // namespace
 
-Session::Session(const RunPlan& plan, const StartPoint& start, const Communicator& communicator)
-    : train_data_(make_training_data(plan.config, communicator)),
-      test_data_(plan.config, Split::test, 1, communicator),
-      network_(checked_against(start, plan, communicator), communicator,
+Session::Session(const RunPlan& plan, const StartPoint& start, const Communicator& world)
+    : grid_(make_grid(plan, world)),
+      train_data_(make_training_data(plan.config, grid_)),
+      test_data_(plan.config, Split::test, 1, grid_),
+      network_(checked_against(start, plan, world), grid_,
                cut_mini_batch(plan.config.batch_size, plan.num_micro_batches).front()),
       training_(network_) {
   load(start);
@@ -47,20 +47,20 @@ void Session::load(const StartPoint& start) {
   for (const auto& share : network_.shares()) share->velocity();  // the start-up block counts it
   train_digest_ = train_data_.digest();
   if (start.kind == StartPoint::Kind::fresh) {
-    if (communicator().is_root()) network_.set_input_statistics(train_data_.statistics());
+    if (grid_.is_reader()) network_.set_input_statistics(train_data_.statistics());
   } else {
-    const CheckpointReader reader(start.file, communicator().handle(),
+    const CheckpointReader reader(start.file, grid_.world().handle(),
                                   CheckpointReader::Checksums::ignore);  // verified when chosen
     load_model(reader, start.file, network_);
     if (start.kind == StartPoint::Kind::resume) {
-      communicator().agree([&] {
+      grid_.world().agree([&] {
         start_progress_ = from_attributes(reader.progress(), start.file);
         check_training_data(reader, start.file);
       });
       load_momentum(reader, start.file, network_);
     }
   }
-  if (!communicator().is_root()) return;
+  if (!grid_.is_reader()) return;
   InputTransform transform{.statistics = network_.input_statistics(),
                            .augment = config().augment,
                            .seed = config().seed};

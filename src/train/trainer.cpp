@@ -37,11 +37,11 @@ std::int64_t last_step_of(const Config& config, std::int64_t steps_per_epoch) {
 }  // namespace
 
 // 1. Data, network, weights.  2. How far to go.  3. Output files.
-Trainer::Trainer(const RunPlan& plan, StartPoint start, const Communicator& communicator)
+Trainer::Trainer(const RunPlan& plan, StartPoint start, const Communicator& world)
     : time_limit_(limit_from_now(plan)),
-      communicator_(communicator),
+      world_(world),
       start_(std::move(start)),
-      session_(plan, start_, communicator),
+      session_(plan, start_, world),
       config_(session_.config()),
       rate_policy_{.base = config_.learning_rate,
                    .decay = config_.lr_decay,
@@ -62,15 +62,15 @@ void Trainer::open_folder() {
       start_record(session_.network(), progress_.step, progress_.epoch);
   const bool resumes = start_.kind == StartPoint::Kind::resume;
   std::vector<std::string> set_aside;
-  communicator_.agree([&] {
-    if (!communicator_.is_root()) return;
+  world_.agree([&] {
+    if (!world_.is_root()) return;
     set_aside =
         start_.folder->prepare(config_, resumes ? std::optional(progress_.step) : std::nullopt);
     start_.folder->metrics().write(record);
     best_in_file_ = std::max(progress_.best_accuracy, start_.folder->best_accuracy());
   });
   // All ranks write best.h5 together: they decide alike.
-  communicator_.broadcast(std::span<double>(&best_in_file_, 1), 0);
+  world_.broadcast(std::span<double>(&best_in_file_, 1), 0);
   report_.begin(set_aside, record, block);
 }
 
@@ -100,8 +100,7 @@ StepReport Trainer::step() {
   const double rate = rate_policy_.at(progress_.epoch, step_in_epoch, steps_per_epoch_);
 
   // One rank looks at the clock, so that all stop at the same step.
-  out_of_time_ =
-      communicator_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_));
+  out_of_time_ = world_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_));
   TrainingStep& training = session_.training();
   const StepReport report = training.compute_gradient(source, stop_signal_seen() || out_of_time_);
   training.require_finite(source, report,
@@ -159,7 +158,7 @@ void Trainer::finish() {
   const Evaluation test = evaluate_test();
   if (progress_.step != last_saved_step_) save();
   keep_if_best(test);
-  const MemoryReport memory = gather_memory(communicator_);
+  const MemoryReport memory = gather_memory(world_);
   report_.end(progress_, test, best_in_file_, memory, last_checkpoint());
 }
 
@@ -168,8 +167,8 @@ void Trainer::save() {
   check_weights_are_finite();
   write_file(checkpoint_name(progress_.step), progress_.best_accuracy);
   last_saved_step_ = progress_.step;
-  communicator_.agree([&] {
-    if (communicator_.is_root()) start_.folder->publish(progress_.step, config_.keep_checkpoints);
+  world_.agree([&] {
+    if (world_.is_root()) start_.folder->publish(progress_.step, config_.keep_checkpoints);
   });
   time_limit_.note_save(seconds_since(start));
 }
@@ -185,18 +184,18 @@ void Trainer::keep_if_best(const Evaluation& test) {
 }
 
 void Trainer::write_file(const std::string& name, double best_accuracy) {
-  communicator_.agree([&] {
-    if (communicator_.is_root()) start_.folder->check_held();
+  world_.agree([&] {
+    if (world_.is_root()) start_.folder->check_held();
   });
   RunProgress progress = progress_;
   progress.best_accuracy = best_accuracy;
   write_checkpoint(std::filesystem::path(config_.output) / name, session_.contents(progress),
-                   communicator_.handle());
+                   world_.handle());
 }
 
 void Trainer::check_weights_are_finite() {
   const std::optional<std::string> mine = session_.first_non_finite();
-  communicator_.agree([&] {
+  world_.agree([&] {
     if (mine)
       throw run_error(
           "after step {}, {} is not finite: the run has diverged; {}; a smaller --learning-rate or "

@@ -36,7 +36,7 @@ TrainingStep::TrainingStep(Network& network)
   for (const auto& share : network.shares()) {
     regularizers_.emplace_back(network.architecture(), share->slice().range(), share->map(),
                                config.weight_decay, config.smoothness, network.backend(),
-                               network.communicator(), network.placement(), share->index());
+                               network.grid().time(), network.placement(), share->index());
     share->gradient();  // so that the start-up block counts it
   }
   network.pipeline().prepare(schedule_, network.plan().num_micro_batches);
@@ -60,12 +60,12 @@ RowSums TrainingStep::add_regularization() {
     }
   }
   const PhaseScope timed(timer, Phase::waiting);
-  return gather_row_sums(network_.communicator(), network_.placement(), mine);
+  return gather_row_sums(network_.grid().time(), network_.placement(), mine);
 }
 
 StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool stop_requested,
                                           const OnLogits& on_logits) {
-  const Communicator& communicator = network_.communicator();
+  const Communicator& world = network_.grid().world();
   PhaseTimer* timer = network_.phase_timer();
   {
     const PhaseScope timed(timer, Phase::optimizer);
@@ -96,7 +96,7 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   mine[out_of_range] = static_cast<double>(counts.out_of_range);
   mine[rounded_to_zero] = static_cast<double>(counts.rounded_to_zero);
   mine[ranks_that_stop] = stop_requested ? 1 : 0;
-  const std::vector<double> all = communicator.all_gather(mine);
+  const std::vector<double> all = world.all_gather(mine);
   const auto sum_over_ranks = [&](Field field) {
     double sum = 0;
     for (std::size_t i = field; i < all.size(); i += num_fields) sum += all[i];
@@ -119,7 +119,7 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
 std::optional<StepReport::Overflow> TrainingStep::first_overflow(
     const std::vector<int>& layers_of_sums) {
   constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max(), in_sum = none - 1;
-  const Communicator& communicator = network_.communicator();
+  const Communicator& world = network_.grid().world();
   std::int64_t micro_batch = none, layer = 0;
   const auto note = [&](std::int64_t in_micro_batch, int in_layer) {
     if (in_micro_batch > micro_batch || (in_micro_batch == micro_batch && in_layer < layer)) return;
@@ -130,13 +130,13 @@ std::optional<StepReport::Overflow> TrainingStep::first_overflow(
     if (const auto overflow = share->slice().gradient_overflow())
       note(overflow->micro_batch, overflow->layer);
   for (const int of_sum : layers_of_sums) note(in_sum, of_sum);
-  const std::vector<std::int64_t> micro_batches = communicator.all_gather(micro_batch);
+  const std::vector<std::int64_t> micro_batches = world.all_gather(micro_batch);
   const std::int64_t lowest = std::ranges::min(micro_batches);
   if (lowest == none) return std::nullopt;
-  const std::vector<std::int64_t> layers = communicator.all_gather(layer);
+  const std::vector<std::int64_t> layers = world.all_gather(layer);
   StepReport::Overflow first{.layer = -1};
   if (lowest != in_sum) first.micro_batch = static_cast<int>(lowest);
-  for (int rank = 0; rank < communicator.size(); ++rank) {
+  for (int rank = 0; rank < world.size(); ++rank) {
     if (micro_batches[rank] != lowest || layers[rank] <= first.layer) continue;
     first.rank = rank;
     first.layer = static_cast<int>(layers[rank]);
@@ -185,13 +185,13 @@ void TrainingStep::require_finite(const MiniBatchSource& source, const StepRepor
 
 /// In words: the first layer whose output is not finite. Collective.
 std::string TrainingStep::origin_of_non_finite(const MiniBatchSource& source) {
-  const Communicator& communicator = network_.communicator();
+  const Communicator& world = network_.grid().world();
   const std::optional<NonFiniteLayer> mine = network_.pipeline().inspect(source);
   constexpr std::int64_t nowhere = std::numeric_limits<std::int64_t>::max();
   const std::vector<std::int64_t> layers =
-      communicator.all_gather(mine ? std::int64_t{mine->layer} : nowhere);
+      world.all_gather(mine ? std::int64_t{mine->layer} : nowhere);
   const std::vector<std::int64_t> micro_batches =
-      communicator.all_gather(std::int64_t{mine ? mine->micro_batch : 0});
+      world.all_gather(std::int64_t{mine ? mine->micro_batch : 0});
   const auto first = std::ranges::min_element(layers) - layers.begin();
   if (layers[first] == nowhere)
     return "every layer's output is finite, so it arose in the backward sweep";

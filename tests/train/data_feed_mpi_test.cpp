@@ -19,11 +19,12 @@ constexpr std::size_t image_size = 3 * 32 * 32;
 class Feed : public testing::Test {
  protected:
   Communicator world_{MPI_COMM_WORLD};
+  Grid grid_{world_, world_.size(), 1};
   Config config_;
 };
 
 TEST_F(Feed, MicroBatchesCoverTheSamplesInOrder) {
-  DataFeed feed(config_, Split::test, 1, world_);
+  DataFeed feed(config_, Split::test, 1, grid_);
   const Dataset data = load_dataset("synthetic", "", Split::test, Contents::images_and_labels);
   const InputTransform transform{
       .statistics = {{0.5f, 0.4f, 0.3f}, {0.2f, 0.25f, 0.5f}}, .augment = true, .seed = 3};
@@ -51,7 +52,7 @@ TEST_F(Feed, MicroBatchesCoverTheSamplesInOrder) {
 }
 
 TEST_F(Feed, AMiniBatchOutlivesTheListItWasMadeFrom) {
-  DataFeed feed(config_, Split::test, 1, world_);
+  DataFeed feed(config_, Split::test, 1, grid_);
   MiniBatchSource source;
   {
     std::vector<std::int64_t> indices{4, 5};
@@ -63,7 +64,7 @@ TEST_F(Feed, AMiniBatchOutlivesTheListItWasMadeFrom) {
 }
 
 TEST_F(Feed, AFractionIsBalancedAndTheSameOnEveryRank) {
-  const DataFeed feed(config_, Split::train, 0.05, world_);
+  const DataFeed feed(config_, Split::train, 0.05, grid_);
   EXPECT_EQ(feed.size(), 400);  // of 8000
   std::array<int, 10> count{};
   for (const std::int64_t index : feed.indices()) ++count[feed.label(index)];
@@ -76,7 +77,7 @@ TEST_F(Feed, AFractionIsBalancedAndTheSameOnEveryRank) {
 
 TEST_F(Feed, OnlyTheFirstRankHoldsPixels) {
   const std::int64_t before = memory_use().current(Memory::data);
-  const DataFeed feed(config_, Split::test, 1, world_);
+  const DataFeed feed(config_, Split::test, 1, grid_);
   const std::int64_t bytes = memory_use().current(Memory::data) - before;
   if (world_.is_root()) {
     EXPECT_GE(bytes, 1000 * static_cast<std::int64_t>(image_size));
@@ -89,7 +90,7 @@ TEST_F(Feed, OnlyTheFirstRankHoldsPixels) {
 TEST_F(Feed, AFolderThatOnlyTheFirstRankMissesFailsOnEveryRank) {
   config_.dataset = "cifar10";
   config_.data_dir = "/nonexistent";
-  EXPECT_THROW(DataFeed(config_, Split::train, 1, world_), Error);
+  EXPECT_THROW(DataFeed(config_, Split::train, 1, grid_), Error);
 }
 
 }  // namespace

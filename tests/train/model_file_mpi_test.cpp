@@ -167,17 +167,18 @@ class ModelFile : public testing::Test {
   }
 
   Communicator world_{MPI_COMM_WORLD}, self_{MPI_COMM_SELF};
+  Grid grid_{world_, world_.size(), 1}, grid_of_one_{self_, 1, 1};
   std::unique_ptr<TemporaryFolder> owner_;
   std::string file_;
 };
 
 TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
   Config config = small_config();
-  Network network(make_plan(config, world_), world_, 3);
+  Network network(make_plan(config, world_), grid_, 3);
   write(network);
   config.seed = 99;
-  Network again(make_plan(config, world_), world_, 3);
-  Network whole(make_plan(config, self_), self_, 3);
+  Network again(make_plan(config, world_), grid_, 3);
+  Network whole(make_plan(config, self_), grid_of_one_, 3);
   EXPECT_NE(num_differing_rows(share_of(again).map(), share_of(again).values().read(),
                                share_of(network).map(), share_of(network).values().read()),
             0u);
@@ -200,7 +201,7 @@ TEST_F(ModelFile, ComesBackOnAnyNumberOfRanks) {
 
 TEST_F(ModelFile, WeightsThatAreNotFiniteAreRefusedByEveryRank) {
   const Config config = small_config();
-  Network network(make_plan(config, world_), world_, 3);
+  Network network(make_plan(config, world_), grid_, 3);
   if (network.last_share() != nullptr)
     host_values(network)[share_of(network).map().closing_weight.offset + 10 * 7] =
         std::numeric_limits<float>::quiet_NaN();
@@ -213,7 +214,7 @@ TEST_F(ModelFile, WeightsThatAreNotFiniteAreRefusedByEveryRank) {
 
 TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
   const Config config = small_config();
-  Network network(make_plan(config, world_), world_, 3);
+  Network network(make_plan(config, world_), grid_, 3);
   const auto error_with = [&](const ParameterEntry& entry, float value) {
     if (entry.num_rows == 0) {
       write(network);
@@ -245,12 +246,12 @@ TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
 }
 
 // Every rank trains three steps and writes the file together with the others.
-std::string trained_checkpoint(const Communicator& communicator, const Placement& placement,
+std::string trained_checkpoint(const Grid& grid, const Placement& placement,
                                const ScheduleRule& schedule, const std::string& file) {
   const Config config = small_config();
   RunPlan plan = make_plan(config, placement);
   plan.schedule = &schedule;
-  Network network(std::move(plan), communicator, 3);
+  Network network(std::move(plan), grid, 3);
   TrainingStep training(network);
   const TestBatch<float> batch(network.architecture(), {3, 3, 2});
   for (int step = 0; step < 3; ++step)
@@ -260,34 +261,35 @@ std::string trained_checkpoint(const Communicator& communicator, const Placement
                               .progress = to_attributes(some_progress(), 7),
                               .arrays = model_slices(network)};
   for (const ArraySlice& slice : momentum_slices(network)) contents.arrays.push_back(slice);
-  write_checkpoint(file, contents, communicator.handle());
+  write_checkpoint(file, contents, grid.world().handle());
   std::ifstream stream(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
 // Whatever the order in which micro-batches go back, and whoever owns which slice.
 TEST_F(ModelFile, IsTheSameByteForByteWithAnyScheduleAndPlacement) {
-  const std::string alone = trained_checkpoint(self_, Placement({0}), schedule_rule("gpipe"),
+  const std::string alone = trained_checkpoint(grid_of_one_, Placement({0}), schedule_rule("gpipe"),
                                                file_ + "." + std::to_string(world_.rank()));
   const int num_ranks = world_.size();
   const Placement chain = Placement::round_robin(num_ranks, num_ranks),
                   ring = Placement::round_robin(std::min(2 * num_ranks, 4), num_ranks);
 
-  EXPECT_TRUE(trained_checkpoint(world_, chain, schedule_rule("1f1b"), file_) == alone);
-  EXPECT_TRUE(trained_checkpoint(world_, chain, shuffled_schedule, file_) == alone);
-  EXPECT_TRUE(trained_checkpoint(world_, ring, schedule_rule("gpipe"), file_) == alone);
-  EXPECT_TRUE(trained_checkpoint(world_, ring, shuffled_schedule, file_) == alone);
+  EXPECT_TRUE(trained_checkpoint(grid_, chain, schedule_rule("1f1b"), file_) == alone);
+  EXPECT_TRUE(trained_checkpoint(grid_, chain, shuffled_schedule, file_) == alone);
+  EXPECT_TRUE(trained_checkpoint(grid_, ring, schedule_rule("gpipe"), file_) == alone);
+  EXPECT_TRUE(trained_checkpoint(grid_, ring, shuffled_schedule, file_) == alone);
 }
 
 // A rank may own several slices: its rows of an array come in pieces.
 TEST_F(ModelFile, ComesBackWhereRanksOwnSeveralSlices) {
   Config config = small_config();
   const Placement ring = Placement::round_robin(std::min(2 * world_.size(), 4), world_.size());
-  Network network(make_plan(config, ring), world_, 3);
+  Network network(make_plan(config, ring), grid_, 3);
   write(network);
-  Network whole(make_plan(config, self_), self_, 3);
+  Network whole(make_plan(config, self_), grid_of_one_, 3);
   config.seed = 99;
-  Network again(make_plan(config, ring), world_, 3), alone(make_plan(config, self_), self_, 3);
+  Network again(make_plan(config, ring), grid_, 3),
+      alone(make_plan(config, self_), grid_of_one_, 3);
   {
     const CheckpointReader reader(file_, world_.handle());
     load_model(reader, file_, again);
@@ -305,7 +307,7 @@ TEST_F(ModelFile, ComesBackWhereRanksOwnSeveralSlices) {
 
 TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
   const Config config = small_config();
-  Network network(make_plan(config, world_), world_, 3);
+  Network network(make_plan(config, world_), grid_, 3);
   std::vector<float> written(share_of(network).map().size());
   StagedBuffer<float>& velocity = share_of(network).velocity();
   std::ranges::fill(velocity.host(), 7.0f);
@@ -345,7 +347,7 @@ TEST_F(ModelFile, MomentumComesBackAndMustBeFinite) {
 
 TEST_F(ModelFile, ShapesAreComparedWithoutMakingTheNetwork) {
   Config config = small_config();
-  Network network(make_plan(config, world_), world_, 3);
+  Network network(make_plan(config, world_), grid_, 3);
   write(network);
   const CheckpointReader reader(file_, world_.handle());
   const auto error_for = [&](std::vector<int> blocks, std::vector<int> widths,
@@ -370,7 +372,7 @@ TEST_F(ModelFile, ShapesAreComparedWithoutMakingTheNetwork) {
 
 TEST_F(ModelFile, MomentumHoldsTrainableArraysOnly) {
   const Config config = small_config();
-  Network network(make_plan(config, self_), self_, 3);
+  Network network(make_plan(config, self_), grid_of_one_, 3);
   std::vector<float> values(share_of(network).map().size());
   std::vector<std::string> all, trainable;
   for (const ArraySlice& slice :

@@ -32,15 +32,17 @@ struct SmallNetwork {
       : SmallNetwork(config, communicator,
                      Placement::round_robin(communicator.size(), communicator.size())) {}
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement)
-      : network(make_plan(config, placement), communicator, 3), training(network) {}
+      : SmallNetwork(config, communicator, placement, nullptr) {}
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement,
                std::unique_ptr<Backend<float>> backend)
-      : network(make_plan(config, placement), communicator, 3, std::move(backend)),
+      : grid(communicator, communicator.size(), 1),
+        network(make_plan(config, placement), grid, 3, std::move(backend)),
         training(network) {}
 
   /// The first of this rank's.
   Share<float>& share() { return *network.shares().front(); }
 
+  Grid grid;  // one replica
   Network network;
   TrainingStep training;
 };

@@ -53,6 +53,8 @@ class Communicator {
  public:
   /// A duplicate of `parent` whose errors return as exceptions. Collective.
   explicit Communicator(MPI_Comm parent);
+  /// Of the ranks that name the same group, in the order that they have here. Collective.
+  Communicator split(int group) const;
   /// Of this process alone.
   static Communicator alone() { return Communicator(MPI_COMM_SELF); }
   ~Communicator();

@@ -1,4 +1,4 @@
-// One split as this rank needs it: pixels on the first slice, labels on the last, and mini-batches
+// One split as this rank needs it: pixels on the reader, labels everywhere, and mini-batches
 // cut from an order of images. Everything drawn at random depends on (seed, epoch, image) alone.
 #pragma once
 
@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "revode/comm/communicator.hpp"
+#include "revode/comm/grid.hpp"
 #include "revode/config/config.hpp"
 #include "revode/data/dataset.hpp"
 #include "revode/pipeline/network_work.hpp"
@@ -19,7 +19,7 @@ class DataFeed {
  public:
   /// Collective: reads what this rank needs and agrees on success, and that all ranks read the same
   /// labels. fraction < 1 takes a class-balanced subset.
-  DataFeed(const Config& config, Split split, double fraction, const Communicator& communicator);
+  DataFeed(const Config& config, Split split, double fraction, const Grid& grid);
 
   /// What tells these samples, images and labels, from others, as hexadecimal digits; the same on
   /// every rank. Collective.
@@ -31,9 +31,9 @@ class DataFeed {
   const std::vector<std::int64_t>& indices() const { return indices_; }
   std::uint8_t label(std::int64_t index) const { return data_.labels[index]; }
 
-  /// Of the samples used; on the first rank only.
+  /// Of the samples used; on the reader only.
   ChannelStatistics statistics() const;
-  /// Normalisation (first rank) and augmentation of what follows.
+  /// Normalisation (reader) and augmentation of what follows.
   void set_transform(InputTransform transform) { transform_ = std::move(transform); }
 
   /// The samples `indices` (of the split) as one mini-batch cut into micro-batches; must not
@@ -42,7 +42,7 @@ class DataFeed {
                              int num_micro_batches) const;
 
  private:
-  const Communicator* communicator_;
+  const Grid* grid_;
   Split split_;
   Dataset data_;
   std::vector<std::int64_t> indices_;

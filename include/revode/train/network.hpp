@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
-#include "revode/comm/communicator.hpp"
+#include "revode/comm/grid.hpp"
 #include "revode/config/run_plan.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/core/phase_timer.hpp"
@@ -19,14 +19,17 @@
 namespace revode {
 
 /// Of the options that every rank has, for its ranks. Collective; throws errors that all share.
-RunPlan make_plan(const Config& config, const Communicator& communicator);
+RunPlan make_plan(const Config& config, const Communicator& world);
+/// The grid that the plan asks for. Collective.
+Grid make_grid(const RunPlan& plan, const Communicator& world);
 
 class Network {
  public:
   /// Collective: agrees on what the ranks of a host may use. Initial weights from the plan's seed.
-  Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch);
+  /// The grid must outlive the network.
+  Network(RunPlan plan, const Grid& grid, int largest_micro_batch);
   /// On a backend other than the one that the plan names.
-  Network(RunPlan plan, const Communicator& communicator, int largest_micro_batch,
+  Network(RunPlan plan, const Grid& grid, int largest_micro_batch,
           std::unique_ptr<Backend<float>> backend);
 
   const RunPlan& plan() const { return plan_; }
@@ -43,7 +46,7 @@ class Network {
   Share<float>* first_share() const;
   Share<float>* last_share() const;
   Pipeline& pipeline() { return *pipeline_; }
-  const Communicator& communicator() const { return communicator_; }
+  const Grid& grid() const { return grid_; }
   /// Measures phases from now on; see phase_timer().
   void time_phases();
   /// Sums of this rank's seconds by phase; null unless time_phases() was called.
@@ -58,7 +61,7 @@ class Network {
 
  private:
   RunPlan plan_;
-  const Communicator& communicator_;
+  const Grid& grid_;
   int largest_micro_batch_;
   int num_threads_;
   std::unique_ptr<Backend<float>> backend_;

@@ -44,7 +44,7 @@ class RunReport {
     std::int64_t total_images = 0;
   };
 
-  bool speaks() const { return session_.communicator().is_root(); }
+  bool speaks() const { return session_.grid().is_printer(); }
   MetricsFile& metrics() { return start_.folder->metrics(); }
   double seconds_left(const RunProgress& progress) const;
   double images_per_second() const;

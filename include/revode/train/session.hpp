@@ -19,11 +19,11 @@ class Session {
  public:
   /// Collective; throws errors that all ranks share. Nothing as large as the network is made before
   /// data and checkpoint are known to fit.
-  Session(const RunPlan& plan, const StartPoint& start, const Communicator& communicator);
+  Session(const RunPlan& plan, const StartPoint& start, const Communicator& world);
 
   const RunPlan& plan() const { return network_.plan(); }
   const Config& config() const { return plan().config; }
-  const Communicator& communicator() const { return network_.communicator(); }
+  const Grid& grid() const { return grid_; }
   Network& network() { return network_; }
   TrainingStep& training() { return training_; }
   const DataFeed& train_data() const { return train_data_; }
@@ -44,6 +44,7 @@ class Session {
   void load(const StartPoint& start);
   void check_training_data(const CheckpointReader& reader, const std::string& file) const;
 
+  Grid grid_;
   DataFeed train_data_, test_data_;
   Network network_;
   TrainingStep training_;

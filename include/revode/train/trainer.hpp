@@ -19,7 +19,7 @@ namespace revode {
 class Trainer {
  public:
   /// Collective. plan: made after choose_start().
-  Trainer(const RunPlan& plan, StartPoint start, const Communicator& communicator);
+  Trainer(const RunPlan& plan, StartPoint start, const Communicator& world);
 
   /// Trains to the end of --epochs or --steps, or until a signal or the time limit asks to stop
   /// (then saves and returns `stopped`).
@@ -41,7 +41,7 @@ class Trainer {
 
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
   TimeLimit time_limit_;
-  const Communicator& communicator_;
+  const Communicator& world_;
   StartPoint start_;
   Session session_;
   const Config& config_;
