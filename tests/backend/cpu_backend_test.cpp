@@ -40,30 +40,36 @@ void expect_same_bits(const Sweep& a, const Sweep& b) {
   EXPECT_EQ(bits(a.grad_bias), bits(b.grad_bias));
 }
 
-TEST_P(CpuBackend, EqualsReferenceWhereSumsAreExact) {
+// Both of the following compare all instruction sets with one sweep of the reference.
+TEST(CpuBackendOfEachInstructionSet, EqualsReferenceWhereSumsAreExact) {
   const auto cpu = make_cpu_backend(2);
   const auto reference = make_reference_backend<float>();
   RangeCounts seen;
-  for (const Size& size : sizes) {
-    for (const Dynamics& line : dynamics) {
+  for (std::size_t k = 0; k < sizes.size(); ++k) {
+    const Size& size = sizes[k];
+    for (const Dynamics& line : lines_at(k)) {
       // grid 22: magnitudes from 4 on are out of range; grid 8 and a small step: ties, and zeros
       for (const auto& [grid_bits, shrink] : {std::pair{0, 1.0}, {22, 1.0}, {8, 1.0 / 64}}) {
         SegmentShape shape = make_shape(size, line, 1, grid_bits, grid_bits == 8);
         for (double& scale : shape.scale) scale *= shrink;
         SCOPED_TRACE(describe(shape, line, size.batch));
-        Sweep got = make_exact_sweep(shape, size.batch);
-        Sweep expected = got;
-        const auto got_segment = load(*cpu, shape, got);
-        const auto expected_segment = load(*reference, shape, expected);
-        if (got_segment->description() != "direct") continue;  // has roundings of its own
+        const Sweep start = make_exact_sweep(shape, size.batch);
+        Sweep advanced = start;
+        const auto expected_segment = load(*reference, shape, advanced);
+        advance(*expected_segment, {0, 1}, advanced);
+        Sweep retreated = advanced;
+        retreat(*expected_segment, {0, 1}, retreated);
 
-        advance(*got_segment, {0, 1}, got);
-        advance(*expected_segment, {0, 1}, expected);
-        expect_same_values(got, expected);
-        retreat(*got_segment, {0, 1}, got);
-        retreat(*expected_segment, {0, 1}, expected);
-        expect_same_values(got, expected);
-        seen += got.counts;
+        with_each_instruction_set([&] {
+          Sweep got = start;
+          const auto segment = load(*cpu, shape, got);
+          if (segment->description() != "direct") return;  // has roundings of its own
+          advance(*segment, {0, 1}, got);
+          expect_same_values(got, advanced);
+          retreat(*segment, {0, 1}, got);
+          expect_same_values(got, retreated);
+          seen += got.counts;
+        });
       }
     }
   }
@@ -71,31 +77,36 @@ TEST_P(CpuBackend, EqualsReferenceWhereSumsAreExact) {
   EXPECT_GT(seen.rounded_to_zero, 0);
 }
 
-TEST_P(CpuBackend, SweepsAreCloseToReference) {
+TEST(CpuBackendOfEachInstructionSet, SweepsAreCloseToReference) {
   const auto cpu = make_cpu_backend(2);
   const auto reference = make_reference_backend<float>();
-  for (const Size& size : sizes) {
-    for (const Dynamics& line : dynamics) {
+  for (std::size_t k = 0; k < sizes.size(); ++k) {
+    const Size& size = sizes[k];
+    for (const Dynamics& line : lines_at(k)) {
       for (const int grid_bits : {0, 16}) {
         const SegmentShape shape = make_shape(size, line, 3, grid_bits, 1);
         SCOPED_TRACE(describe(shape, line, size.batch));
-        Sweep got = make_sweep(shape, size.batch);
-        Sweep expected = got;
-        const auto got_segment = load(*cpu, shape, got);
-        const auto expected_segment = load(*reference, shape, expected);
+        const Sweep start = make_sweep(shape, size.batch);
+        Sweep advanced = start;
+        const auto expected_segment = load(*reference, shape, advanced);
+        advance(*expected_segment, all(shape), advanced);
+        Sweep retreated = advanced;
+        retreat(*expected_segment, all(shape), retreated);
 
-        advance(*got_segment, all(shape), got);
-        advance(*expected_segment, all(shape), expected);
-        for (int slot = 0; slot < 2; ++slot)
-          EXPECT_LT(relative_error(got.state[slot], expected.state[slot]), sum_tolerance);
-        retreat(*got_segment, all(shape), got);
-        retreat(*expected_segment, all(shape), expected);
-        for (int slot = 0; slot < 2; ++slot) {
-          EXPECT_LT(relative_error(got.state[slot], expected.state[slot]), sum_tolerance);
-          EXPECT_LT(relative_error(got.adjoint[slot], expected.adjoint[slot]), sum_tolerance);
-        }
-        EXPECT_LT(relative_error(got.grad_kernel, expected.grad_kernel), sum_tolerance);
-        EXPECT_LT(relative_error(got.grad_bias, expected.grad_bias), sum_tolerance);
+        with_each_instruction_set([&] {
+          Sweep got = start;
+          const auto segment = load(*cpu, shape, got);
+          advance(*segment, all(shape), got);
+          for (int slot = 0; slot < 2; ++slot)
+            EXPECT_LT(relative_error(got.state[slot], advanced.state[slot]), sum_tolerance);
+          retreat(*segment, all(shape), got);
+          for (int slot = 0; slot < 2; ++slot) {
+            EXPECT_LT(relative_error(got.state[slot], retreated.state[slot]), sum_tolerance);
+            EXPECT_LT(relative_error(got.adjoint[slot], retreated.adjoint[slot]), sum_tolerance);
+          }
+          EXPECT_LT(relative_error(got.grad_kernel, retreated.grad_kernel), sum_tolerance);
+          EXPECT_LT(relative_error(got.grad_bias, retreated.grad_bias), sum_tolerance);
+        });
       }
     }
   }
@@ -103,13 +114,14 @@ TEST_P(CpuBackend, SweepsAreCloseToReference) {
 
 TEST_P(CpuBackend, RetreatRestoresEveryBitOnTheGrid) {
   const auto cpu = make_cpu_backend(2);
-  for (const Size& size : sizes) {
-    for (const Dynamics& line : dynamics) {
+  for (std::size_t k = 0; k < sizes.size(); ++k) {
+    const Size& size = sizes[k];
+    for (const Dynamics& line : lines_at(k)) {
       const SegmentShape shape = make_shape(size, line, 6, 16);
       SCOPED_TRACE(describe(shape, line, size.batch));
       Sweep sweep = make_sweep(shape, size.batch);
       // zeros, as the opening's ReLU makes them: they must not come back as -0
-      for (std::size_t k = 0; k < sweep.state[0].size(); k += 3) sweep.state[0][k] = 0;
+      for (std::size_t i = 0; i < sweep.state[0].size(); i += 3) sweep.state[0][i] = 0;
       const Sweep before = sweep;
       const auto segment = load(*cpu, shape, sweep);
 
@@ -181,8 +193,9 @@ TEST_P(CpuBackend, NotANumberIsNotLost) {
 
 TEST_P(CpuBackend, StoreEqualsReverseBitForBit) {
   const auto cpu = make_cpu_backend(2);
-  for (const Size& size : sizes) {
-    for (const Dynamics& line : dynamics) {
+  for (std::size_t k = 0; k < sizes.size(); ++k) {
+    const Size& size = sizes[k];
+    for (const Dynamics& line : lines_at(k)) {
       const SegmentShape shape = make_shape(size, line, 5, 16);
       SCOPED_TRACE(describe(shape, line, size.batch));
       Sweep reversed = make_sweep(shape, size.batch);

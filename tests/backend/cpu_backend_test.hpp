@@ -1,4 +1,4 @@
-// What the tests of the cpu backend share: each runs once for every instruction set that this
+// What the tests of the cpu backend share: each is made with every instruction set that this
 // processor has and the kernels were compiled for.
 #pragma once
 
@@ -18,17 +18,28 @@
 
 namespace revode {
 
+/// targets: instruction sets to choose the best of; 0: whatever the processor has.
+inline void use_targets(std::int64_t targets) {
+  hwy::SetSupportedTargetsForTest(targets);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
 class CpuBackend : public testing::TestWithParam<std::int64_t> {
  protected:
   void SetUp() override { use_targets(GetParam()); }
-  void TearDown() override { use_targets(0); }  // 0: whatever the processor has
-
- private:
-  static void use_targets(std::int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
+  void TearDown() override { use_targets(0); }
 };
+
+/// Runs `check` with each instruction set, for tests that would compute the same reference anew.
+template <typename Check>
+void with_each_instruction_set(Check&& check) {
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    use_targets(target);
+    check();
+  }
+  use_targets(0);
+}
 
 inline std::string target_name(const testing::TestParamInfo<std::int64_t>& info) {
   return hwy::TargetName(info.param);
