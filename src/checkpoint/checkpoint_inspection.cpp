@@ -15,6 +15,7 @@
 
 #include "revode/core/error.hpp"
 #include "revode/files/file_kind.hpp"
+#include "revode/files/json_text.hpp"
 
 #include "checkpoint/checkpoint_format.hpp"
 #include "checkpoint/checksums.hpp"
@@ -28,9 +29,7 @@ namespace {
 
 /// What is no UTF-8 in `text` replaced: JSON holds nothing else, and messages should not.
 std::string valid_text(const std::string& text) {
-  const auto replace = nlohmann::json::error_handler_t::replace;
-  return nlohmann::json::parse(nlohmann::json(text).dump(-1, ' ', false, replace))
-      .get<std::string>();
+  return parse_json(to_printable_text(text)).get<std::string>();
 }
 
 /// The text of an attribute of fixed or variable length. Padding (zeros or spaces) is cut off.
@@ -72,18 +71,18 @@ void check_format(const fs::path& file, hid_t root) {
   const nlohmann::json name = read_value(root, format::format_attribute);
   REVODE_REQUIRE(name == format::format_name,
                  "'{}' is no checkpoint of this program: its attribute '{}' is {}, expected \"{}\"",
-                 file.string(), format::format_attribute, name.dump(), format::format_name);
+                 file.string(), format::format_attribute, to_text(name), format::format_name);
   REVODE_REQUIRE(has_attribute(root, format::version_attribute),
                  "'{}' has no attribute '{}', expected {}", file.string(),
                  format::version_attribute, format::version);
   const nlohmann::json version = read_value(root, format::version_attribute);
   REVODE_REQUIRE(version.is_number_integer() && version >= 1,
                  "'{}' has the attribute '{}' = {}, expected the whole number {}", file.string(),
-                 format::version_attribute, version.dump(), format::version);
+                 format::version_attribute, to_text(version), format::version);
   REVODE_REQUIRE(version <= format::version,
                  "'{}' has version {} of the format and this program reads version {}: use a newer "
                  "program",
-                 file.string(), version.dump(), format::version);
+                 file.string(), to_text(version), format::version);
 }
 
 nlohmann::json parse_config(const fs::path& file, const std::string& text) {
@@ -173,7 +172,7 @@ herr_t collect_dataset(hid_t, const char* name, const H5O_info_t* info, void* pa
 }
 
 std::string shape_in_words(const std::vector<std::int64_t>& shape) {
-  return nlohmann::json(shape).dump();
+  return to_text(nlohmann::json(shape));
 }
 
 }  // namespace

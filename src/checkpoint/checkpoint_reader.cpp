@@ -1,10 +1,11 @@
 // Reads checkpoints. One process looks through the file first and puts every doubt into words; the
 // other ranks are told what it found. Then each rank reads its own rows by itself, so that damage
 // met by one never leaves others waiting, and all agree on how it went.
+#include "revode/checkpoint/checkpoint_reader.hpp"
+
 #include <algorithm>
 #include <cmath>
 
-#include "revode/checkpoint/checkpoint.hpp"
 #include "revode/comm/agreement.hpp"
 #include "revode/core/error.hpp"
 

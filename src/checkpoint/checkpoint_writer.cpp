@@ -3,16 +3,18 @@
 // checksums of what the file holds. So the bytes are the
 // same for any number of ranks, and a disk that is full is met before the ranks depend on each
 // other, where the library could not close the file in good order.
+#include "revode/checkpoint/checkpoint_writer.hpp"
+
 #include <algorithm>
 #include <set>
 #include <thread>
 #include <utility>
 
-#include "revode/checkpoint/checkpoint.hpp"
 #include "revode/comm/agreement.hpp"
 #include "revode/core/error.hpp"
 #include "revode/files/durable_files.hpp"
 #include "revode/files/host.hpp"
+#include "revode/files/json_text.hpp"
 
 #include "checkpoint/checkpoint_format.hpp"
 #include "checkpoint/checksums.hpp"
@@ -47,7 +49,7 @@ void check_contents(const CheckpointContents& contents) {
     for (const auto& [name, value] : attributes->items()) {
       if (value.is_number() || value.is_string()) continue;
       throw run_error("attribute '{}' is {}, expected a finite number or a string", name,
-                      value.dump());
+                      to_text(value));
     }
   }
   for (const ArraySlice& slice : contents.arrays) {
@@ -71,10 +73,10 @@ std::vector<const ArraySlice*> arrays_of(const CheckpointContents& contents) {
 /// Collective: all ranks write the same tree, and every row of every array is written once.
 void check_agreement(const CheckpointContents& contents, MPI_Comm communicator) {
   std::string tree =
-      contents.config.dump() + contents.root_attributes.dump() + contents.progress.dump();
+      to_text(contents.config) + to_text(contents.root_attributes) + to_text(contents.progress);
   std::vector<std::int64_t> rows;
   for (const ArraySlice& slice : contents.arrays) {
-    tree += slice.path + nlohmann::json(slice.shape).dump();
+    tree += slice.path + to_text(nlohmann::json(slice.shape));
     rows.insert(rows.end(), {slice.first_row, slice.num_rows});
   }
   std::uint64_t hash[2] = {hash_text(tree), ~hash_text(tree)};
@@ -180,7 +182,7 @@ void create_parents(hid_t file, const std::string& path, std::set<std::string>& 
 void create_tree(hid_t file, const CheckpointContents& contents, H5D_alloc_time_t places) {
   write_text(file, format::format_attribute, format::format_name);
   write_value(file, format::version_attribute, format::version);
-  write_text(file, format::config_attribute, contents.config.dump());
+  write_text(file, format::config_attribute, to_text(contents.config));
   for (const auto& [name, value] : contents.root_attributes.items()) write_value(file, name, value);
   if (!contents.progress.empty()) {
     const Hdf5Handle group = create_group(file, format::progress_group);

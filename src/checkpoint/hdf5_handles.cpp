@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
 
 namespace revode {
 

@@ -6,8 +6,12 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "revode/core/console.hpp"
+#include "revode/core/spread.hpp"
+#include "revode/files/json_text.hpp"
+#include "revode/model/convolution_count.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/write_permission.hpp"
 
@@ -144,7 +148,7 @@ NetworkFlops network_flops(const RunPlan& plan) {
 Json gather_lists(const Communicator& communicator, const Json& mine) {
   Json all = Json::array();
   for (int rank = 0; rank < communicator.size(); ++rank)
-    for (const Json& item : Json::parse(communicator.broadcast(mine.dump(), rank)))
+    for (const Json& item : parse_ordered_json(communicator.broadcast(to_text(mine), rank)))
       all.push_back(item);
   return all;
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "revode/train/metrics.hpp"
 #include "revode/train/run_log.hpp"

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <numeric>
 
 #include <fmt/format.h>
@@ -33,32 +32,6 @@ std::vector<std::int64_t> indices_of_step(const std::vector<std::int64_t>& order
 }
 
 }  // namespace
-
-Spread spread_of(std::vector<double> values) {
-  std::ranges::sort(values);
-  const auto quantile = [&](double share) {
-    const double place = share * static_cast<double>(values.size() - 1);
-    const auto below = static_cast<std::size_t>(place);
-    const std::size_t above = std::min(below + 1, values.size() - 1);
-    return std::lerp(values[below], values[above], place - static_cast<double>(below));
-  };
-  return {.median = quantile(0.5),
-          .lowest = values.front(),
-          .lower_quartile = quantile(0.25),
-          .upper_quartile = quantile(0.75),
-          .highest = values.back(),
-          .mean = std::accumulate(values.begin(), values.end(), 0.0) /
-                  static_cast<double>(values.size())};
-}
-
-ConvolutionCount convolutions_of_coupling(Force force, Activations activations) {
-  const int kernels = force == Force::symmetric ? 2 : 1;
-  return {.forward = kernels, .back = kernels * (activations == Activations::store ? 2 : 3)};
-}
-
-double convolution_flops(const SegmentShape& shape) {
-  return 2.0 * static_cast<double>(shape.kernel_size()) * static_cast<double>(shape.plane_size());
-}
 
 Measurements measure(Network& network, TrainingStep& training, const DataFeed& feed,
                      int num_steps) {

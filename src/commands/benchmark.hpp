@@ -12,30 +12,6 @@
 
 namespace revode {
 
-/// Repeated measurements of the same thing.
-struct Spread {
-  double median = 0;
-  double lowest = 0;
-  double lower_quartile = 0;
-  double upper_quartile = 0;
-  double highest = 0;
-  double mean = 0;
-};
-/// values must not be empty. Quartiles are interpolated between neighbours.
-Spread spread_of(std::vector<double> values);
-
-/// Convolutions that a coupling counts for, whatever the kernels do instead: of c channels with c,
-/// 3x3, each 2 * 9 * c * c * height * width operations an image. A force that is F = K^T sigma(K x)
-/// takes 2 forward and 6 back (F again, two adjoints, two kernel gradients), or 4 where the
-/// activations were stored; one with a single kernel takes half of each.
-struct ConvolutionCount {
-  int forward = 0;
-  int back = 0;
-};
-ConvolutionCount convolutions_of_coupling(Force force, Activations activations);
-/// Operations of one convolution of `shape` for one image.
-double convolution_flops(const SegmentShape& shape);
-
 /// What one rank has seen.
 struct Measurements {
   std::vector<double> step_seconds;     ///< of whole training steps, the longest of all ranks

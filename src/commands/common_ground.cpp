@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 

@@ -3,7 +3,9 @@
 #include <chrono>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/console.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"

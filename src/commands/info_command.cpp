@@ -1,9 +1,11 @@
 // revode info: what a checkpoint holds. Needs no MPI.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
 #include "revode/core/console.hpp"
+#include "revode/files/json_text.hpp"
 #include "revode/train/provenance.hpp"
 #include "revode/train/run_log.hpp"
 #include "revode/train/write_permission.hpp"
@@ -45,17 +47,17 @@ ExitStatus info_command(const Config& config) {
                                                 : "there; --check holds the file against them");
     text += "\nconfig\n";
     for (const auto& [key, value] : reader.config().items())
-      text += fmt::format("  {:<18}{}\n", key, value.dump());
+      text += fmt::format("  {:<18}{}\n", key, to_text(value));
     text +=
         fmt::format("\nprogress{}\n", reader.progress().empty() ? ": none (a model alone)" : "");
     for (const auto& [key, value] : reader.progress().items())
-      text += fmt::format("  {:<26}{}\n", key, value.dump());
+      text += fmt::format("  {:<26}{}\n", key, to_text(value));
     if (!run.is_null()) {
       text += "\nrun that the file lies in\n";
       for (const auto& [key, value] : run.items())
         if (!value.is_object())
           text += fmt::format("  {:<18}{}\n", key,
-                              value.is_string() ? value.get<std::string>() : value.dump());
+                              value.is_string() ? value.get<std::string>() : to_text(value));
     }
     text += "\narrays\n";
     for (const CheckpointReader::ArrayInfo& array : reader.arrays())

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/array_slice.hpp"
 #include "revode/config/run_plan.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"

@@ -4,8 +4,10 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include "revode/core/error.hpp"
+#include "revode/files/json_text.hpp"
 
 #include "config/options.hpp"
 
@@ -77,7 +79,7 @@ std::optional<Value> from_json_as(const nlohmann::json& json, const Rule& rule) 
     return Value(std::move(list));
   } else {
     // The digits of a JSON integer, read with the range check of the command line.
-    if (json.is_number_integer()) return parse_as<T>(json.dump(), rule);
+    if (json.is_number_integer()) return parse_as<T>(to_text(json), rule);
   }
   return std::nullopt;
 }
@@ -115,7 +117,7 @@ Value value_from_json(const Option& option, const nlohmann::json& json, std::str
   const auto read = [&]<typename T>(T Config::*) {
     return from_json_as<typename Held<T>::type>(json, option.rule);
   };
-  const std::string found = json.is_string() ? json.get<std::string>() : json.dump();
+  const std::string found = json.is_string() ? json.get<std::string>() : to_text(json);
   return checked(option, std::visit(read, option.field), found, where);
 }
 

@@ -3,10 +3,12 @@
 #include <optional>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "revode/config/config.hpp"
 #include "revode/core/error.hpp"
 #include "revode/data/dataset.hpp"
+#include "revode/files/json_text.hpp"
 
 #include "config/options.hpp"
 
@@ -48,7 +50,7 @@ void check_images(const Config& config, const nlohmann::json& stored, std::strin
   REVODE_REQUIRE(*classes == info.num_classes,
                  "--dataset {} has {} classes, the model in {} has {}: give the dataset that it is "
                  "for",
-                 config.dataset, info.num_classes, file, classes->dump());
+                 config.dataset, info.num_classes, file, to_text(*classes));
   const auto image = stored.find("image");
   REVODE_REQUIRE(image != stored.end() && image->is_array(),
                  "{}: its config has no 'image' = [channels, height, width], which a model needs",
@@ -57,7 +59,7 @@ void check_images(const Config& config, const nlohmann::json& stored, std::strin
   REVODE_REQUIRE(*image == shape,
                  "--dataset {} has images of shape {}, the model in {} takes {}: give the dataset "
                  "that it is for",
-                 config.dataset, shape.dump(), file, image->dump());
+                 config.dataset, to_text(shape), file, to_text(*image));
 }
 
 }  // namespace

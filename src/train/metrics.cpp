@@ -6,8 +6,10 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "revode/core/error.hpp"
+#include "revode/files/json_text.hpp"
 #include "revode/files/text_file.hpp"
 
 namespace revode {
@@ -16,7 +18,7 @@ namespace {
 
 /// Whether a line is a record of a run that stood at `last_step` or before.
 bool stays(const std::string& line, std::int64_t last_step) {
-  const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const auto record = parse_json(line);
   if (!record.is_object()) return false;  // cut off by a kill while it was written, or not ours
   if (record.value("kind", nlohmann::json()) == "end") return false;  // and now the run goes on
   const nlohmann::json step = record.value("step", nlohmann::json(0));
@@ -29,7 +31,7 @@ bool takes_lines(const std::filesystem::path& file) {
   const auto type = std::filesystem::symlink_status(file, ignored).type();
   if (type == std::filesystem::file_type::not_found) return true;
   if (type != std::filesystem::file_type::regular) return false;
-  return nlohmann::json::parse(first_line(file), nullptr, /*allow_exceptions=*/false).is_object();
+  return parse_json(first_line(file)).is_object();
 }
 
 }  // namespace
@@ -78,7 +80,7 @@ MetricsFile& MetricsFile::operator=(MetricsFile&& other) noexcept {
 
 void MetricsFile::write(const nlohmann::ordered_json& record) {
   if (file_ == nullptr) return;
-  const std::string line = record.dump() + "\n";
+  const std::string line = to_text(record) + "\n";
   if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0)
     throw run_error("{}: can't be written: {}", path_.string(), std::strerror(errno));
 }

@@ -5,8 +5,11 @@
 #include <limits>
 #include <string_view>
 
+#include <nlohmann/json.hpp>
+
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
+#include "revode/files/json_text.hpp"
 
 namespace revode {
 
@@ -158,8 +161,8 @@ std::optional<TrainingData> training_data_of(const nlohmann::json& config,
   REVODE_REQUIRE(
       makes_sense,
       "{}: its config holds '{}' = {} and '{}' = {}, expected a whole number above 0 and a text",
-      file, train_samples_key, samples == config.end() ? "nothing" : samples->dump(),
-      train_digest_key, digest == config.end() ? "nothing" : digest->dump());
+      file, train_samples_key, samples == config.end() ? "nothing" : to_text(*samples),
+      train_digest_key, digest == config.end() ? "nothing" : to_text(*digest));
   return TrainingData{samples->get<std::int64_t>(), digest->get<std::string>()};
 }
 
@@ -247,7 +250,7 @@ class ProgressNumbers {
         file_, name,
         value.is_number_float()
             ? fmt::format("{}", value.get<double>())  // JSON has no word for nan
-            : value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+            : to_printable_text(value),
         expected);
   }
 

@@ -3,9 +3,11 @@
 #include <fstream>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
 #include "revode/files/host.hpp"
+#include "revode/files/json_text.hpp"
 
 namespace revode {
 
@@ -44,7 +46,7 @@ Json start_record_of(const std::filesystem::path& checkpoint, std::int64_t step)
   if (!std::filesystem::is_regular_file(folder / "metrics.jsonl", ignored)) return latest;
   std::ifstream metrics(folder / "metrics.jsonl");
   for (std::string line; std::getline(metrics, line);) {
-    Json record = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    Json record = parse_ordered_json(line);
     if (!record.is_object() || record.value("kind", Json()) != "start") continue;
     const Json begun = record.value("step", Json());
     // A part of a run writes no checkpoint of the step that it begins at, unless the run begins

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include "revode/core/host_memory.hpp"
 #include "revode/files/host.hpp"

@@ -8,7 +8,8 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_files.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
 #include "revode/checkpoint/file_content.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"

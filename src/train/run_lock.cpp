@@ -22,6 +22,7 @@
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 #include "revode/files/host.hpp"
+#include "revode/files/json_text.hpp"
 #include "revode/files/text_file.hpp"
 
 namespace revode {
@@ -67,7 +68,7 @@ std::string in_words(const Holder& holder) {
 }
 
 std::optional<Holder> read_holder(const fs::path& file) {
-  const auto record = nlohmann::json::parse(first_line(file), nullptr, /*allow_exceptions=*/false);
+  const auto record = parse_json(first_line(file));
   try {
     return record.get<Holder>();
   } catch (const nlohmann::json::exception&) {
@@ -136,7 +137,7 @@ struct RunLock::Impl {
   void close() { ::close(std::exchange(descriptor, -1)); }
 
   void write_record() {
-    std::string text = nlohmann::json(me).dump();
+    std::string text = to_text(nlohmann::json(me));
     text.resize(record_bytes - 1, ' ');
     text += '\n';
     // A sign of life that could not be written is followed by others.

@@ -1,6 +1,7 @@
 #include "revode/train/run_report.hpp"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include "revode/train/provenance.hpp"
 #include "revode/train/write_permission.hpp"

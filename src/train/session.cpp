@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/error.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/train/run_log.hpp"

@@ -1,5 +1,8 @@
 #include "revode/train/stored_options.hpp"
 
+#include <nlohmann/json.hpp>
+
+#include "revode/files/json_text.hpp"
 #include "revode/train/model_file.hpp"
 
 namespace revode {
@@ -15,10 +18,10 @@ void fill_from_checkpoint(Config& config, StoredUse use, const std::string& file
     if (!communicator.is_root()) return;
     const CheckpointReader reader(file, checksums);
     note_missing_checksums(reader, file);
-    stored = reader.config().dump();
+    stored = to_text(reader.config());
   });
   stored = communicator.broadcast(stored, 0);
-  communicator.agree([&] { apply_stored(config, nlohmann::json::parse(stored), use, file); });
+  communicator.agree([&] { apply_stored(config, parse_json(stored), use, file); });
 }
 
 }  // namespace revode

@@ -7,7 +7,10 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
+#include "revode/checkpoint/checkpoint_files.hpp"
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/train/provenance.hpp"
 #include "revode/train/stop_signals.hpp"
 

@@ -11,13 +11,15 @@
 
 #include <fcntl.h>
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_files.hpp"
 #include "revode/checkpoint/file_content.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
+#include "revode/files/json_text.hpp"
 #include "revode/files/text_file.hpp"
 
 namespace revode {
@@ -38,7 +40,7 @@ void for_each_record(const fs::path& file, Visit visit) {
   if (!fs::is_regular_file(file, ignored)) return;
   std::ifstream stream(file);
   for (std::string line; std::getline(stream, line);) {
-    const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const auto record = parse_json(line);
     if (record.is_object() && record.contains("kind") && record.contains("step") && visit(record))
       return;
   }
@@ -107,7 +109,7 @@ struct Request {
 
 bool is_json_result_of(const fs::path& file, std::string_view command) {
   std::ifstream stream(file);
-  const auto json = nlohmann::json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  const auto json = parse_json(stream);
   return json.is_object() && json.value("command", nlohmann::json()) == command &&
          json.value("version", nlohmann::json()).is_string();
 }
@@ -304,7 +306,7 @@ void write_json_result(const Config& config, const Json& result) {
   if (config.json.empty()) return;
   Json whole{{"command", to_string(config.command)}, {"version", version_text()}};
   whole.update(result);
-  const std::string text = whole.dump(2) + "\n";
+  const std::string text = to_text(whole, 2) + "\n";
   if (config.json == "-") {
     print_result(text);
     return;

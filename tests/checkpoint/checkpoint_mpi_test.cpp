@@ -11,7 +11,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/error.hpp"
 
 #include "checkpoint/hdf5_file.hpp"

@@ -1,7 +1,5 @@
 // Reading by one process without MPI: files made here with plain HDF5 calls, as other programs
 // would make them, good and damaged. And the names of checkpoints.
-#include "revode/checkpoint/checkpoint.hpp"
-
 #include <algorithm>
 #include <limits>
 
@@ -9,7 +7,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "revode/checkpoint/checkpoint_files.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/error.hpp"
+#include "revode/files/json_text.hpp"
 
 #include "checkpoint/hdf5_file.hpp"
 #include "support/error_text.hpp"
@@ -212,7 +214,7 @@ TEST(CheckpointReader, TakesNamesAndTextsThatAreNoUtf8) {
   const CheckpointReader reader(file);
 
   EXPECT_EQ(reader.progress().size(), 2u);
-  EXPECT_EQ(nlohmann::json::parse(reader.progress().dump()), reader.progress());
+  EXPECT_EQ(parse_json(to_text(reader.progress())), reader.progress());
   ASSERT_EQ(reader.arrays().size(), 1u);
   EXPECT_EQ(reader.arrays()[0].path, "/model/a");
   Hdf5File(folder / "b.h5").text("/", "format", "\xff");

@@ -5,7 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/error.hpp"
 
 #include "checkpoint/checksums.hpp"

@@ -5,11 +5,13 @@
 #include <sstream>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <sys/stat.h>
 
 #include "revode/backend/backend.hpp"
 #include "revode/config/config.hpp"
 #include "revode/data/dataset.hpp"
+#include "revode/files/json_text.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/pipeline/schedule.hpp"
 
@@ -25,7 +27,7 @@ using test::TemporaryFile;
 
 /// A config as a run of a small network leaves it in its checkpoint.
 nlohmann::json stored_config() {
-  return nlohmann::json::parse(R"({
+  return parse_json(R"({
     "arch": "leapfrog", "blocks": [3, 2, 1], "widths": [8, 16, 32], "step-size": 0.05, "grid-bits": 12,
     "classes": 10, "image": [3, 32, 32], "dataset": "synthetic", "train-fraction": 0.5, "augment": false,
     "batch-size": 64, "micro-batches": 4, "epochs": 9, "learning-rate": 0.2, "lr-decay-epochs": [5, 7],
@@ -170,7 +172,7 @@ TEST(StoredConfig, MissingAndMalformedKeysAreNamed) {
   for (const auto& [key, value] : malformed) {
     nlohmann::json stored = stored_config();
     stored[key] = value;
-    SCOPED_TRACE(value.dump());
+    SCOPED_TRACE(to_text(value));
     expect_stored_error({"eval", "--checkpoint", "m.h5"}, StoredUse::model, stored,
                         {"m.h5", "'" + key + "'"});
   }
@@ -239,7 +241,7 @@ TEST(ConfigJson, ReadsBackToTheSameValues) {
   const Config written = parse({"--arch", "midpoint", "--blocks", "3,2,1", "--widths", "8,16,32",
                                 "--step-size", "0.1234567890123456789", "--micro-batches", "3",
                                 "--steps", "5000000000", "--lr-decay-epochs", "none"});
-  nlohmann::json stored = nlohmann::json::parse(config_to_json(written).dump());
+  nlohmann::json stored = parse_json(to_text(config_to_json(written)));
   stored["classes"] = 10;
   stored["image"] = {3, 32, 32};
 

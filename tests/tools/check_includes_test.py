@@ -49,7 +49,7 @@ class CheckIncludes(unittest.TestCase):
         self.expect_one("src/backend/registry.cpp", '#include "revode/model/slice.hpp"\n', 1, "backend includes")
         self.expect_one("src/files/host.cpp", '#include "revode/comm/communicator.hpp"\n', 1, "files includes")
         self.expect_one("src/data/input.cpp", '#include "revode/config/config.hpp"\n', 1, "data includes")
-        self.expect_one("src/config/config.cpp", '#include "revode/checkpoint/checkpoint.hpp"\n', 1, "config includes")
+        self.expect_one("src/config/config.cpp", '#include "revode/checkpoint/checkpoint_reader.hpp"\n', 1, "config includes")
         self.expect_one("src/checkpoint/reader.cpp", '#include "revode/config/config.hpp"\n', 1, "checkpoint includes")
         self.expect_one("src/pipeline/executor.cpp", '#include "revode/config/config.hpp"\n', 1, "pipeline includes")
 

@@ -8,7 +8,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "revode/files/json_text.hpp"
 #include "revode/train/run_log.hpp"
 
 #include "support/error_text.hpp"
@@ -31,7 +33,7 @@ std::vector<std::string> lines_of(const fs::path& file) {
 nlohmann::ordered_json record(const std::string& kind, int step) {
   return {{"kind", kind}, {"step", step}};
 }
-std::string line(const std::string& kind, int step) { return record(kind, step).dump(); }
+std::string line(const std::string& kind, int step) { return to_text(record(kind, step)); }
 
 class Metrics : public testing::Test {
  protected:

@@ -8,7 +8,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "revode/checkpoint/checkpoint_writer.hpp"
+#include "revode/files/json_text.hpp"
 #include "revode/train/model_file.hpp"
 
 #include "pipeline/shuffled_schedule.hpp"
@@ -66,9 +69,9 @@ TEST(TrainingData, ComesBackAndMustMakeSense) {
                            R"({"train-samples": -1, "train-digest": "0a"})",
                            R"({"train-samples": 80, "train-digest": 7})",
                            R"({"train-samples": 80})", R"({"train-digest": "0a"})"})
-    EXPECT_THAT(error_text(ExitStatus::bad_input,
-                           [&] { training_data_of(nlohmann::json::parse(text), "some.h5"); }),
-                testing::AllOf(testing::HasSubstr("some.h5"), testing::HasSubstr("train-samples")))
+    EXPECT_THAT(
+        error_text(ExitStatus::bad_input, [&] { training_data_of(parse_json(text), "some.h5"); }),
+        testing::AllOf(testing::HasSubstr("some.h5"), testing::HasSubstr("train-samples")))
         << text;
 }
 

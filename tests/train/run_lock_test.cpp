@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "revode/files/json_text.hpp"
+
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
 
@@ -50,7 +52,8 @@ class Holder {
 class Lock : public testing::TestWithParam<LockSettings> {
  protected:
   nlohmann::json record() const {
-    return nlohmann::json::parse(std::ifstream(file_), nullptr, /*allow_exceptions=*/false);
+    std::ifstream stream(file_);
+    return parse_json(stream);
   }
   void wait_until_held() const {
     while (!record().is_object()) std::this_thread::sleep_for(5ms);
@@ -108,7 +111,7 @@ void write_foreign_record(const fs::path& file, int beats) {
   nlohmann::json record{{"host", "elsewhere"}, {"boot", "another"}, {"process_space", "another"},
                         {"job", "17"},         {"since", "then"},   {"process", 1},
                         {"beats", beats}};
-  std::string text = record.dump();
+  std::string text = to_text(record);
   text.resize(511, ' ');
   std::ofstream(file) << text << '\n';
 }

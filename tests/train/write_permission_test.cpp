@@ -7,10 +7,12 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "revode/core/error.hpp"
+#include "revode/files/json_text.hpp"
 
 #include "checkpoint/hdf5_file.hpp"
 #include "support/error_text.hpp"
@@ -125,7 +127,8 @@ TEST_F(WritePermission, ResultsGoWhereLinksPointTo) {
     write_json_result(eval("", at("second.json")), {{"loss", 0.5}});
     EXPECT_TRUE(fs::is_symlink(folder_ / "second.json"));
     EXPECT_TRUE(fs::is_symlink(folder_ / "link.json"));
-    const auto json = nlohmann::json::parse(std::ifstream(folder_ / "target.json"));
+    std::ifstream stream(folder_ / "target.json");
+    const auto json = parse_json(stream);
     EXPECT_EQ(json["loss"], 0.5);
     EXPECT_EQ(json["command"], "eval");
   }
@@ -141,12 +144,12 @@ TEST_F(WritePermission, DevicesAndFifosAreWrittenToAndStay) {
   std::jthread reader([&] { std::getline(std::ifstream(fifo), seen, '\0'); });
   write_json_result(eval("", fifo.string()), {{"loss", 0.5}});
   reader.join();
-  EXPECT_EQ(nlohmann::json::parse(seen)["loss"], 0.5);
+  EXPECT_EQ(parse_json(seen)["loss"], 0.5);
   EXPECT_TRUE(fs::is_fifo(fifo));
 
   testing::internal::CaptureStdout();
   write_json_result(eval("", "/dev/stdout"), {{"loss", 0.5}});
-  EXPECT_EQ(nlohmann::json::parse(testing::internal::GetCapturedStdout())["loss"], 0.5);
+  EXPECT_EQ(parse_json(testing::internal::GetCapturedStdout())["loss"], 0.5);
 }
 
 TEST_F(WritePermission, AResultThatCanNotBeWrittenLeavesNothing) {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
 #include "revode/config/config.hpp"
 #include "revode/train/network.hpp"
 

@@ -15,6 +15,8 @@
 
 namespace revode {
 
+struct CheckpointContents;
+
 class Session {
  public:
   /// Collective; throws errors that all ranks share. Nothing as large as the network is made before

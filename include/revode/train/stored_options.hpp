@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_reader.hpp"
 #include "revode/comm/communicator.hpp"
 #include "revode/config/config.hpp"
 

@@ -1,6 +1,6 @@
 // Names of checkpoint files: how they are listed and pointed to. What is in them:
 // checkpoint_writer.cpp, checkpoint_reader.cpp.
-#include "revode/checkpoint/checkpoint.hpp"
+#include "revode/checkpoint/checkpoint_files.hpp"
 
 #include <algorithm>
 #include <charconv>
