@@ -7,6 +7,9 @@
 and that each outside interface stays where it belongs: MPI calls in comm and main.cpp (checkpoint takes part in
 collectives on the communicator it is handed), HDF5 in checkpoint, highway in backend/cpu, CUDA in backend.
 
+Also that a source includes the public header of its name first, so that the header is known to compile alone, and that
+public headers have an include guard.
+
     tools/check_includes.py [REPOSITORY]
 
 Prints one line a violation, `file:line: what`, and exits 1 when there is any. Only text is looked at: nothing is compiled.
@@ -120,7 +123,15 @@ def check_file(repository, path):
         yield 1, f"belongs to no known module (found '{module}', known are {', '.join(BELOW)})"
         return
     source = repository / path
-    for number, include, code in code_lines(source.read_text(encoding="utf-8")):
+    lines = list(code_lines(source.read_text(encoding="utf-8")))
+    if path.parts[0] == "include" and not any(code.strip() == "#pragma once" for _, _, code in lines):
+        yield 1, "has no #pragma once"
+    own = Path("revode", *path.parts[1:]).with_suffix(".hpp")
+    includes = [(number, include) for number, include, _ in lines if include]
+    first_number, first = includes[0] if includes else (1, "nothing")
+    if path.suffix == ".cpp" and (repository / "include" / own).is_file() and first != str(own):
+        yield first_number, f"includes {first} first, expected {own}"
+    for number, include, code in lines:
         if include:
             target = module_included(include, source, repository)
             if target is not None and target != module and target not in BELOW[module]:

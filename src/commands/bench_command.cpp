@@ -282,7 +282,7 @@ ExitStatus bench_command(Config given, const Communicator& world) {
   normalise(*feed, *network);
   TrainingStep training(*network);
   for (const auto& share : network->shares()) share->velocity();
-  const bool prints = grid.is_printer() && config.json != "-";
+  const bool prints = grid.is_printer() && !config.json_to_stdout();
 
   const std::string block = start_block(*network);
   if (prints) {

@@ -54,7 +54,7 @@ ExitStatus eval_command(Config given, const Communicator& world) {
   }
   const MemoryReport memory = gather_memory(world);
   if (!grid.is_printer()) return ExitStatus::success;
-  if (config.json != "-")
+  if (!config.json_to_stdout())
     print_result("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
                  config.checkpoint, to_string(plan.split), config.dataset, result.loss,
                  result.accuracy, format_count(result.samples));

@@ -50,7 +50,7 @@ ExitStatus gradient_command(Config given, const Communicator& world) {
   }
   const MemoryReport memory = gather_memory(world);
   if (!grid.is_printer()) return ExitStatus::success;
-  if (config.json != "-")
+  if (!config.json_to_stdout())
     print_result(
         "samples {} of the {} split of {}: loss {:.6f}, regularization {:.6f}, norm of the "
         "gradient {:.6g}\n",

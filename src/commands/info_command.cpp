@@ -37,7 +37,7 @@ ExitStatus info_command(const Config& config) {
       step.is_number_integer() ? start_record_of(config.checkpoint, step.get<std::int64_t>())
                                : nullptr;
 
-  if (config.json != "-") {
+  if (!config.json_to_stdout()) {
     std::string text =
         fmt::format("{}: {} parameters, {} of arrays\n", config.checkpoint,
                     format_count(parameters), format_bytes(static_cast<double>(bytes)));

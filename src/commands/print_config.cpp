@@ -8,7 +8,7 @@
 namespace revode {
 
 ExitStatus print_config(Config config) {
-  const bool resumes = !config.resume.empty() && config.resume != "auto";
+  const bool resumes = !config.resume.empty() && !config.resumes_newest();
   const std::string& file = resumes ? config.resume : config.checkpoint;
   if (!file.empty())
     fill_from_checkpoint(config, resumes ? StoredUse::resume : StoredUse::model, file);

@@ -338,7 +338,7 @@ ExitStatus verify_command(Config given, const Communicator& world) {
   const bool passed = std::ranges::all_of(checks, &Check::passed);
   if (grid.is_printer()) {
     const Architecture& architecture = base.network().architecture();
-    if (config.json != "-") {
+    if (!config.json_to_stdout()) {
       print_result("{}-{} on {}, {} {}, {} samples of {}\n\n", architecture.rule().name,
                    architecture.depth(), base.network().backend().description(), world.size(),
                    world.size() == 1 ? "rank" : "ranks", config.batch_size, config.dataset);

@@ -60,7 +60,7 @@ std::string two_units(std::int64_t first, const char* first_unit, std::int64_t s
 
 }  // namespace
 
-std::FILE* text_stream(const std::string& json) { return json == "-" ? stderr : stdout; }
+std::FILE* text_stream(const Config& config) { return config.json_to_stdout() ? stderr : stdout; }
 
 ProgressStyle progress_style(ProgressSetting setting, std::FILE* stream) {
   if (setting == ProgressSetting::off) return ProgressStyle::off;

@@ -16,7 +16,7 @@ constexpr double seconds_between_lines = 30;
 
 RunLog make_log(const RunPlan& plan, const Grid& grid) {
   if (!grid.is_printer()) return {};
-  std::FILE* stream = text_stream(plan.config.json);
+  std::FILE* stream = text_stream(plan.config);
   return {progress_style(plan.progress, stream), stream};
 }
 

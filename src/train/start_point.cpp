@@ -30,7 +30,7 @@ fs::path default_output(const Config& config, bool existing) {
 fs::path find_output(const Config& config) {
   if (!config.output.empty()) return config.output;
   if (config.resume.empty()) return {};
-  if (config.resume == "auto") return default_output(config, true);
+  if (config.resumes_newest()) return default_output(config, true);
   std::error_code ignored;
   const fs::path folder = fs::weakly_canonical(config.resume, ignored).parent_path();
   return folder.empty() ? fs::path(".") : folder;
@@ -42,7 +42,7 @@ void find_start(const Config& config, StartPoint& start) {
   if (!config.checkpoint.empty()) {
     start.kind = Kind::weights;
     start.file = config.checkpoint;
-  } else if (config.resume == "auto") {
+  } else if (config.resumes_newest()) {
     start.file = start.folder->newest_complete_checkpoint().string();
     start.kind = start.file.empty() ? Kind::fresh : Kind::resume;
     start.begins_anew = start.file.empty() && start.folder->holds_results();
@@ -62,7 +62,7 @@ bool goes_on_in_place(const StartPoint& start) {
 
 void check_that_results_stay(const Config& config, const StartPoint& start) {
   REVODE_REQUIRE(
-      goes_on_in_place(start) || config.resume == "auto" || !start.folder->holds_results(),
+      goes_on_in_place(start) || config.resumes_newest() || !start.folder->holds_results(),
       "--output {}: holds the results of another run; choose another folder, or go on with that "
       "run by "
       "--resume auto",
@@ -90,7 +90,7 @@ StartPoint choose_start(Config& config, const Communicator& communicator) {
   if (start.kind == StartPoint::Kind::fresh) {
     communicator.agree([&] { check_config(config); });
   } else {
-    const bool verified = config.resume == "auto";  // when it was chosen
+    const bool verified = config.resumes_newest();  // when it was chosen
     fill_from_checkpoint(
         config, start.kind == StartPoint::Kind::resume ? StoredUse::resume : StoredUse::model,
         start.file,

@@ -203,12 +203,11 @@ void check(const Request& request) {
 std::vector<Request> requests_of(const Config& config) {
   std::vector<Request> requests;
   const auto add = [&](const char* option, const std::string& path, ResultFormat format) {
-    if (!path.empty() && path != "-")
-      requests.push_back({option, path, behind_links(path), format, config});
+    requests.push_back({option, path, behind_links(path), format, config});
   };
-  if (config.command == Command::eval || config.command == Command::gradient)
-    add("--output", config.output, ResultFormat::hdf5);
-  add("--json", config.json, ResultFormat::json);
+  const bool has_output = config.command == Command::eval || config.command == Command::gradient;
+  if (has_output && !config.output.empty()) add("--output", config.output, ResultFormat::hdf5);
+  if (config.json_to_file()) add("--json", config.json, ResultFormat::json);
   return requests;
 }
 
@@ -307,7 +306,7 @@ void write_json_result(const Config& config, const Json& result) {
   Json whole{{"command", to_string(config.command)}, {"version", version_text()}};
   whole.update(result);
   const std::string text = to_text(whole, 2) + "\n";
-  if (config.json == "-") {
+  if (config.json_to_stdout()) {
     print_result(text);
     return;
   }

@@ -3,6 +3,7 @@
 #include "revode/data/dataset.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <complex>
 #include <numbers>
@@ -345,34 +346,48 @@ TEST(Synthetic, LinearModelOfThePixelsStaysFarBehind) {
   EXPECT_LT(share, 0.3);
 }
 
-/// Energy of the image's local waves, by direction and period: squared windowed Fourier sums,
-/// averaged over places.
-std::vector<double> wave_energies(const Dataset& dataset, std::int64_t index) {
-  const std::vector<double> image = grey(dataset, index);
-  constexpr int window = 12;
-  std::vector<double> energies;
+constexpr int window = 12;
+using Wave = std::array<std::complex<double>, window * window>;
+
+/// Windowed waves of 4 periods, each in 8 directions.
+std::vector<Wave> make_waves() {
+  std::vector<Wave> waves;
   for (const double period : {4.0, 5.3, 7.0, 9.5}) {
     for (int step = 0; step < 8; ++step) {
       const double angle = step * std::numbers::pi / 8;
       const double u = 2 * std::numbers::pi / period * std::cos(angle);
       const double v = 2 * std::numbers::pi / period * std::sin(angle);
-      double energy = 0;
-      for (int top = 0; top + window <= 32; top += 5) {
-        for (int left = 0; left + window <= 32; left += 5) {
-          std::complex<double> sum = 0;
-          for (int y = 0; y < window; ++y) {
-            for (int x = 0; x < window; ++x) {
-              const double hann = std::sin(std::numbers::pi * (x + 0.5) / window) *
-                                  std::sin(std::numbers::pi * (y + 0.5) / window);
-              sum +=
-                  hann * hann * image[(top + y) * 32 + left + x] * std::polar(1.0, u * x + v * y);
-            }
-          }
-          energy += std::norm(sum);
+      Wave& wave = waves.emplace_back();
+      for (int y = 0; y < window; ++y) {
+        for (int x = 0; x < window; ++x) {
+          const double hann = std::sin(std::numbers::pi * (x + 0.5) / window) *
+                              std::sin(std::numbers::pi * (y + 0.5) / window);
+          wave[y * window + x] = hann * hann * std::polar(1.0, u * x + v * y);
         }
       }
-      energies.push_back(std::log(energy));
     }
+  }
+  return waves;
+}
+
+/// Energy of the image's local waves, by direction and period: squared windowed Fourier sums,
+/// averaged over places.
+std::vector<double> wave_energies(const Dataset& dataset, std::int64_t index) {
+  static const std::vector<Wave> waves = make_waves();
+  const std::vector<double> image = grey(dataset, index);
+  std::vector<double> energies;
+  for (const Wave& wave : waves) {
+    double energy = 0;
+    for (int top = 0; top + window <= 32; top += 5) {
+      for (int left = 0; left + window <= 32; left += 5) {
+        std::complex<double> sum = 0;
+        for (int y = 0; y < window; ++y)
+          for (int x = 0; x < window; ++x)
+            sum += image[(top + y) * 32 + left + x] * wave[y * window + x];
+        energy += std::norm(sum);
+      }
+    }
+    energies.push_back(std::log(energy));
   }
   // Mirrored directions are the same class: add their energies.
   std::vector<double> folded;

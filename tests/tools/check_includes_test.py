@@ -11,7 +11,7 @@ import check_includes  # noqa: E402
 
 GOOD = {
     "include/revode/core/error.hpp": "#pragma once\n",
-    "include/revode/model/slice.hpp": '#include "revode/backend/backend.hpp"\n#include "revode/core/error.hpp"\n',
+    "include/revode/model/slice.hpp": '#pragma once\n#include "revode/backend/backend.hpp"\n#include "revode/core/error.hpp"\n',
     "src/main.cpp": '#include <mpi.h>\n#include "commands/train.hpp"\nint main() { MPI_Init(nullptr, nullptr); }\n',
     "src/commands/train.hpp": '#include "revode/train/trainer.hpp"\n#include "revode/config/config.hpp"\n',
     "src/comm/communicator.cpp": '#include <mpi.h>\nint send() { return MPI_Send(); }\n',
@@ -19,7 +19,7 @@ GOOD = {
     "src/config/options.cpp": '#include "revode/data/dataset.hpp"\n#include "revode/pipeline/schedule.hpp"\n',
     "src/backend/cpu/kernels.cpp": '#include "hwy/highway.h"\nHWY_BEFORE_NAMESPACE();\n',
     # Words in comments, text and numbers are no uses.
-    "src/core/error.cpp": '// like MPI_Abort\n/* H5Fopen\n   hwy::x */\nconst char* s = "MPI_Send // \\" cudaMalloc";\n'
+    "src/core/error.cpp": '#include "revode/core/error.hpp"\n// like MPI_Abort\n/* H5Fopen\n   hwy::x */\nconst char* s = "MPI_Send // \\" cudaMalloc";\n'
                           "int n = 1'000'000;\n",
 }
 
@@ -69,12 +69,20 @@ class CheckIncludes(unittest.TestCase):
         self.expect_one("src/data/dataset.cpp", "#include <hdf5.h>\n", 1, "HDF5")
         self.expect_one("src/commands/info.cpp", "auto f = H5Fopen(0);\n", 1, "H5Fopen")
         self.expect_one("src/backend/reference/loops.cpp", "#include <hwy/highway.h>\n", 1, "highway")
-        self.expect_one("src/model/slice.cpp", "auto d = hwy::f();\n", 1, "highway")
+        self.expect_one("src/model/loss.cpp", "auto d = hwy::f();\n", 1, "highway")
         self.expect_one("src/train/trainer.cpp", "int e = cudaMalloc();\n", 1, "CUDA")
 
     def test_a_folder_that_is_no_module_is_found(self):
         self.expect_one("src/helpers/things.cpp", "\n", 1, "no known module")
         self.expect_one("include/revode/loose.hpp", "\n", 1, "no known module")
+
+    def test_a_header_that_is_not_known_to_compile_alone_is_found(self):
+        self.expect_one("src/model/slice.cpp", '\n#include <vector>\n#include "revode/model/slice.hpp"\n', 2,
+                        "expected revode/model/slice.hpp")
+        self.expect_one("src/model/slice.cpp", "int i;\n", 1, "includes nothing first")
+
+    def test_a_header_without_a_guard_is_found(self):
+        self.expect_one("include/revode/core/buffer.hpp", "// #pragma once\nint i;\n", 1, "no #pragma once")
 
 
 if __name__ == "__main__":

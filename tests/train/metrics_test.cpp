@@ -154,9 +154,14 @@ TEST(Format, Counts) {
 }
 
 TEST(TextStream, LeavesStandardOutputToJson) {
-  EXPECT_EQ(text_stream(""), stdout);
-  EXPECT_EQ(text_stream("result.json"), stdout);
-  EXPECT_EQ(text_stream("-"), stderr);
+  const auto stream_with = [](const char* json) {
+    Config config;
+    config.json = json;
+    return text_stream(config);
+  };
+  EXPECT_EQ(stream_with(""), stdout);
+  EXPECT_EQ(stream_with("result.json"), stdout);
+  EXPECT_EQ(stream_with("-"), stderr);
 }
 
 /// What a progress line writes into a file.

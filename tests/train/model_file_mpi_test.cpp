@@ -15,6 +15,7 @@
 #include "revode/train/model_file.hpp"
 
 #include "pipeline/shuffled_schedule.hpp"
+#include "support/deferred_backend.hpp"
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
 #include "train/small_network.hpp"
@@ -248,13 +249,19 @@ TEST_F(ModelFile, VariancesAndDeviationsThatCannotBeAreRefusedByEveryRank) {
   EXPECT_EQ(error_with(map.closing_norm.mean, -1), "");
 }
 
+std::string bytes_of(const std::string& file) {
+  std::ifstream stream(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
 // Every rank trains three steps and writes the file together with the others.
 std::string trained_checkpoint(const Grid& grid, const Placement& placement,
-                               const ScheduleRule& schedule, const std::string& file) {
+                               const ScheduleRule& schedule, const std::string& file,
+                               std::unique_ptr<Backend<float>> backend = nullptr) {
   const Config config = small_config();
   RunPlan plan = make_plan(config, placement);
   plan.schedule = &schedule;
-  Network network(std::move(plan), grid, 3);
+  Network network(std::move(plan), grid, 3, std::move(backend));
   TrainingStep training(network);
   const TestBatch<float> batch(network.architecture(), {3, 3, 2});
   for (int step = 0; step < 3; ++step)
@@ -265,8 +272,7 @@ std::string trained_checkpoint(const Grid& grid, const Placement& placement,
                               .arrays = model_slices(network)};
   for (const ArraySlice& slice : momentum_slices(network)) contents.arrays.push_back(slice);
   write_checkpoint(file, contents, grid.world().handle());
-  std::ifstream stream(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
+  return bytes_of(file);
 }
 
 // Whatever the order in which micro-batches go back, and whoever owns which slice.
@@ -281,6 +287,35 @@ TEST_F(ModelFile, IsTheSameByteForByteWithAnyScheduleAndPlacement) {
   EXPECT_TRUE(trained_checkpoint(grid_, chain, shuffled_schedule, file_) == alone);
   EXPECT_TRUE(trained_checkpoint(grid_, ring, schedule_rule("gpipe"), file_) == alone);
   EXPECT_TRUE(trained_checkpoint(grid_, ring, shuffled_schedule, file_) == alone);
+}
+
+// Arrays that the host can't read are copied out and in.
+TEST_F(ModelFile, IsTheSameWhereMemoryIsApartFromTheHosts) {
+  const Placement chain = Placement::round_robin(world_.size(), world_.size());
+  const ScheduleRule& schedule = schedule_rule("1f1b");
+  const std::string near =
+      trained_checkpoint(grid_, chain, schedule, file_, make_reference_backend<float>());
+  const auto apart = [] { return std::make_unique<DeferredBackend<float>>(); };
+
+  EXPECT_TRUE(trained_checkpoint(grid_, chain, schedule, file_, apart()) == near);
+
+  Config config = small_config();
+  config.seed = 99;
+  Network again(make_plan(config, world_), grid_, 3, apart());
+  CheckpointContents contents;
+  {
+    const CheckpointReader reader(file_, world_.handle());
+    load_model(reader, file_, again);
+    load_momentum(reader, file_, again);
+    contents = {.config = reader.config(),
+                .root_attributes = Attributes::object(),
+                .progress = reader.progress(),
+                .arrays = model_slices(again)};
+  }
+  for (const ArraySlice& slice : momentum_slices(again)) contents.arrays.push_back(slice);
+  const std::string copy = file_ + ".copy";
+  write_checkpoint(copy, contents, world_.handle());
+  EXPECT_TRUE(bytes_of(copy) == near);
 }
 
 // A rank may own several slices: its rows of an array come in pieces.

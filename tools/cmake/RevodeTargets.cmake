@@ -18,23 +18,26 @@ if(REVODE_SANITIZE)
   target_link_options(revode_options INTERFACE -fsanitize=address,undefined)
 endif()
 
-# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>])
-# One static library a module, as revode::<name>; the links state the layer order.
+# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [UNOPTIMISED])
+# One static library a module, as revode::<name>; the links state the layer order. UNOPTIMISED is for modules that compute
+# little: under sanitizers, optimising them takes longer than running them.
 function(revode_add_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;PUBLIC;PRIVATE")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "" "SOURCES;PUBLIC;PRIVATE")
   add_library(revode_${name} STATIC ${arg_SOURCES})
   add_library(revode::${name} ALIAS revode_${name})
   target_include_directories(revode_${name}
     PUBLIC ${PROJECT_SOURCE_DIR}/include
     PRIVATE ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(revode_${name} PUBLIC revode_options ${arg_PUBLIC} PRIVATE ${arg_PRIVATE})
+  if(REVODE_SANITIZE AND arg_UNOPTIMISED)
+    target_compile_options(revode_${name} PRIVATE -O0)
+  endif()
 endfunction()
 
 # revode_add_test(<name> SOURCES <files> [LINK <targets>] [RANKS <counts>] [LABELS <labels>] [TIMEOUT <seconds>]
 #                 [UNOPTIMISED] [SHARDS <count>])
 # Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun). The target
-# revode_unit_tests builds those of one process and nothing else. UNOPTIMISED is for tests whose own code computes little:
-# under sanitizers, optimising it takes longer than running it. What they test keeps its optimisation.
+# revode_unit_tests builds those of one process and nothing else. UNOPTIMISED: see above; it is for the test's own code.
 # SHARDS is for long tests of one process: GoogleTest deals the cases out to <name>_shard_1 and so on, which run side by side.
 function(revode_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "TIMEOUT;SHARDS" "SOURCES;LINK;RANKS;LABELS")

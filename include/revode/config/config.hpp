@@ -86,6 +86,11 @@ struct Config {
   /// INI: those the command takes).
   std::set<std::string, std::less<>> given_options;
   bool given(std::string_view option) const { return given_options.contains(option); }
+
+  // What the texts above say.
+  bool resumes_newest() const { return resume == "auto"; }
+  bool json_to_stdout() const { return json == "-"; }  ///< then text for people does not go there
+  bool json_to_file() const { return !json.empty() && !json_to_stdout(); }
 };
 
 /// Names of the commands of this version, in the order of their enum.

@@ -14,7 +14,7 @@ namespace revode {
 
 /// Where a command's text for people goes: standard output, or standard error where `--json -` has
 /// taken that.
-std::FILE* text_stream(const std::string& json);
+std::FILE* text_stream(const Config& config);
 
 /// How progress within an epoch is shown. Lines that stay are printed in every style.
 enum class ProgressStyle {
