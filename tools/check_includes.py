@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that dependencies point down only:
 
-    commands > train > config > data > files > core,   train > checkpoint > files, comm > core
+    commands > train > run > config > data > files > core,   run > checkpoint > files, comm > core
     config > pipeline > model > backend > core,   pipeline > comm
 
 and that each outside interface stays where it belongs: MPI calls in comm and main.cpp (checkpoint takes part in
@@ -29,9 +29,10 @@ BELOW = {
     "data": {"files", "core"},
     "config": {"data", "files", "pipeline", "model", "backend", "core"},
     "checkpoint": {"files", "comm", "core"},
-    "train": {"config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
-    "commands": {"train", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
-    "main.cpp": {"commands", "train", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm",
+    "run": {"config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
+    "train": {"run", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
+    "commands": {"train", "run", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
+    "main.cpp": {"commands", "train", "run", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm",
                  "core"},
 }
 

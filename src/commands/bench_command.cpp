@@ -12,8 +12,8 @@
 #include "revode/core/spread.hpp"
 #include "revode/files/json_text.hpp"
 #include "revode/model/convolution_count.hpp"
+#include "revode/run/write_permission.hpp"
 #include "revode/train/report.hpp"
-#include "revode/train/write_permission.hpp"
 
 #include "commands/bench_report.hpp"
 #include "commands/benchmark.hpp"

@@ -6,8 +6,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "revode/train/metrics.hpp"
-#include "revode/train/run_log.hpp"
+#include "revode/run/metrics.hpp"
+#include "revode/run/run_log.hpp"
 
 namespace revode {
 namespace {

@@ -7,11 +7,11 @@
 
 #include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/console.hpp"
+#include "revode/run/run_log.hpp"
+#include "revode/run/write_permission.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
-#include "revode/train/run_log.hpp"
-#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/stored_model.hpp"

@@ -7,10 +7,10 @@
 
 #include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/console.hpp"
+#include "revode/run/write_permission.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/training_step.hpp"
-#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/stored_model.hpp"

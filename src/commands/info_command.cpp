@@ -6,9 +6,9 @@
 #include "revode/checkpoint/checkpoint_reader.hpp"
 #include "revode/core/console.hpp"
 #include "revode/files/json_text.hpp"
+#include "revode/run/run_log.hpp"
+#include "revode/run/write_permission.hpp"
 #include "revode/train/provenance.hpp"
-#include "revode/train/run_log.hpp"
-#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 

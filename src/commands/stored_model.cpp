@@ -7,10 +7,10 @@
 
 #include "revode/core/error.hpp"
 #include "revode/pipeline/partition.hpp"
+#include "revode/run/write_permission.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/start_point.hpp"
 #include "revode/train/stored_options.hpp"
-#include "revode/train/write_permission.hpp"
 
 namespace revode {
 

@@ -1,8 +1,8 @@
 // revode train: see trainer.hpp.
 #include <utility>
 
+#include "revode/run/write_permission.hpp"
 #include "revode/train/trainer.hpp"
-#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 

@@ -14,9 +14,9 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/random.hpp"
+#include "revode/run/write_permission.hpp"
 #include "revode/train/model_file.hpp"
 #include "revode/train/training_step.hpp"
-#include "revode/train/write_permission.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/stored_model.hpp"

@@ -9,7 +9,7 @@
 #include "revode/core/host_memory.hpp"
 #include "revode/files/host.hpp"
 #include "revode/model/parameters.hpp"
-#include "revode/train/run_log.hpp"
+#include "revode/run/run_log.hpp"
 
 namespace revode {
 namespace {

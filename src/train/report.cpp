@@ -13,7 +13,7 @@
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
 #include "revode/pipeline/simulation.hpp"
-#include "revode/train/run_log.hpp"
+#include "revode/run/run_log.hpp"
 
 namespace revode {
 namespace {

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "revode/run/write_permission.hpp"
 #include "revode/train/provenance.hpp"
-#include "revode/train/write_permission.hpp"
 
 namespace revode {
 namespace {

@@ -5,7 +5,7 @@
 #include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/error.hpp"
 #include "revode/pipeline/partition.hpp"
-#include "revode/train/run_log.hpp"
+#include "revode/run/run_log.hpp"
 
 namespace revode {
 namespace {

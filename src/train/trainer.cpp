@@ -11,8 +11,8 @@
 
 #include "revode/checkpoint/checkpoint_files.hpp"
 #include "revode/checkpoint/checkpoint_writer.hpp"
+#include "revode/run/stop_signals.hpp"
 #include "revode/train/provenance.hpp"
-#include "revode/train/stop_signals.hpp"
 
 namespace revode {
 namespace {

@@ -12,9 +12,11 @@
 
 #include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/files/json_text.hpp"
+#include "revode/run/run_progress.hpp"
 #include "revode/train/model_file.hpp"
 
 #include "pipeline/shuffled_schedule.hpp"
+#include "run/some_progress.hpp"
 #include "support/deferred_backend.hpp"
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
@@ -25,35 +27,6 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-RunProgress some_progress() {
-  RunProgress progress;
-  progress.epoch = 3;
-  progress.step = 1'234'567'890'123;
-  progress.samples_seen = 9'876'543'210'123;
-  progress.learning_rate = 0.1 * 0.1;  // no short decimal
-  progress.best_accuracy = 1.0 / 3;
-  progress.epoch_loss_sum = 1e-300;
-  progress.epoch_correct = 17;
-  progress.epoch_samples = 80;
-  progress.epoch_regularization_sum = 2.0 / 7;
-  progress.range = {.out_of_range = 5, .rounded_to_zero = 9'000'000'000};
-  return progress;
-}
-
-void expect_equal(const RunProgress& a, const RunProgress& b) {
-  EXPECT_EQ(a.epoch, b.epoch);
-  EXPECT_EQ(a.step, b.step);
-  EXPECT_EQ(a.samples_seen, b.samples_seen);
-  EXPECT_EQ(a.learning_rate, b.learning_rate);
-  EXPECT_EQ(a.best_accuracy, b.best_accuracy);
-  EXPECT_EQ(a.epoch_loss_sum, b.epoch_loss_sum);
-  EXPECT_EQ(a.epoch_correct, b.epoch_correct);
-  EXPECT_EQ(a.epoch_samples, b.epoch_samples);
-  EXPECT_EQ(a.epoch_regularization_sum, b.epoch_regularization_sum);
-  EXPECT_EQ(a.range.out_of_range, b.range.out_of_range);
-  EXPECT_EQ(a.range.rounded_to_zero, b.range.rounded_to_zero);
-}
 
 TEST(TrainingData, ComesBackAndMustMakeSense) {
   nlohmann::json config = nlohmann::json::object();
@@ -74,74 +47,6 @@ TEST(TrainingData, ComesBackAndMustMakeSense) {
         error_text(ExitStatus::bad_input, [&] { training_data_of(parse_json(text), "some.h5"); }),
         testing::AllOf(testing::HasSubstr("some.h5"), testing::HasSubstr("train-samples")))
         << text;
-}
-
-TEST(RunProgress, ComesBackFromItsAttributes) {
-  const Attributes attributes = to_attributes(some_progress(), 7);
-  expect_equal(from_attributes(attributes, "file"), some_progress());
-  EXPECT_EQ(attributes.at("seed"), 7);
-}
-
-TEST(RunProgress, EveryMissingNumberIsNamed) {
-  const Attributes whole = to_attributes(some_progress(), 7);
-  for (const auto& item : whole.items()) {
-    const std::string& key = item.key();
-    if (key == "seed") continue;  // the config's counts
-    Attributes without = whole;
-    without.erase(key);
-    EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { from_attributes(without, "some.h5"); }),
-                AllOf(HasSubstr("some.h5"), HasSubstr("'" + key + "'")));
-    without[key] = "text";
-    EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { from_attributes(without, "some.h5"); }),
-                HasSubstr("'" + key + "'"));
-  }
-}
-
-/// What from_attributes() says of a whole record with one attribute set otherwise.
-std::string progress_error(const char* key, const nlohmann::json& value) {
-  Attributes attributes = to_attributes(some_progress(), 7);
-  attributes[key] = value;
-  return error_text(ExitStatus::bad_input, [&] { from_attributes(attributes, "some.h5"); });
-}
-
-TEST(RunProgress, WhatNoRunCanHaveCountedIsRefused) {
-  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-  constexpr double infinity = std::numeric_limits<double>::infinity();
-  const std::int64_t above = (std::int64_t{1} << 53) + 1;
-
-  for (const char* key : {"epoch", "step", "samples_seen", "epoch_correct", "epoch_samples",
-                          "out_of_range", "rounded_to_zero"}) {
-    for (const nlohmann::json& value :
-         std::vector<nlohmann::json>{-1, 1.5, 3.0, true, "3", "\xff", nan, above, UINT64_MAX,
-                                     INT64_MIN, nlohmann::json::array({1})})
-      EXPECT_THAT(progress_error(key, value),
-                  AllOf(HasSubstr("some.h5"), HasSubstr(fmt::format("'{}' = ", key)),
-                        HasSubstr("a whole number from 0 to 2^53")))
-          << key;
-  }
-  for (const char* key : {"learning_rate", "epoch_loss_sum", "epoch_regularization_sum"}) {
-    for (const nlohmann::json& value :
-         std::vector<nlohmann::json>{nan, infinity, -infinity, false, "0.1"})
-      EXPECT_THAT(progress_error(key, value), HasSubstr("a finite number")) << key;
-  }
-  EXPECT_THAT(progress_error("learning_rate", -0.1), HasSubstr("= -0.1, expected a finite number"));
-  EXPECT_THAT(progress_error("learning_rate", nan), HasSubstr("'learning_rate' = nan"));
-  for (const double value : {5.0, -0.1, nan})
-    EXPECT_THAT(progress_error("best_accuracy", value), HasSubstr("a number from 0 to 1"));
-  EXPECT_THAT(progress_error("epoch_correct", 81),
-              HasSubstr("'epoch_correct' = 81, expected at most epoch_samples = 80"));
-  EXPECT_THAT(progress_error("samples_seen", 79), HasSubstr("at least epoch_samples = 80"));
-  EXPECT_THAT(progress_error("samples_seen", 1000), HasSubstr("at least step = "));
-  EXPECT_THAT(progress_error("epoch", 1'234'567'890'124), HasSubstr("at most step = "));
-}
-
-TEST(RunProgress, WhatARunCanHaveCountedIsTaken) {
-  for (const char* key : {"learning_rate", "best_accuracy", "epoch_loss_sum"})
-    EXPECT_EQ(progress_error(key, 1), "") << key;  // whole numbers are numbers
-  EXPECT_EQ(progress_error("samples_seen", std::uint64_t{1} << 53), "");
-  EXPECT_EQ(error_text(ExitStatus::bad_input,
-                       [] { from_attributes(to_attributes(RunProgress{}, 0), "some.h5"); }),
-            "");
 }
 
 /// The first of this rank's.

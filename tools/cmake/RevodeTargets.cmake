@@ -35,18 +35,20 @@ function(revode_add_module name)
 endfunction()
 
 # revode_add_test(<name> SOURCES <files> [LINK <targets>] [RANKS <counts>] [LABELS <labels>] [TIMEOUT <seconds>]
-#                 [UNOPTIMISED] [SHARDS <count>])
+#                 [UNOPTIMISED] [FULL_ONLY] [SHARDS <count>])
 # Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun). The target
-# revode_unit_tests builds those of one process and nothing else. UNOPTIMISED: see above; it is for the test's own code.
+# revode_unit_tests builds those of one process and nothing else. UNOPTIMISED is for tests whose own code computes little: in
+# every build optimising it takes longer than running it. What they test keeps its optimisation.
+# FULL_ONLY keeps a test out of revode_unit_tests: it would take a module there that no other test takes.
 # SHARDS is for long tests of one process: GoogleTest deals the cases out to <name>_shard_1 and so on, which run side by side.
 function(revode_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "TIMEOUT;SHARDS" "SOURCES;LINK;RANKS;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED;FULL_ONLY" "TIMEOUT;SHARDS" "SOURCES;LINK;RANKS;LABELS")
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
-  if(REVODE_SANITIZE AND arg_UNOPTIMISED)
+  if(arg_UNOPTIMISED)
     target_compile_options(${name} PRIVATE -O0)
   endif()
   if(arg_RANKS)
@@ -63,7 +65,11 @@ function(revode_add_test name)
     if(NOT TARGET revode_unit_tests)
       add_custom_target(revode_unit_tests)
     endif()
-    add_dependencies(revode_unit_tests ${name})
+    if(arg_FULL_ONLY)
+      list(APPEND arg_LABELS full_only)
+    else()
+      add_dependencies(revode_unit_tests ${name})
+    endif()
     if(NOT arg_SHARDS)
       set(arg_SHARDS 1)
     endif()

@@ -10,9 +10,9 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "revode/run/run_log.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/report.hpp"
-#include "revode/train/run_log.hpp"
 #include "revode/train/session.hpp"
 
 namespace revode {

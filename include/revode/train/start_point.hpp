@@ -6,7 +6,7 @@
 
 #include "revode/comm/communicator.hpp"
 #include "revode/config/config.hpp"
-#include "revode/train/run_folder.hpp"
+#include "revode/run/run_folder.hpp"
 
 namespace revode {
 

@@ -8,11 +8,11 @@
 #include <string>
 
 #include "revode/core/error.hpp"
+#include "revode/run/time_limit.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/run_report.hpp"
 #include "revode/train/session.hpp"
 #include "revode/train/start_point.hpp"
-#include "revode/train/time_limit.hpp"
 
 namespace revode {
 

@@ -1,4 +1,4 @@
-#include "revode/train/run_log.hpp"
+#include "revode/run/run_log.hpp"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,5 +1,5 @@
 // When a run must save: by hand numbers, without a clock.
-#include "revode/train/time_limit.hpp"
+#include "revode/run/time_limit.hpp"
 
 #include <gtest/gtest.h>
 

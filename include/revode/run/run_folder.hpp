@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "revode/config/config.hpp"
-#include "revode/train/metrics.hpp"
-#include "revode/train/model_file.hpp"
-#include "revode/train/run_lock.hpp"
+#include "revode/run/metrics.hpp"
+#include "revode/run/run_lock.hpp"
+#include "revode/run/run_progress.hpp"
 
 namespace revode {
 

@@ -1,4 +1,4 @@
-#include "revode/train/stop_signals.hpp"
+#include "revode/run/stop_signals.hpp"
 
 #include <atomic>
 #include <csignal>

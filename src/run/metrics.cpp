@@ -1,4 +1,4 @@
-#include "revode/train/metrics.hpp"
+#include "revode/run/metrics.hpp"
 
 #include <cerrno>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "revode/train/run_folder.hpp"
+#include "revode/run/run_folder.hpp"
 
 #include <algorithm>
 #include <cerrno>
@@ -13,8 +13,8 @@
 #include "revode/checkpoint/file_content.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
-#include "revode/train/run_log.hpp"
-#include "revode/train/write_permission.hpp"
+#include "revode/run/run_log.hpp"
+#include "revode/run/write_permission.hpp"
 
 namespace revode {
 namespace {

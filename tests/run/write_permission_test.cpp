@@ -1,5 +1,5 @@
 // Which paths may be written: a table of them, and a random walk over folders and commands.
-#include "revode/train/write_permission.hpp"
+#include "revode/run/write_permission.hpp"
 
 #include <fstream>
 #include <string>

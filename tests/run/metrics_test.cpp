@@ -1,5 +1,5 @@
 // metrics.jsonl over kills and resumes, JSON results, numbers as people read them, and the log.
-#include "revode/train/metrics.hpp"
+#include "revode/run/metrics.hpp"
 
 #include <cmath>
 #include <limits>
@@ -11,7 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "revode/files/json_text.hpp"
-#include "revode/train/run_log.hpp"
+#include "revode/run/run_log.hpp"
 
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"

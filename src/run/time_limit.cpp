@@ -1,4 +1,4 @@
-#include "revode/train/time_limit.hpp"
+#include "revode/run/time_limit.hpp"
 
 #include <algorithm>
 #include <charconv>

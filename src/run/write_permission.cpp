@@ -1,4 +1,4 @@
-#include "revode/train/write_permission.hpp"
+#include "revode/run/write_permission.hpp"
 
 #include <algorithm>
 #include <cerrno>

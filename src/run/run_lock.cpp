@@ -1,4 +1,4 @@
-#include "revode/train/run_lock.hpp"
+#include "revode/run/run_lock.hpp"
 
 #include <atomic>
 #include <cerrno>

@@ -1,5 +1,5 @@
 // One run a folder: by locks of the system, and without them by signs of life.
-#include "revode/train/run_lock.hpp"
+#include "revode/run/run_lock.hpp"
 
 #include <csignal>
 #include <fstream>
