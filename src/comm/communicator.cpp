@@ -115,6 +115,14 @@ Request Communicator::receive(std::span<float> values, int from, const MessageTa
   return Request(request);
 }
 
+Request Communicator::sum(std::span<std::int64_t> values) const {
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values.data(), message_length(values.size()), MPI_INT64_T,
+                           MPI_SUM, handle_, &request),
+            "MPI_Iallreduce");
+  return Request(request);
+}
+
 void Communicator::barrier() const { check_mpi(MPI_Barrier(handle_), "MPI_Barrier"); }
 
 std::vector<std::int64_t> Communicator::all_gather(std::int64_t value) const {

@@ -12,6 +12,7 @@
 #include "revode/core/spread.hpp"
 #include "revode/files/json_text.hpp"
 #include "revode/model/convolution_count.hpp"
+#include "revode/pipeline/partition.hpp"
 #include "revode/run/write_permission.hpp"
 #include "revode/train/report.hpp"
 
@@ -93,6 +94,16 @@ std::vector<TimeSlice<float>::StagePart> stage_parts_of(const Network& network) 
   return parts;
 }
 
+/// Of a mini-batch, those that this rank's replica takes.
+int images_of_replica(const Network& network) {
+  const RunPlan& plan = network.plan();
+  const std::vector<int> sizes = cut_mini_batch(plan.config.batch_size, plan.num_micro_batches);
+  int images = 0;
+  for (int m = 0; m < plan.num_micro_batches; ++m)
+    if (network.grid().replica_of(m) == network.grid().replica()) images += sizes[m];
+  return images;
+}
+
 /// The couplings that this rank has of each stage, with what their kernels reach.
 Json stages_of(Network& network, const Measurements& seen) {
   const RunPlan& plan = network.plan();
@@ -101,7 +112,8 @@ Json stages_of(Network& network, const Measurements& seen) {
   for (const auto& [stage, segment] : stage_parts_of(network)) {
     const SegmentShape& shape = segment->shape();
     const ConvolutionCount count = convolutions_of_coupling(shape.force, plan.activations);
-    const double flops = shape.num_couplings * convolution_flops(shape) * plan.config.batch_size;
+    const double flops =
+        shape.num_couplings * convolution_flops(shape) * images_of_replica(network);
     const double forward = spread_of(seconds_of(seen, Phase::stage_forward, stage)).median;
     const double back = spread_of(seconds_of(seen, Phase::stage_back, stage)).median;
     const double rate = (count.forward + count.back) * flops / (forward + back);

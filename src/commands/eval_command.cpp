@@ -37,20 +37,16 @@ ExitStatus eval_command(Config given, const Communicator& world) {
   }
   const auto begin = std::chrono::steady_clock::now();
   const Evaluation result =
-      evaluate(*network, *samples.feed, samples.indices,
-               [&](std::int64_t first, std::span<const float> values) {
-                 if (!logits.empty()) std::ranges::copy(values, logits.begin() + first * classes);
-               });
+      evaluate(*network, *samples.feed, samples.indices, config.output.empty() ? nullptr : &logits);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
 
   if (!config.output.empty()) {
-    write_checkpoint(behind_links(config.output),
-                     {.config = stored_config(config, network->architecture()),
-                      .root_attributes = {{"loss", result.loss}, {"accuracy", result.accuracy}},
-                      .progress = Attributes::object(),
-                      .arrays = {last_rank_rows(*network, "/logits", count, {classes}, logits),
-                                 last_rank_rows(*network, "/labels", count, {}, labels)}},
-                     world.handle());
+    write_together(grid, behind_links(config.output),
+                   {.config = stored_config(config, network->architecture()),
+                    .root_attributes = {{"loss", result.loss}, {"accuracy", result.accuracy}},
+                    .progress = Attributes::object(),
+                    .arrays = {last_rank_rows(*network, "/logits", count, {classes}, logits),
+                               last_rank_rows(*network, "/labels", count, {}, labels)}});
   }
   const MemoryReport memory = gather_memory(world);
   if (!grid.is_printer()) return ExitStatus::success;

@@ -9,6 +9,7 @@
 #include "revode/core/console.hpp"
 #include "revode/run/write_permission.hpp"
 #include "revode/train/model_file.hpp"
+#include "revode/train/replicas.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/training_step.hpp"
 
@@ -29,11 +30,14 @@ ExitStatus gradient_command(Config given, const Communicator& world) {
   TrainingStep training(*network);
   const MiniBatchSource source =
       samples.feed->mini_batch(samples.indices, 0, plan.num_micro_batches);
+  const auto classes = static_cast<std::size_t>(network->architecture().num_classes());
   std::vector<float> logits;
+  if (network->last_share() != nullptr) logits.resize(source.size() * classes);
   const StepReport report =
-      training.compute_gradient(source, false, [&](int, std::span<const float> values) {
-        logits.insert(logits.end(), values.begin(), values.end());
+      training.compute_gradient(source, false, [&](int m, std::span<const float> values) {
+        std::ranges::copy(values, logits.begin() + source.first_sample(m) * classes);
       });
+  if (!logits.empty()) share_rows(grid, source, classes, logits);
   training.require_finite(source, report, fmt::format("samples {}", config.samples));
 
   if (!config.output.empty()) {
@@ -46,7 +50,7 @@ ExitStatus gradient_command(Config given, const Communicator& world) {
         })};
     contents.arrays.push_back(last_rank_rows(*network, "/logits", source.size(),
                                              {network->architecture().num_classes()}, logits));
-    write_checkpoint(behind_links(config.output), contents, world.handle());
+    write_together(grid, behind_links(config.output), contents);
   }
   const MemoryReport memory = gather_memory(world);
   if (!grid.is_printer()) return ExitStatus::success;

@@ -106,7 +106,7 @@ double sum_over_ranks(const Communicator& communicator, double mine) {
 // ||rebuilt - original|| / ||original|| at the front of every slice; on the grid, and in its range,
 // not one bit may differ.
 Check check_round_trip(Trial& trial, const StepReport& report) {
-  const Communicator& communicator = trial.network().grid().time();
+  const Communicator& communicator = trial.network().grid().world();
   Comparison mine;
   for (const auto& share : trial.network().shares()) mine += share->slice().reversal();
   const double differing = sum_over_ranks(communicator, static_cast<double>(mine.num_differing));
@@ -255,7 +255,7 @@ Check check_taylor(Config config, const Grid& grid) {
 
 /// The gradient of `variant` against the one that `base` has computed, on the same ranks.
 Check check_variant(const std::string& name, Trial& base, const RunPlan& variant) {
-  const Communicator& communicator = base.network().grid().time();
+  const Communicator& communicator = base.network().grid().world();
   Trial other(variant, base.network().grid());
   other.compute();
   std::int64_t differing = 0;
@@ -268,7 +268,7 @@ Check check_variant(const std::string& name, Trial& base, const RunPlan& variant
 
 // Rank 0 computes alone; its gradient goes to every rank.
 Check check_serial(Trial& base) {
-  const Communicator& communicator = base.network().grid().time();
+  const Communicator& communicator = base.network().grid().world();
   const Architecture& architecture = base.network().architecture();
   const ParameterMap whole(architecture, {0, architecture.num_blocks()});
   std::vector<float> serial(whole.size());
@@ -276,7 +276,7 @@ Check check_serial(Trial& base) {
     if (!communicator.is_root()) return;
     const Communicator alone = Communicator::alone();
     Config of_one = base.network().plan().config;
-    of_one.time_ranks = 1;
+    of_one.time_ranks = of_one.data_ranks = 1;
     const RunPlan plan = make_plan(std::move(of_one), alone.size());
     const Grid grid = make_grid(plan, alone);
     Trial trial(plan, grid);

@@ -112,12 +112,6 @@ std::vector<std::string> backend_words() {
   return words;
 }
 
-Rule one_for_now() {
-  return {.expects = "1",
-          .accepts = each([](double number) { return number == 1; }),
-          .comes_later = each([](double number) { return number > 1; })};
-}
-
 Rule on_or_off() { return {.expects = "on or off", .accepts = {}, .choices = {"on", "off"}}; }
 
 Rule duration() {
@@ -212,10 +206,11 @@ std::vector<Option> make_table() {
       // How it is computed.
       {"schedule", "NAME", "order of the micro-batches", "", computing, networks, Stored::no,
        &Config::schedule, one_of(schedule_names())},
-      {"time-ranks", "N", "ranks that share the depth", "all ranks", computing, networks,
-       Stored::no, &Config::time_ranks, whole(1)},
-      {"data-ranks", "N", "replicas; this version has 1", "", computing, networks, Stored::no,
-       &Config::data_ranks, one_for_now()},
+      {"time-ranks", "T", "ranks that share the depth of a replica", "all ranks / D", computing,
+       networks, Stored::no, &Config::time_ranks, whole(1)},
+      {"data-ranks", "D", "replicas, which share the micro-batches; T x D is the number of ranks",
+       "all ranks / T; 1 where neither is given", computing, networks, Stored::no,
+       &Config::data_ranks, whole(1)},
       {"threads", "N", "threads a rank", "the cores it may use, shared with the host's ranks",
        computing, networks, Stored::no, &Config::threads, whole(1)},
       {"backend", "NAME", "kernels that compute", "", computing, networks, Stored::no,

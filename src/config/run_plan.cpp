@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "revode/backend/exact_sum.hpp"
 #include "revode/core/error.hpp"
@@ -29,12 +29,13 @@ Architecture make_architecture(const Config& config) {
                        .num_classes = data.num_classes});
 }
 
-void check_ranks(const Config& config, int num_ranks) {
-  REVODE_REQUIRE(config.time_ranks.value_or(num_ranks) == num_ranks,
-                 "--time-ranks {} does not fit the {} ranks that were started: every rank is a "
-                 "time rank in this version, "
-                 "so give {} or leave it out",
-                 config.time_ranks.value_or(0), num_ranks, num_ranks);
+/// "1 x 6, 2 x 3, 3 x 2, 6 x 1"
+std::string grids_of(int num_ranks) {
+  std::vector<std::string> grids;
+  for (int time_ranks = 1; time_ranks <= num_ranks; ++time_ranks)
+    if (num_ranks % time_ranks == 0)
+      grids.push_back(fmt::format("{} x {}", time_ranks, num_ranks / time_ranks));
+  return fmt::format("{}", fmt::join(grids, ", "));
 }
 
 /// The first mini-batch, unless the user names others.
@@ -70,10 +71,45 @@ Architecture resolve(Config& config) {
   return architecture;
 }
 
-RunPlan make_plan(Config config, Placement placement) {
-  Architecture architecture = resolve(config);
+GridShape grid_shape(const Config& config, int num_ranks) {
+  const auto refuse = [&](const std::string& found) {
+    throw input_error("{}: {} ranks were started; grids of them, time x data: {}", found, num_ranks,
+                      grids_of(num_ranks));
+  };
+  GridShape shape{num_ranks, 1};
+  if (config.time_ranks && config.data_ranks) {
+    shape = {*config.time_ranks, *config.data_ranks};
+    if (std::int64_t{1} * shape.time_ranks * shape.data_ranks != num_ranks)
+      refuse(fmt::format("--time-ranks {} --data-ranks {}", shape.time_ranks, shape.data_ranks));
+  } else if (config.time_ranks) {
+    if (num_ranks % *config.time_ranks != 0)
+      refuse(fmt::format("--time-ranks {}", *config.time_ranks));
+    shape = {*config.time_ranks, num_ranks / *config.time_ranks};
+  } else if (config.data_ranks) {
+    if (num_ranks % *config.data_ranks != 0)
+      refuse(fmt::format("--data-ranks {}", *config.data_ranks));
+    shape = {num_ranks / *config.data_ranks, *config.data_ranks};
+  }
+  const std::int64_t batch = mini_batch_size(config);
+  REVODE_REQUIRE(
+      shape.data_ranks <= batch,
+      "--data-ranks {}: each replica takes a micro-batch of its own, and there are {} images in a "
+      "mini-batch",
+      shape.data_ranks, batch);
+  REVODE_REQUIRE(
+      shape.data_ranks <= *config.micro_batches,
+      "--data-ranks {}: each replica takes a micro-batch of its own, and a mini-batch has "
+      "{}; --micro-batches {} would do (batch norm then sees smaller batches, so results "
+      "change)",
+      shape.data_ranks, *config.micro_batches, shape.data_ranks);
+  return shape;
+}
+
+namespace {
+
+/// config: resolved to `architecture`.
+RunPlan plan_of(Config config, Architecture architecture, Placement placement, int data_ranks) {
   const ScheduleRule& schedule = schedule_rule(config.schedule);
-  check_ranks(config, placement.num_ranks());
   std::vector<BlockRange> slices = partition(architecture, placement.num_slices());
   if (takes_one_mini_batch(config) && !config.given("samples"))
     config.samples = fmt::format("0:{}", config.batch_size);
@@ -81,6 +117,7 @@ RunPlan make_plan(Config config, Placement placement) {
   const bool reads_train = config.command == Command::verify || config.split == "train";
   return {.architecture = std::move(architecture),
           .placement = std::move(placement),
+          .data_ranks = data_ranks,
           .slices = std::move(slices),
           .schedule = &schedule,
           .activations = stores ? Activations::store : Activations::reverse,
@@ -93,8 +130,18 @@ RunPlan make_plan(Config config, Placement placement) {
           .config = std::move(config)};
 }
 
+}  // namespace
+
+RunPlan make_plan(Config config, Placement placement, int data_ranks) {
+  Architecture architecture = resolve(config);
+  return plan_of(std::move(config), std::move(architecture), std::move(placement), data_ranks);
+}
+
 RunPlan make_plan(Config config, int num_ranks) {
-  return make_plan(std::move(config), Placement::round_robin(num_ranks, num_ranks));
+  Architecture architecture = resolve(config);
+  const auto [time_ranks, data_ranks] = grid_shape(config, num_ranks);
+  return plan_of(std::move(config), std::move(architecture),
+                 Placement::round_robin(time_ranks, time_ranks), data_ranks);
 }
 
 std::string model_name(const Config& config) {

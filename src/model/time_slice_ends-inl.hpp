@@ -22,7 +22,8 @@ template <typename Real>
 NormStatistics TimeSlice<Real>::statistics_of(SweepStatistics& norm, int num_features,
                                               int micro_batch) {
   const std::size_t size = static_cast<std::size_t>(num_micro_batches_) * num_features;
-  norm.values.ensure(2 * size, Memory::workspace, backend_.space());
+  norm.num_features = num_features;
+  norm.values.ensure(2 * size, Memory::workspace, backend_);
   double* const mean = norm.values.data() + static_cast<std::size_t>(micro_batch) * num_features;
   return {mean, mean + size};
 }
@@ -34,6 +35,14 @@ void TimeSlice<Real>::update_averages(const NormEntries& norm, SweepStatistics& 
   backend_.update_running_averages(num_features, statistics.counts,
                                    statistics_of(statistics, num_features, 0),
                                    values_ + norm.mean.offset, values_ + norm.variance.offset);
+}
+
+template <typename Real>
+std::vector<typename TimeSlice<Real>::SweepStatistics*> TimeSlice<Real>::sweep_statistics() {
+  std::vector<SweepStatistics*> all;
+  for (SweepStatistics* statistics : {&opening_statistics_, &closing_statistics_})
+    if (!statistics->counts.empty()) all.push_back(statistics);
+  return all;
 }
 
 template <typename Real>

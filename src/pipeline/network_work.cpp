@@ -9,6 +9,10 @@ int MiniBatchSource::size() const {
   return std::accumulate(micro_batches.begin(), micro_batches.end(), 0);
 }
 
+int MiniBatchSource::first_sample(int micro_batch) const {
+  return std::accumulate(micro_batches.begin(), micro_batches.begin() + micro_batch, 0);
+}
+
 MicroBatchResult SweepResult::total() const {
   MicroBatchResult sum;
   for (const MicroBatchResult& result : micro_batches) {
@@ -21,10 +25,11 @@ MicroBatchResult SweepResult::total() const {
 
 NetworkWork::NetworkWork(const Placement& placement, int rank,
                          const std::vector<TimeSlice<float>*>& slices,
-                         const MiniBatchSource& source, Mode mode, OnLogits on_logits,
-                         PhaseTimer* timer)
+                         const MiniBatchSource& source, std::vector<int> micro_batches, Mode mode,
+                         OnLogits on_logits, PhaseTimer* timer)
     : slices_(placement.num_slices()),
       source_(source),
+      micro_batches_(std::move(micro_batches)),
       mini_batch_(source.size()),
       mode_(mode),
       on_logits_(std::move(on_logits)),
@@ -36,16 +41,16 @@ NetworkWork::NetworkWork(const Placement& placement, int rank,
 }
 
 std::size_t NetworkWork::input_size(int slice, int micro_batch) const {
-  return own(slice).input_size(source_.micro_batches[micro_batch]);
+  return own(slice).input_size(source_.micro_batches[micro_batches_[micro_batch]]);
 }
 
 std::size_t NetworkWork::output_size(int slice, int micro_batch) const {
-  return own(slice).output_size(source_.micro_batches[micro_batch]);
+  return own(slice).output_size(source_.micro_batches[micro_batches_[micro_batch]]);
 }
 
 void NetworkWork::compute(const Work& work, float* state, float* adjoint) {
   TimeSlice<float>& slice = own(work.slice);
-  const int m = work.micro_batch;
+  const int m = micro_batches_[work.micro_batch];
   if (work.sweep == Sweep::forward) {
     forward(slice, m, state);
   } else {

@@ -36,16 +36,33 @@ double wait_until(Attempt&& attempt) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// Each micro-batch's from the replica that took it.
+SweepResult of_all_replicas(const SweepResult& mine, const Grid& grid) {
+  std::vector<double> packed;
+  for (const MicroBatchResult& result : mine.micro_batches)
+    packed.insert(packed.end(), {result.loss_sum, static_cast<double>(result.num_correct),
+                                 static_cast<double>(result.num_samples)});
+  const std::vector<double> all = grid.data().all_gather(packed);
+  SweepResult result;
+  for (std::size_t m = 0; m < mine.micro_batches.size(); ++m) {
+    const double* of = &all[grid.replica_of(static_cast<int>(m)) * packed.size() + 3 * m];
+    result.micro_batches.push_back(
+        {of[0], static_cast<std::int64_t>(of[1]), static_cast<int>(of[2])});
+  }
+  return result;
+}
+
 }  // namespace
 
-Pipeline::Pipeline(const Communicator& communicator, const Placement& placement,
+Pipeline::Pipeline(const Grid& grid, const Placement& placement,
                    std::vector<TimeSlice<float>*> slices, Backend<float>& backend,
                    int largest_micro_batch)
-    : placement_(placement),
-      rank_(communicator.rank()),
+    : grid_(grid),
+      placement_(placement),
+      rank_(grid.time().rank()),
       slices_(std::move(slices)),
       backend_(backend),
-      transport_(communicator),
+      transport_(grid.time()),
       mailbox_(rank_, placement_, transport_, slot_size_of(slices_, largest_micro_batch), backend_),
       executor_(mailbox_) {
   // The MPI library moves large messages only inside its calls: look in while the kernels work.
@@ -55,6 +72,13 @@ Pipeline::Pipeline(const Communicator& communicator, const Placement& placement,
 }
 
 Pipeline::~Pipeline() { backend_.set_progress({}); }
+
+std::vector<int> Pipeline::own_micro_batches(int num_micro_batches) const {
+  std::vector<int> own;
+  for (int m = 0; m < num_micro_batches; ++m)
+    if (grid_.replica_of(m) == grid_.replica()) own.push_back(m);
+  return own;
+}
 
 const Program& Pipeline::program_of(const ScheduleRule* rule, int num_micro_batches) {
   Made& made = rule != nullptr ? trained_ : evaluated_;
@@ -68,24 +92,22 @@ const Program& Pipeline::program_of(const ScheduleRule* rule, int num_micro_batc
 }
 
 void Pipeline::prepare(const ScheduleRule& rule, int num_micro_batches) {
-  mailbox_.reserve(program_of(&rule, num_micro_batches));
+  const auto own = static_cast<int>(own_micro_batches(num_micro_batches).size());
+  mailbox_.reserve(program_of(&rule, own));
 }
 
 SweepResult Pipeline::train(const ScheduleRule& rule, const MiniBatchSource& source,
                             const OnLogits& on_logits) {
-  NetworkWork work(placement_, rank_, slices_, source, Mode::train, on_logits, timer_);
-  return play(&rule, work, static_cast<int>(source.micro_batches.size()));
+  return sweep(&rule, source, Mode::train, on_logits);
 }
 
 SweepResult Pipeline::evaluate(const MiniBatchSource& source, const OnLogits& on_logits) {
-  NetworkWork work(placement_, rank_, slices_, source, Mode::evaluate, on_logits, timer_);
-  return play(nullptr, work, static_cast<int>(source.micro_batches.size()));
+  return sweep(nullptr, source, Mode::evaluate, on_logits);
 }
 
 // The lowest micro-batch of all slices, in it the first layer.
 std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
-  NetworkWork work(placement_, rank_, slices_, source, Mode::inspect, {}, timer_);
-  play(nullptr, work, static_cast<int>(source.micro_batches.size()));
+  sweep(nullptr, source, Mode::inspect, {});
   std::optional<NonFiniteLayer> first;
   for (const TimeSlice<float>* slice : slices_) {
     const auto found = slice->non_finite_layer();
@@ -96,8 +118,11 @@ std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
   return first;
 }
 
-SweepResult Pipeline::play(const ScheduleRule* rule, NetworkWork& work, int num_micro_batches) {
-  executor_.begin(program_of(rule, num_micro_batches), work);
+SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
+                            const OnLogits& on_logits) {
+  const std::vector<int> own = own_micro_batches(static_cast<int>(source.micro_batches.size()));
+  NetworkWork work(placement_, rank_, slices_, source, own, mode, on_logits, timer_);
+  executor_.begin(program_of(rule, static_cast<int>(own.size())), work);
   playing_ = true;
   while (executor_.next() != nullptr) {
     if (executor_.try_next()) continue;
@@ -111,7 +136,8 @@ SweepResult Pipeline::play(const ScheduleRule* rule, NetworkWork& work, int num_
     mailbox_.progress();
     return mailbox_.idle();
   });
-  return work.finish();
+  const SweepResult mine = work.finish();
+  return grid_.num_replicas() == 1 ? mine : of_all_replicas(mine, grid_);
 }
 
 double Pipeline::take_waiting_seconds() { return std::exchange(waiting_seconds_, 0.0); }

@@ -1,22 +1,26 @@
 #include "revode/train/evaluation.hpp"
 
+#include <algorithm>
 #include <array>
-#include <vector>
+
+#include "revode/train/replicas.hpp"
 
 namespace revode {
 
 Evaluation evaluate(Network& network, const DataFeed& feed, std::span<const std::int64_t> indices,
-                    const OnSampleLogits& on_logits) {
+                    std::vector<float>* logits) {
   const auto total = static_cast<std::int64_t>(indices.size());
   const std::int64_t largest = network.largest_micro_batch();
   const MiniBatchSource source = feed.mini_batch({indices.begin(), indices.end()}, 0,
                                                  static_cast<int>((total + largest - 1) / largest));
-  std::int64_t next_sample = 0;
+  const bool collects = logits != nullptr && network.last_share() != nullptr;
+  const std::size_t classes = network.architecture().num_classes();
   const SweepResult result =
-      network.pipeline().evaluate(source, [&](int m, std::span<const float> logits) {
-        if (on_logits) on_logits(next_sample, logits);
-        next_sample += source.micro_batches[m];
+      network.pipeline().evaluate(source, [&](int m, std::span<const float> of_micro_batch) {
+        if (collects)
+          std::ranges::copy(of_micro_batch, logits->begin() + source.first_sample(m) * classes);
       });
+  if (collects) share_rows(network.grid(), source, classes, *logits);
   const MicroBatchResult sum = result.total();
   std::array<double, 2> sums{sum.loss_sum, static_cast<double>(sum.num_correct)};
   network.grid().time().broadcast(std::span<double>(sums), network.placement().last_rank());

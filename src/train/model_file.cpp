@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
 #include "revode/files/json_text.hpp"
@@ -108,6 +109,13 @@ void check_values(const std::string& file, const ArraySlice& rows, Numbers allow
 }
 
 }  // namespace
+
+void write_together(const Grid& grid, const std::filesystem::path& file,
+                    const CheckpointContents& contents) {
+  grid.world().agree([&] {
+    if (grid.replica() == 0) write_checkpoint(file, contents, grid.time().handle());
+  });
+}
 
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network) {
   const std::vector<ArraySlice> slices = model_slices(network);

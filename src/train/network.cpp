@@ -50,7 +50,7 @@ RunPlan make_plan(const Config& config, const Communicator& world) {
 }
 
 Grid make_grid(const RunPlan& plan, const Communicator& world) {
-  return Grid(world, plan.placement.num_ranks(), plan.config.data_ranks);
+  return Grid(world, plan.placement.num_ranks(), plan.data_ranks);
 }
 
 Network::Network(RunPlan plan, const Grid& grid, int largest_micro_batch)
@@ -70,7 +70,7 @@ Network::Network(RunPlan plan, const Grid& grid, int largest_micro_batch,
                                                      plan_.config.seed));
     slices.push_back(&shares_.back()->slice());
   }
-  pipeline_ = std::make_unique<Pipeline>(grid.time(), placement(), std::move(slices), *backend_,
+  pipeline_ = std::make_unique<Pipeline>(grid, placement(), std::move(slices), *backend_,
                                          largest_micro_batch);
 }
 

@@ -25,6 +25,8 @@ Json start_record(Network& network, std::int64_t step, std::int64_t epoch) {
           {"date", utc_time()},
           {"host", host_name()},
           {"ranks", network.grid().world().size()},
+          {"time_ranks", network.grid().time().size()},
+          {"data_ranks", network.grid().num_replicas()},
           {"threads", network.num_threads()},
           {"backend", network.backend().description()},
           {"mpi", Communicator::library_version()},

@@ -57,7 +57,10 @@ std::string partition_lines(Network& network) {
   const Architecture& architecture = network.architecture();
   const std::vector<BlockRange>& slices = network.slices();
   const ScheduleRule& schedule = *network.plan().schedule;
-  const int num_micro_batches = network.plan().num_micro_batches;
+  const int num_replicas = network.grid().num_replicas();
+  // Of the replica that takes most.
+  const int num_micro_batches =
+      (network.plan().num_micro_batches + num_replicas - 1) / num_replicas;
   const Placement& placement = network.placement();
   const int num_ranks = placement.num_ranks();
   double total = 0;
@@ -103,16 +106,17 @@ std::string partition_lines(Network& network) {
     return 100 * expected_bubble(architecture, slices, schedule, placement, micro_batches);
   };
   const double bubble = bubble_with(num_micro_batches);
-  text +=
-      fmt::format("  balance {:.1f}%; {} over {} micro-batches: {:.0f}% of the ranks' time idle\n",
-                  100 * balance, schedule.name, num_micro_batches, bubble);
+  text += fmt::format(
+      "  balance {:.1f}%; {} over {} micro-batches{}: {:.0f}% of the ranks' time idle\n",
+      100 * balance, schedule.name, num_micro_batches, num_replicas > 1 ? " a replica" : "",
+      bubble);
   // Where slices differ, ranks idle with any number of micro-batches.
-  const int better = std::min(4 * num_ranks, most_contributions);
+  const int better = std::min(4 * num_ranks, most_contributions / num_replicas);
   if (bubble > notable_bubble && num_micro_batches < better)
     text += fmt::format(
         "  note: with {} ranks, --micro-batches {} would bring that to {:.0f}%\n"
         "  (batch norm then sees smaller batches, so results change)\n",
-        num_ranks, better, bubble_with(better));
+        network.grid().world().size(), better * num_replicas, bubble_with(better));
   return text;
 }
 
@@ -201,13 +205,17 @@ std::string start_block(Network& network) {
                       architecture.grid_bits() > 0
                           ? fmt::format("grid 2^-{}: exact reversal", architecture.grid_bits())
                           : std::string("no grid: reversal up to rounding"));
-  text += fmt::format("{} on {} {}, {}, activations {}\n", network.backend().description(),
-                      network.grid().world().size(),
-                      network.grid().world().size() == 1 ? "rank" : "ranks",
-                      network.plan().config.precision,
-                      network.plan().activations == Activations::store ? "stored" : "rebuilt");
+  const Grid& grid = network.grid();
+  text += fmt::format(
+      "{} on {} {}{}, {}, activations {}\n", network.backend().description(), grid.world().size(),
+      grid.world().size() == 1 ? "rank" : "ranks",
+      grid.num_replicas() == 1
+          ? ""
+          : fmt::format(" ({} time x {} data)", grid.time().size(), grid.num_replicas()),
+      network.plan().config.precision,
+      network.plan().activations == Activations::store ? "stored" : "rebuilt");
   text += partition_lines(network);
-  text += memory_lines(gather_memory(network.grid().world()));
+  text += memory_lines(gather_memory(grid.world()));
   return text;
 }
 

@@ -13,6 +13,7 @@
 #include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/run/stop_signals.hpp"
 #include "revode/train/provenance.hpp"
+#include "revode/train/replicas.hpp"
 
 namespace revode {
 namespace {
@@ -192,8 +193,9 @@ void Trainer::write_file(const std::string& name, double best_accuracy) {
   });
   RunProgress progress = progress_;
   progress.best_accuracy = best_accuracy;
-  write_checkpoint(std::filesystem::path(config_.output) / name, session_.contents(progress),
-                   world_.handle());
+  require_equal_replicas(session_.network());
+  write_together(session_.grid(), std::filesystem::path(config_.output) / name,
+                 session_.contents(progress));
 }
 
 void Trainer::check_weights_are_finite() {

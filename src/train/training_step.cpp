@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "revode/core/error.hpp"
+#include "revode/train/replicas.hpp"
 
 namespace revode {
 namespace {
@@ -74,6 +75,11 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
     }
   }
   const SweepResult sweep = network_.pipeline().train(schedule_, source, on_logits);
+  {
+    const PhaseScope timed(timer, Phase::waiting);
+    add_up_gradients(network_);
+    share_statistics(network_);
+  }
   std::vector<int> layers_of_sums;  // whose sums left the range
   {
     const PhaseScope timed(timer, Phase::optimizer);
@@ -91,8 +97,10 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   enum Field { loss, correct, out_of_range, rounded_to_zero, ranks_that_stop, num_fields };
   const MicroBatchResult result = sweep.total();
   std::array<double, num_fields> mine{};
-  mine[loss] = result.loss_sum;
-  mine[correct] = static_cast<double>(result.num_correct);
+  if (network_.grid().replica() == 0) {  // all replicas have the same
+    mine[loss] = result.loss_sum;
+    mine[correct] = static_cast<double>(result.num_correct);
+  }
   mine[out_of_range] = static_cast<double>(counts.out_of_range);
   mine[rounded_to_zero] = static_cast<double>(counts.rounded_to_zero);
   mine[ranks_that_stop] = stop_requested ? 1 : 0;

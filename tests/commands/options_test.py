@@ -86,7 +86,6 @@ class Options(program.ProgramTest):
 
     def test_parts_of_later_versions_are_refused_by_name(self):
         self.expect_error(["--precision", "bf16"], "--precision", "bf16")
-        self.expect_error(["--data-ranks", "2"], "--data-ranks", "2", ranks=2)
         self.expect_error(["--backend", "cuda"], "--backend", "cuda")
         self.expect_error(["plan"], "plan")
 
@@ -101,7 +100,10 @@ class Options(program.ProgramTest):
                 self.expect_error(["6", "at most 4"], command, *NETWORK, ranks=6)
         self.train("run", "--steps", "1")
         self.expect_error(["6", "at most 4"], "eval", "--checkpoint", "run/latest.h5", ranks=6)
-        self.expect_error(["--time-ranks 3", "2"], *NETWORK, "--time-ranks", "3", ranks=2)
+        self.expect_error(["--time-ranks 3", "2", "1 x 2, 2 x 1"], *NETWORK, "--time-ranks", "3", ranks=2)
+        self.expect_error(["--data-ranks 3", "1 x 2, 2 x 1"], *NETWORK, "--data-ranks", "3", ranks=2)
+        self.expect_error(["--data-ranks 4", "--micro-batches 4 would do"], *NETWORK, "--data-ranks", "4",
+                          "--micro-batches", "2", ranks=4)
         self.assertEqual(list(self.folder.glob("runs/*/*")), [])
 
     def test_data_that_can_not_be_read(self):

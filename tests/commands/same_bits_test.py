@@ -4,18 +4,20 @@ import program
 
 
 class SameBits(program.ProgramTest):
-    def compare(self, variants, *arguments):
-        """Several steps with the end of an epoch inside; mini-batches cut unevenly."""
-        arguments = [*arguments, "--steps", "6", "--checkpoint-every", "3", "--micro-batches", "3"]
+    def compare(self, variants, *arguments, micro_batches=3):
+        """Several steps with the end of an epoch inside; mini-batches cut unevenly. variants: (ranks, threads,
+        schedule) or (ranks, threads, schedule, replicas)."""
+        arguments = [*arguments, "--steps", "6", "--checkpoint-every", "3", "--micro-batches", micro_batches]
         self.train("expected", *arguments, "--schedule", "gpipe")
         files = sorted(file.name for file in (self.folder / "expected").glob("*.h5"))
         self.assertEqual(files, ["best.h5", "checkpoint-3.h5", "checkpoint-6.h5", "latest.h5"])
         self.assertEqual([record["kind"] for record in self.metrics("expected")],
                          [*["step"] * 4, "epoch", *["step"] * 2, "end"])
-        for ranks, threads, schedule in variants:
-            with self.subTest(ranks=ranks, threads=threads, schedule=schedule):
-                run = f"{ranks}-{threads}-{schedule}"
-                self.train(run, *arguments, "--threads", threads, "--schedule", schedule, ranks=ranks)
+        for ranks, threads, schedule, *grid in variants:
+            with self.subTest(ranks=ranks, threads=threads, schedule=schedule, grid=grid):
+                run = "-".join(map(str, (ranks, threads, schedule, *grid)))
+                replicas = ["--data-ranks", *grid] if grid else []
+                self.train(run, *arguments, "--threads", threads, "--schedule", schedule, *replicas, ranks=ranks)
                 self.assertEqual(self.metrics(run), self.metrics("expected"))
                 self.expect_same_files(run, "expected", files)
 
@@ -31,6 +33,12 @@ class SameBits(program.ProgramTest):
 
     def test_midpoint(self):
         self.compare_architecture("midpoint")
+
+    def test_replicas(self):
+        self.compare([(2, 1, "1f1b", 2), (4, 2, "gpipe", 2)])
+
+    def test_replicas_of_eight_ranks(self):
+        self.compare([(8, 1, "1f1b", 2), (8, 1, "gpipe", 4), (8, 1, "1f1b", 8)], "--blocks", "4,2,2", micro_batches=8)
 
     def test_eight_ranks(self):
         self.compare([(8, 1, "1f1b"), (8, 1, "gpipe")], "--blocks", "4,2,2")

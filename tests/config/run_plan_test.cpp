@@ -87,8 +87,42 @@ TEST(RunPlan, TheCutIsMadeForTheSlicesOfThePlacement) {
 
 TEST(RunPlan, RanksThatDoNotFitAreRefused) {
   EXPECT_EQ(plan_of({"--time-ranks", "2"}, 2).placement.num_ranks(), 2);
-  expect_input_error([] { plan_of({"--time-ranks", "4"}, 2); }, {"--time-ranks 4", "2 ranks"});
+  expect_input_error(
+      [] {
+        plan_of({"--time-ranks", "4"}, 6);
+      },
+      {"--time-ranks 4", "6 ranks", "1 x 6, 2 x 3, 3 x 2, 6 x 1"});
+  expect_input_error([] { plan_of({"--data-ranks", "5"}, 6); }, {"--data-ranks 5", "2 x 3"});
+  expect_input_error(
+      [] {
+        plan_of({"--time-ranks", "2", "--data-ranks", "2"}, 6);
+      },
+      {"--time-ranks 2 --data-ranks 2", "6 ranks", "2 x 3"});
   expect_input_error([] { plan_of({"--blocks", "1,1,1"}, 4); }, {"4", "3"});
+}
+
+TEST(RunPlan, WhereOneSideOfTheGridIsGivenTheOtherFollows) {
+  const auto shape_of = [](const std::vector<std::string>& options) {
+    const RunPlan plan = plan_of(options, 4);
+    return std::pair(plan.placement.num_ranks(), plan.data_ranks);
+  };
+  EXPECT_EQ(shape_of({}), std::pair(4, 1));
+  EXPECT_EQ(shape_of({"--time-ranks", "2"}), std::pair(2, 2));
+  EXPECT_EQ(shape_of({"--data-ranks", "4"}), std::pair(1, 4));
+  EXPECT_EQ(shape_of({"--data-ranks", "2", "--time-ranks", "2"}), std::pair(2, 2));
+}
+
+TEST(RunPlan, EveryReplicaNeedsAMicroBatch) {
+  expect_input_error(
+      [] {
+        plan_of({"--data-ranks", "4", "--micro-batches", "2"}, 4);
+      },
+      {"--data-ranks 4", "--micro-batches 4 would do"});
+  expect_input_error(
+      [] {
+        plan_of({"--data-ranks", "4", "--batch-size", "3"}, 4);
+      },
+      {"--data-ranks 4", "3 images"});
 }
 
 TEST(RunPlan, MoreMicroBatchesThanASumMayHaveAreRefused) {

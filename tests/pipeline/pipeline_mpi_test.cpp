@@ -41,11 +41,13 @@ struct Worker {
         share(make_random_share(architecture, communicator.rank(),
                                 partition(architecture, communicator.size())[communicator.rank()],
                                 *backend)),
-        pipeline(communicator, Placement::round_robin(communicator.size(), communicator.size()),
+        grid(communicator, communicator.size(), 1),
+        pipeline(grid, Placement::round_robin(communicator.size(), communicator.size()),
                  {&share->slice()}, *backend, 3) {}
 
   std::unique_ptr<Backend<float>> backend;
   std::unique_ptr<Share<float>> share;
+  Grid grid;
   Pipeline pipeline;
 };
 
@@ -246,7 +248,8 @@ TEST_P(RingOf, SeveralSlicesARankEqualOneSliceBitForBit) {
     shares.push_back(make_random_share(network, slice, cut[slice], *backend));
     slices.push_back(&shares.back()->slice());
   }
-  Pipeline pipeline(world_, placement, slices, *backend, 3);
+  const Grid grid(world_, world_.size(), 1);
+  Pipeline pipeline(grid, placement, slices, *backend, 3);
   const TestBatch<float> batch(network, {3, 3, 3, 2, 2});
   const MiniBatchSource source = source_of(batch);
   const bool last = placement.last_rank() == world_.rank();

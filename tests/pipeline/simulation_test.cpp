@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -43,8 +44,10 @@ class Ranks {
         slices.push_back(&chain_.part(slice).slice());
         chain_.part(slice).gradient().clear();
       }
-      works_.push_back(std::make_unique<NetworkWork>(placement, rank, slices, source, Mode::train,
-                                                     OnLogits{}, nullptr));
+      std::vector<int> numbers(source.micro_batches.size());
+      std::iota(numbers.begin(), numbers.end(), 0);
+      works_.push_back(std::make_unique<NetworkWork>(placement, rank, slices, source, numbers,
+                                                     Mode::train, OnLogits{}, nullptr));
     }
     for (int slice = 0; slice < placement.num_slices(); ++slice) {
       slot_size_.state = std::max(slot_size_.state, chain_.part(slice).slice().message_capacity(3));

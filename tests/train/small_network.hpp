@@ -33,16 +33,17 @@ struct SmallNetwork {
                      Placement::round_robin(communicator.size(), communicator.size())) {}
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement)
       : SmallNetwork(config, communicator, placement, nullptr) {}
+  /// As many replicas as the ranks of the placement leave.
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement,
                std::unique_ptr<Backend<float>> backend)
-      : grid(communicator, communicator.size(), 1),
-        network(make_plan(config, placement), grid, 3, std::move(backend)),
+      : grid(communicator, placement.num_ranks(), communicator.size() / placement.num_ranks()),
+        network(make_plan(config, placement, grid.num_replicas()), grid, 3, std::move(backend)),
         training(network) {}
 
   /// The first of this rank's.
   Share<float>& share() { return *network.shares().front(); }
 
-  Grid grid;  // one replica
+  Grid grid;
   Network network;
   TrainingStep training;
 };

@@ -8,6 +8,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "revode/train/replicas.hpp"
+
 #include "support/deferred_backend.hpp"
 #include "support/error_text.hpp"
 #include "train/small_network.hpp"
@@ -83,9 +85,14 @@ TEST_P(TrainingStepOf, SeveralStepsOverTheRanksEqualThoseOfOneRank) {
   }
 }
 
+/// Sizes of micro-batches, at least one a replica; uneven where that leaves room.
+std::vector<int> sizes_for(int num_replicas) {
+  return num_replicas > 3 ? std::vector{2, 2, 2, 2} : std::vector{3, 3, 2};
+}
+
 /// Three steps of both, on the same mini-batch: the same bits.
 void expect_same_training(SmallNetwork& spread, SmallNetwork& alone) {
-  const TestBatch<float> batch(alone.network.architecture(), {3, 3, 2});
+  const TestBatch<float> batch(alone.network.architecture(), sizes_for(spread.grid.num_replicas()));
   const MiniBatchSource source = source_of(batch);
   for (int step = 0; step < 3; ++step) {
     const StepReport got = spread.training.compute_gradient(source);
@@ -119,6 +126,41 @@ TEST_F(TrainingStepOnce, SeveralSlicesARankEqualOneRankBitForBit) {
   ASSERT_EQ(spread.network.shares().size(), ring.slices_of(world_.rank()).size());
 
   expect_same_training(spread, alone);
+}
+
+TEST_P(TrainingStepOf, ReplicasEqualOneRankBitForBit) {
+  Config config = small_config(std::get<0>(GetParam()));
+  config.schedule = std::get<1>(GetParam());
+  for (int time_ranks = 1; time_ranks < world_.size(); time_ranks *= 2) {
+    for (const bool deferred : {false, true}) {
+      SCOPED_TRACE(fmt::format("{} time ranks{}", time_ranks, deferred ? ", deferred" : ""));
+      if (deferred) config.backend = "reference";
+      SmallNetwork alone(config, self_);
+      SmallNetwork spread(config, world_, Placement::round_robin(time_ranks, time_ranks),
+                          deferred ? std::make_unique<DeferredBackend<float>>() : nullptr);
+
+      expect_same_training(spread, alone);
+      require_equal_replicas(spread.network);
+    }
+  }
+}
+
+TEST_F(TrainingStepOnce, AReplicaThatDiffersIsFoundAndNamed) {
+  if (world_.size() == 1) GTEST_SKIP() << "one rank has no replicas";
+  SmallNetwork small(small_config(), world_, Placement::round_robin(1, 1));
+  small.share().velocity();
+  require_equal_replicas(small.network);
+  const ParameterEntry& bias = small.share().map().closing_bias;
+  if (world_.rank() == 1) {
+    float& value = small.share().velocity().host()[bias.offset];
+    value = std::nextafter(value, 1.0f);
+    small.share().velocity().store();
+  }
+
+  const std::string text =
+      error_text(ExitStatus::failure, [&] { require_equal_replicas(small.network); });
+
+  EXPECT_THAT(text, AllOf(HasSubstr("rank 1: /optimizer/momentum/closing/bias of replica 1")));
 }
 
 // Weights, gradients and velocity in memory that the host can't read; every call late.

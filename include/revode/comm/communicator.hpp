@@ -72,6 +72,10 @@ class Communicator {
   Request send(std::span<const float> values, int to, const MessageTag& tag) const;
   Request receive(std::span<float> values, int from, const MessageTag& tag) const;
 
+  /// Every rank's values, added up in place on every rank. All ranks begin their sums in the same
+  /// order.
+  Request sum(std::span<std::int64_t> values) const;
+
   void barrier() const;
   /// Every rank's values, one after the other in rank order, on every rank; lengths may differ.
   std::vector<double> all_gather(std::span<const double> values) const;

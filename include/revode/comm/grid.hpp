@@ -24,6 +24,8 @@ class Grid {
 
   int num_replicas() const { return data_.size(); }
   int replica() const { return data_.rank(); }
+  /// The replica that takes micro-batch m of a mini-batch.
+  int replica_of(int micro_batch) const { return micro_batch % num_replicas(); }
 
   /// Prints, and writes what is no checkpoint: one rank of the run.
   bool is_printer() const { return world_.is_root(); }

@@ -55,9 +55,9 @@ struct Config {
 
   // How it is computed.
   std::string schedule = "1f1b";
-  std::optional<int> time_ranks;  ///< default: all ranks
-  int data_ranks = 1;
-  std::optional<int> threads;  ///< default: the rank's cores, shared with the host's other ranks
+  std::optional<int> time_ranks;  ///< default: all ranks, shared with the replicas asked for
+  std::optional<int> data_ranks;  ///< default: what --time-ranks leaves, else 1
+  std::optional<int> threads;     ///< default: the rank's cores, shared with the host's other ranks
   std::string backend = "auto";
   std::string precision = "fp32";
   std::string activations = "reverse";

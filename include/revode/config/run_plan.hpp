@@ -30,9 +30,16 @@ enum class ProgressSetting { automatic, on, off };
 /// is smaller.
 inline constexpr int default_micro_batches = 4;
 
+/// Ranks of a run: so many share the depth, so many replicas of that.
+struct GridShape {
+  int time_ranks = 1;
+  int data_ranks = 1;
+};
+
 struct RunPlan {
   Architecture architecture;
-  Placement placement;
+  Placement placement;             ///< over the time ranks
+  int data_ranks;                  ///< replicas
   std::vector<BlockRange> slices;  ///< the blocks of every slice of the placement
   const ScheduleRule* schedule;
   Activations activations;
@@ -51,11 +58,16 @@ struct RunPlan {
 /// describe. Throws input errors.
 Architecture resolve(Config& config);
 
-/// config: complete but for what resolve() fills in, any checkpoint's included. Throws input
-/// errors; among others where --time-ranks are not the ranks of the placement, or where the blocks
-/// do not suffice for its slices.
-RunPlan make_plan(Config config, Placement placement);
-/// One slice a rank.
+/// The grid that --time-ranks and --data-ranks ask for on so many ranks. config: resolved. Throws
+/// an input error that names the grids there are where it is impossible, or the --micro-batches
+/// that would do where replicas would have none.
+GridShape grid_shape(const Config& config, int num_ranks);
+
+/// config: complete but for what resolve() fills in, any checkpoint's included. placement: of the
+/// time ranks of one replica. Throws input errors; among others where the blocks do not suffice for
+/// its slices.
+RunPlan make_plan(Config config, Placement placement, int data_ranks = 1);
+/// The grid of the options on so many ranks, one slice a time rank.
 RunPlan make_plan(Config config, int num_ranks);
 
 /// "<arch>-<depth>-<dataset>", of options that need not be complete. Throws input errors.

@@ -25,6 +25,8 @@ class GradientSums {
   void clear() { backend_.zero(sums_.data(), sums_.bytes()); }
   /// To be added to, between clear() and finish().
   ExactSum* sums() { return sums_.data(); }
+  /// The same, to be exchanged with other replicas before finish().
+  StagedBuffer<ExactSum>& staged_sums() { return sums_; }
   /// Turns the sums into the nearest values, once. Returns the last entry whose sum was out of
   /// range, if there is one.
   std::optional<std::size_t> finish();

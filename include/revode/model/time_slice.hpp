@@ -105,8 +105,18 @@ class TimeSlice {
   /// Micro-batches may go back in any order.
   void backward(int micro_batch, int batch, int mini_batch, Real* message, Real* message_adjoint);
 
-  /// Running averages in the values are updated with the statistics of the micro-batches that the
-  /// sweep took forward, in their order.
+  /// Statistics of a batch norm, of the micro-batches of a sweep.
+  struct SweepStatistics {
+    int num_features = 0;
+    StagedBuffer<double> values;  ///< means [micro-batches, features], then variances
+    /// By micro-batch: how many values they are of; 0 where it did not come through this slice.
+    std::vector<double> counts;
+  };
+  /// Of the norms at the ends that this slice has: what the last sweep (Mode::train) noted. Those
+  /// of micro-batches that went through a replica are to be added before update_running_averages().
+  std::vector<SweepStatistics*> sweep_statistics();
+  /// Running averages in the values are updated with the statistics of the micro-batches of the
+  /// sweep, in their order.
   void update_running_averages();
 
   /// Forgets a micro-batch that will not go back.
@@ -141,12 +151,6 @@ class TimeSlice {
  private:
   struct Piece;     // a segment, and the transition to the next stage if it is here
   struct InFlight;  // what is kept of one micro-batch
-  /// Statistics of a batch norm, of the micro-batches of a sweep.
-  struct SweepStatistics {
-    Buffer<double> values;       // means [micro-batches, features], then variances
-    std::vector<double> counts;  // by micro-batch: values that they are of; train alone
-  };
-
   StateView<Real> view(Real* state, const Piece& piece, int batch) const;
   std::size_t piece_size(const Piece& piece, int batch) const;
   InFlight& in_flight(int micro_batch);

@@ -13,7 +13,8 @@
 
 namespace revode {
 
-/// Where a mini-batch comes from. `images` is called on the first rank, `labels` on the last.
+/// Where a mini-batch comes from. `images` is called on the first rank of a replica, `labels` on
+/// the last.
 struct MiniBatchSource {
   std::vector<int> micro_batches;  ///< their sizes
   /// Fills [batch, channels, height, width] of a micro-batch.
@@ -21,6 +22,8 @@ struct MiniBatchSource {
   std::function<std::span<const std::uint8_t>(int micro_batch)> labels;
 
   int size() const;
+  /// Samples in front of a micro-batch's.
+  int first_sample(int micro_batch) const;
 };
 
 /// What the closing made of each micro-batch, by its number; empty but on the last rank.
@@ -35,16 +38,19 @@ using OnLogits = std::function<void(int micro_batch, std::span<const float> logi
 
 class NetworkWork final : public SliceWork {
  public:
-  /// Begins the sweep. slices: this rank's, ascending. All must outlive this object. timer may be
-  /// null, on_logits empty.
+  /// Begins the sweep. slices: this rank's, ascending. micro_batches: the source's that pass
+  /// through here; the work counts them from 0. All must outlive this object. timer may be null,
+  /// on_logits empty.
   NetworkWork(const Placement& placement, int rank, const std::vector<TimeSlice<float>*>& slices,
-              const MiniBatchSource& source, Mode mode, OnLogits on_logits, PhaseTimer* timer);
+              const MiniBatchSource& source, std::vector<int> micro_batches, Mode mode,
+              OnLogits on_logits, PhaseTimer* timer);
 
   std::size_t input_size(int slice, int micro_batch) const override;
   std::size_t output_size(int slice, int micro_batch) const override;
   void compute(const Work& work, float* state, float* adjoint) override;
 
-  /// After all of the work: waits for what the backend still has to do.
+  /// After all of the work: waits for what the backend still has to do. Zeros for micro-batches
+  /// that did not pass through here.
   SweepResult finish();
 
  private:
@@ -53,6 +59,7 @@ class NetworkWork final : public SliceWork {
 
   std::vector<TimeSlice<float>*> slices_;  // by the number of the slice; others are null
   const MiniBatchSource& source_;
+  std::vector<int> micro_batches_;  // the source's number of each
   int mini_batch_;
   Mode mode_;
   OnLogits on_logits_;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "revode/backend/backend.hpp"
-#include "revode/comm/communicator.hpp"
+#include "revode/comm/grid.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/model/time_slice.hpp"
 #include "revode/pipeline/executor.hpp"
@@ -20,22 +20,22 @@ namespace revode {
 
 class Pipeline {
  public:
-  /// slices: this rank's, ascending; they must outlive the pipeline. largest_micro_batch sizes the
-  /// buffers.
-  Pipeline(const Communicator& communicator, const Placement& placement,
-           std::vector<TimeSlice<float>*> slices, Backend<float>& backend, int largest_micro_batch);
+  /// slices: this rank's, ascending; they and the grid must outlive the pipeline.
+  /// largest_micro_batch sizes the buffers.
+  Pipeline(const Grid& grid, const Placement& placement, std::vector<TimeSlice<float>*> slices,
+           Backend<float>& backend, int largest_micro_batch);
   ~Pipeline();
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;
 
   const Placement& placement() const { return placement_; }
 
-  /// Makes the buffers that `rule` takes with so many micro-batches.
+  /// Makes the buffers that `rule` takes with so many micro-batches, of all replicas.
   void prepare(const ScheduleRule& rule, int num_micro_batches);
 
-  /// Forward and backward sweep of a mini-batch; the gradients of the slices += one contribution an
-  /// entry for each micro-batch. Collective. on_logits: called on the last rank after each forward;
-  /// may be empty.
+  /// Forward and backward sweep of a mini-batch, of which each replica takes its micro-batches; the
+  /// gradients of the slices += one contribution an entry for each of those. Collective. on_logits:
+  /// called on the last rank of a replica after each forward; may be empty.
   SweepResult train(const ScheduleRule& rule, const MiniBatchSource& source,
                     const OnLogits& on_logits = {});
 
@@ -56,9 +56,12 @@ class Pipeline {
   std::size_t buffer_bytes() const { return mailbox_.bytes(); }
 
  private:
+  std::vector<int> own_micro_batches(int num_micro_batches) const;
   const Program& program_of(const ScheduleRule* rule, int num_micro_batches);
-  SweepResult play(const ScheduleRule* rule, NetworkWork& work, int num_micro_batches);
+  SweepResult sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
+                    const OnLogits& on_logits);
 
+  const Grid& grid_;
   Placement placement_;
   int rank_;
   std::vector<TimeSlice<float>*> slices_;

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
+#include <vector>
 
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"
@@ -18,11 +18,9 @@ struct Evaluation {
 
 /// Evaluates `indices` of the feed's split, as many micro-batches of the network's largest size (or
 /// one less) as they fill, in one sweep: the pipeline fills and drains once. The same on every
-/// rank. on_logits: on the last rank, for each micro-batch in order, the index of its first sample
-/// among `indices` and its logits. Collective.
-using OnSampleLogits =
-    std::function<void(std::int64_t first_sample, std::span<const float> logits)>;
+/// rank. logits: null, or on the last ranks room for [samples, classes], which is filled.
+/// Collective.
 Evaluation evaluate(Network& network, const DataFeed& feed, std::span<const std::int64_t> indices,
-                    const OnSampleLogits& on_logits = {});
+                    std::vector<float>* logits = nullptr);
 
 }  // namespace revode

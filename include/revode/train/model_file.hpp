@@ -15,6 +15,8 @@
 
 namespace revode {
 
+struct CheckpointContents;
+
 enum class ArraySet { all, trainable };
 
 /// The rows of the flat array `values` under `group` ("/model", "/optimizer/momentum"), in
@@ -32,6 +34,10 @@ std::vector<ArraySlice> momentum_slices(const Network& network);
 /// The `config` attribute: what determines the numbers, with the shape of images and the number of
 /// classes.
 nlohmann::json stored_config(const Config& config, const Architecture& architecture);
+
+/// Collective over all ranks: the ranks of the first replica write the file.
+void write_together(const Grid& grid, const std::filesystem::path& file,
+                    const CheckpointContents& contents);
 
 /// Reads /model into the network and hands it to the backend; refuses values that are not finite,
 /// variances below 0 and standard deviations that are not above. Collective.

@@ -1,0 +1,126 @@
+#include "revode/train/replicas.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include <fmt/format.h>
+
+#include "revode/core/error.hpp"
+
+namespace revode {
+namespace {
+
+using Statistics = TimeSlice<float>::SweepStatistics;
+
+/// Count, means and variances of every micro-batch that went through this replica.
+std::vector<double> pack(const Grid& grid, Statistics& statistics) {
+  const std::size_t features = statistics.num_features, num = statistics.counts.size();
+  const std::span<const double> values = statistics.values.read();
+  std::vector<double> packed;
+  for (std::size_t m = grid.replica(); m < num; m += grid.num_replicas()) {
+    packed.push_back(statistics.counts[m]);
+    for (const std::size_t first : {m * features, (num + m) * features})
+      packed.insert(packed.end(), values.begin() + first, values.begin() + first + features);
+  }
+  return packed;
+}
+
+void unpack(const Grid& grid, const std::vector<double>& all, Statistics& statistics) {
+  const std::size_t features = statistics.num_features, num = statistics.counts.size();
+  const std::span<double> values = statistics.values.host();
+  auto next = all.begin();
+  for (int replica = 0; replica < grid.num_replicas(); ++replica) {
+    for (std::size_t m = replica; m < num; m += grid.num_replicas()) {
+      statistics.counts[m] = *next++;
+      for (const std::size_t first : {m * features, (num + m) * features}) {
+        std::copy_n(next, features, values.begin() + first);
+        next += static_cast<std::ptrdiff_t>(features);
+      }
+    }
+  }
+  statistics.values.store();
+}
+
+/// Of the bits of an array: FNV-1a over its 32-bit words, 64 bits.
+std::int64_t digest_of(std::span<const float> values) {
+  std::uint64_t digest = 14695981039346656037u;
+  for (const float value : values)
+    digest = (digest ^ std::bit_cast<std::uint32_t>(value)) * 1099511628211u;
+  return static_cast<std::int64_t>(digest);
+}
+
+/// The first array of `share` whose bits differ between replicas, as a checkpoint names it.
+std::optional<std::string> first_difference(const Grid& grid, Share<float>& share) {
+  std::optional<std::string> found;
+  const auto compare = [&](const std::string& group, const ParameterEntry& entry,
+                           std::span<const float> array) {
+    const std::int64_t digest = digest_of(array.subspan(entry.offset, entry.size()));
+    const std::vector<std::int64_t> all = grid.data().all_gather(digest);
+    if (!found && digest != all.front()) found = group + "/" + entry.name;
+  };
+  const std::span<const float> values = share.values().read(), velocity = share.velocity().read();
+  for (const ParameterEntry* entry : share.map().entries()) {
+    compare("/model", *entry, values);
+    if (entry->trainable) compare("/optimizer/momentum", *entry, velocity);
+  }
+  return found;
+}
+
+}  // namespace
+
+void add_up_gradients(Network& network) {
+  const Grid& grid = network.grid();
+  if (grid.num_replicas() == 1) return;
+  for (const auto& share : network.shares()) share->gradient().staged_sums().fetch();
+  std::vector<Request> requests;
+  for (const auto& share : network.shares())
+    requests.push_back(grid.data().sum(share->gradient().staged_sums().host()));
+  for (Request& request : requests) request.wait();
+  for (const auto& share : network.shares()) share->gradient().staged_sums().store();
+}
+
+void share_statistics(Network& network) {
+  const Grid& grid = network.grid();
+  if (grid.num_replicas() == 1) return;
+  for (const auto& share : network.shares())
+    for (Statistics* statistics : share->slice().sweep_statistics())
+      unpack(grid, grid.data().all_gather(pack(grid, *statistics)), *statistics);
+}
+
+void share_rows(const Grid& grid, const MiniBatchSource& source, std::size_t row_size,
+                std::vector<float>& rows) {
+  if (grid.num_replicas() == 1) return;
+  const std::vector<float> mine = rows;
+  for (int replica = 0; replica < grid.num_replicas(); ++replica) {
+    std::vector<float> theirs = mine;
+    grid.data().broadcast(std::span<float>(theirs), replica);
+    std::size_t first = 0;
+    for (std::size_t m = 0; m < source.micro_batches.size(); ++m) {
+      const std::size_t size = source.micro_batches[m] * row_size;
+      if (grid.replica_of(static_cast<int>(m)) == replica)
+        std::copy_n(theirs.begin() + first, size, rows.begin() + first);
+      first += size;
+    }
+  }
+}
+
+void require_equal_replicas(Network& network) {
+  const Grid& grid = network.grid();
+  if (grid.num_replicas() == 1) return;
+  std::optional<std::string> difference;
+  for (const auto& share : network.shares())
+    if (const auto found = first_difference(grid, *share); found && !difference) difference = found;
+  grid.world().agree([&] {
+    if (difference)
+      throw run_error(
+          "rank {}: {} of replica {} is not that of replica 0, bit for bit; a processor or memory "
+          "of "
+          "that rank's host may be faulty",
+          grid.world().rank(), *difference, grid.replica());
+  });
+}
+
+}  // namespace revode
