@@ -93,15 +93,17 @@ GridShape grid_shape(const Config& config, int num_ranks) {
   const std::int64_t batch = mini_batch_size(config);
   REVODE_REQUIRE(
       shape.data_ranks <= batch,
-      "--data-ranks {}: each replica takes a micro-batch of its own, and there are {} images in a "
-      "mini-batch",
-      shape.data_ranks, batch);
-  REVODE_REQUIRE(
-      shape.data_ranks <= *config.micro_batches,
-      "--data-ranks {}: each replica takes a micro-batch of its own, and a mini-batch has "
-      "{}; --micro-batches {} would do (batch norm then sees smaller batches, so results "
-      "change)",
-      shape.data_ranks, *config.micro_batches, shape.data_ranks);
+      "--data-ranks {}: expected at most {}, as each replica takes a micro-batch of its own, and a "
+      "mini-batch has {} image{}",
+      shape.data_ranks, batch, batch, batch == 1 ? "" : "s");
+  // Evaluation takes running averages.
+  const char* effect = use_of(config) == NetworkUse::evaluation
+                           ? ""
+                           : " (batch norm then sees smaller batches, so results change)";
+  REVODE_REQUIRE(shape.data_ranks <= *config.micro_batches,
+                 "--data-ranks {}: each replica takes a micro-batch of its own, and a mini-batch "
+                 "has {}; --micro-batches {} would do{}",
+                 shape.data_ranks, *config.micro_batches, shape.data_ranks, effect);
   return shape;
 }
 

@@ -55,7 +55,7 @@ class Network {
   int num_threads() const { return num_threads_; }
   int largest_micro_batch() const { return largest_micro_batch_; }
 
-  /// What images are normalised by, which is kept with the weights; on the first rank.
+  /// What images are normalised by, which is kept with the weights; on the reader.
   ChannelStatistics input_statistics() const;
   void set_input_statistics(const ChannelStatistics& statistics);
 
