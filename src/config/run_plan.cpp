@@ -15,18 +15,18 @@ namespace {
 constexpr int default_epochs = 200;
 constexpr int default_epochs_synthetic = 10;
 
-Architecture make_architecture(const Config& config) {
+ArchitectureOptions architecture_options(const Config& config) {
   const DatasetInfo& data = dataset_info(config.dataset);
-  return Architecture({.arch = config.arch,
-                       .depth = config.depth,
-                       .blocks = config.blocks,
-                       .widths = config.widths,
-                       .step_size = config.step_size,
-                       .grid_bits = config.grid_bits,
-                       .image_channels = data.image.channels,
-                       .image_height = data.image.height,
-                       .image_width = data.image.width,
-                       .num_classes = data.num_classes});
+  return {.arch = config.arch,
+          .depth = config.depth,
+          .blocks = config.blocks,
+          .widths = config.widths,
+          .step_size = config.step_size,
+          .grid_bits = config.grid_bits,
+          .image_channels = data.image.channels,
+          .image_height = data.image.height,
+          .image_width = data.image.width,
+          .num_classes = data.num_classes};
 }
 
 /// "1 x 6, 2 x 3, 3 x 2, 6 x 1"
@@ -56,7 +56,7 @@ ProgressSetting progress_of(const Config& config) {
 }  // namespace
 
 Architecture resolve(Config& config) {
-  Architecture architecture = make_architecture(config);
+  Architecture architecture(architecture_options(config));
   config.depth = architecture.depth();
   config.blocks = architecture.blocks();
   config.widths = architecture.widths();
@@ -147,7 +147,8 @@ RunPlan make_plan(Config config, int num_ranks) {
 }
 
 std::string model_name(const Config& config) {
-  return fmt::format("{}-{}-{}", config.arch, make_architecture(config).depth(), config.dataset);
+  return fmt::format("{}-{}-{}", config.arch, depth_of(architecture_options(config)),
+                     config.dataset);
 }
 
 }  // namespace revode

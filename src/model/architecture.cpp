@@ -78,6 +78,28 @@ void check_blocks(const std::vector<int>& blocks) {
                  fmt::join(blocks, ","), sum(blocks), max_blocks);
 }
 
+int depth_of_blocks(const ArchitectureRule& rule, const std::vector<int>& blocks) {
+  return static_cast<int>(2 + rule.convolutions_per_block * sum(blocks));
+}
+
+/// The blocks of each stage that the options name, checked against their depth.
+std::vector<int> blocks_of(const ArchitectureRule& rule, const ArchitectureOptions& options) {
+  check_num_stages("blocks", options.blocks);
+  check_num_stages("widths", options.widths);
+  std::vector<int> blocks = options.blocks;
+  if (blocks.empty()) {
+    const int num_stages =
+        options.widths.empty() ? default_num_stages : static_cast<int>(options.widths.size());
+    blocks = blocks_of_depth(rule, options.depth.value_or(default_depth), num_stages);
+  }
+  check_blocks(blocks);
+  const int depth = depth_of_blocks(rule, blocks);
+  REVODE_REQUIRE(options.depth.value_or(depth) == depth,
+                 "--depth {} contradicts --blocks {}, which is depth {}",
+                 options.depth.value_or(depth), fmt::join(blocks, ","), depth);
+  return blocks;
+}
+
 void check_widths(const ArchitectureRule& rule, const std::vector<int>& widths) {
   for (std::size_t k = 0; k < widths.size(); ++k) {
     REVODE_REQUIRE(widths[k] >= 1, "--widths {}: each must be at least 1", fmt::join(widths, ","));
@@ -118,26 +140,20 @@ const ArchitectureRule& architecture_rule(std::string_view name) {
                     fmt::join(architecture_names(), ", "));
 }
 
+int depth_of(const ArchitectureOptions& options) {
+  const ArchitectureRule& rule = architecture_rule(options.arch);
+  return depth_of_blocks(rule, blocks_of(rule, options));
+}
+
 Architecture::Architecture(const ArchitectureOptions& options)
     : rule_(&architecture_rule(options.arch)),
       step_size_(options.step_size),
       grid_bits_(options.grid_bits),
       num_classes_(options.num_classes),
       image_channels_(options.image_channels) {
-  std::vector<int> blocks = options.blocks;
+  const std::vector<int> blocks = blocks_of(*rule_, options);
   std::vector<int> widths = options.widths;
-  check_num_stages("blocks", blocks);
-  check_num_stages("widths", widths);
-  const int num_stages = !widths.empty()   ? static_cast<int>(widths.size())
-                         : !blocks.empty() ? static_cast<int>(blocks.size())
-                                           : default_num_stages;
-  if (blocks.empty())
-    blocks = blocks_of_depth(*rule_, options.depth.value_or(default_depth), num_stages);
-  check_blocks(blocks);
-  const auto depth = static_cast<int>(2 + rule_->convolutions_per_block * sum(blocks));
-  REVODE_REQUIRE(options.depth.value_or(depth) == depth,
-                 "--depth {} contradicts --blocks {}, which is depth {}",
-                 options.depth.value_or(depth), fmt::join(blocks, ","), depth);
+  const int num_stages = static_cast<int>(blocks.size()), depth = depth_of_blocks(*rule_, blocks);
   if (widths.empty()) {
     REVODE_REQUIRE(
         num_stages == default_num_stages,

@@ -49,6 +49,10 @@ struct ArchitectureOptions {
   int num_classes = 10;
 };
 
+/// Depth of the network that the options describe, as far as arch, depth, blocks and the number of
+/// widths tell. Throws the same input errors as Architecture.
+int depth_of(const ArchitectureOptions& options);
+
 /// The blocks at one resolution and width.
 struct Stage {
   int blocks = 0;
