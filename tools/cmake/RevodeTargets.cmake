@@ -18,19 +18,20 @@ if(REVODE_SANITIZE)
   target_link_options(revode_options INTERFACE -fsanitize=address,undefined)
 endif()
 
-# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [UNOPTIMISED])
-# One static library a module, as revode::<name>; the links state the layer order. UNOPTIMISED is for modules that compute
-# little: under sanitizers, optimising them takes longer than running them.
+# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD])
+# One static library a module, as revode::<name>; the links state the layer order. COLD is for modules that compute little:
+# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all.
 function(revode_add_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "" "SOURCES;PUBLIC;PRIVATE")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "COLD" "" "SOURCES;PUBLIC;PRIVATE")
   add_library(revode_${name} STATIC ${arg_SOURCES})
   add_library(revode::${name} ALIAS revode_${name})
   target_include_directories(revode_${name}
     PUBLIC ${PROJECT_SOURCE_DIR}/include
     PRIVATE ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(revode_${name} PUBLIC revode_options ${arg_PUBLIC} PRIVATE ${arg_PRIVATE})
-  if(REVODE_SANITIZE AND arg_UNOPTIMISED)
-    target_compile_options(revode_${name} PRIVATE -O0)
+  if(arg_COLD)
+    target_compile_options(revode_${name} PRIVATE
+      $<IF:$<BOOL:${REVODE_SANITIZE}>,-O0,$<$<CONFIG:Release>:-Os>>)
   endif()
 endfunction()
 
