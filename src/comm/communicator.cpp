@@ -65,14 +65,14 @@ Communicator::~Communicator() {
   if (std::uncaught_exceptions() == 0) MPI_Comm_free(&handle_);
 }
 
-Communicator Communicator::split(int group) const {
+Communicator Communicator::split(int group, int place) const {
   struct Part {
     MPI_Comm handle = MPI_COMM_NULL;
     ~Part() {
       if (handle != MPI_COMM_NULL) MPI_Comm_free(&handle);
     }
   } part;
-  check_mpi(MPI_Comm_split(handle_, group, rank_, &part.handle), "MPI_Comm_split");
+  check_mpi(MPI_Comm_split(handle_, group, place, &part.handle), "MPI_Comm_split");
   return Communicator(part.handle);
 }
 
@@ -142,6 +142,22 @@ std::vector<double> Communicator::all_gather(std::span<const double> values) con
                            offsets.data(), MPI_DOUBLE, handle_),
             "MPI_Allgatherv");
   return all;
+}
+
+std::vector<std::string> Communicator::all_gather(const std::string& text) const {
+  std::vector<int> lengths(size_), offsets(size_);
+  const int length = message_length(text.size());
+  check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, handle_),
+            "MPI_Allgather");
+  std::exclusive_scan(lengths.begin(), lengths.end(), offsets.begin(), 0);
+  std::string all(offsets.back() + lengths.back(), '\0');
+  check_mpi(MPI_Allgatherv(text.data(), length, MPI_CHAR, all.data(), lengths.data(),
+                           offsets.data(), MPI_CHAR, handle_),
+            "MPI_Allgatherv");
+  std::vector<std::string> texts;
+  for (int rank = 0; rank < size_; ++rank)
+    texts.push_back(all.substr(offsets[rank], lengths[rank]));
+  return texts;
 }
 
 void Communicator::broadcast(std::span<double> values, int root) const {

@@ -5,6 +5,7 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
+#include "revode/files/host.hpp"
 #include "revode/train/memory_forecast.hpp"
 
 namespace revode {
@@ -50,7 +51,7 @@ RunPlan make_plan(const Config& config, const Communicator& world) {
 }
 
 Grid make_grid(const RunPlan& plan, const Communicator& world) {
-  return Grid(world, plan.placement.num_ranks(), plan.data_ranks);
+  return Grid(world, plan.placement.num_ranks(), plan.data_ranks, world.all_gather(host_name()));
 }
 
 Network::Network(RunPlan plan, const Grid& grid, int largest_micro_batch)

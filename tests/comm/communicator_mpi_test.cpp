@@ -93,6 +93,13 @@ TEST_F(CommunicatorTest, AllGatherOfOneNumberIsInRankOrder) {
   EXPECT_EQ(world_.all_gather((std::int64_t{1} << 40) + rank()), expected);
 }
 
+TEST_F(CommunicatorTest, AllGatherOfTextsTakesDifferentLengths) {
+  std::vector<std::string> expected;
+  for (int r = 0; r < size(); ++r) expected.emplace_back(r, 'x');  // rank 0 has none
+
+  EXPECT_EQ(world_.all_gather(std::string(rank(), 'x')), expected);
+}
+
 TEST_F(CommunicatorTest, BroadcastGivesTheRootsValues) {
   for (int root = 0; root < size(); ++root) {
     std::vector<double> doubles{static_cast<double>(rank()), 0.5};

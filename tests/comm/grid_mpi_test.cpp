@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -53,11 +54,50 @@ TEST_F(GridTest, ConsecutiveRanksShareAReplica) {
   }
 }
 
+// Ranks 0 and 2 on one host, 1 and 3 on the other, as --map-by node deals four.
+TEST_F(GridTest, NeighboursInTimeShareAHostThoughRanksAreDealt) {
+  if (size() != 4) GTEST_SKIP() << "needs four ranks";
+  const std::vector<std::string> hosts{"a", "b", "a", "b"};
+  {
+    const Grid grid(world_, 2, 2, hosts);
+
+    EXPECT_EQ(grid.order(), (std::vector<int>{0, 2, 1, 3}));
+    EXPECT_EQ(grid.hosts(), hosts);
+    EXPECT_EQ(grid.time().all_gather(std::int64_t{rank()}),
+              rank() % 2 == 0 ? (Ranks{0, 2}) : (Ranks{1, 3}));
+    EXPECT_EQ(grid.data().all_gather(std::int64_t{rank()}),
+              rank() < 2 ? (Ranks{0, 1}) : (Ranks{2, 3}));
+    EXPECT_EQ(grid.replica(), rank() % 2);
+    EXPECT_EQ(grid.is_reader(), rank() < 2);
+    EXPECT_EQ(grid.is_printer(), rank() == 0);
+  }
+  const Grid grid(world_, 4, 1, hosts);
+
+  EXPECT_EQ(grid.time().all_gather(std::int64_t{rank()}), (Ranks{0, 2, 1, 3}));
+  EXPECT_EQ(grid.data().all_gather(std::int64_t{rank()}), Ranks{rank()});
+  EXPECT_EQ(grid.replica(), 0);
+  EXPECT_EQ(grid.is_reader(), rank() == 0);
+}
+
+// There the ranks of the second places go down as replicas go up.
+TEST_F(GridTest, ReplicasAreInTheOrderOfThePlaces) {
+  if (size() != 4) GTEST_SKIP() << "needs four ranks";
+
+  const Grid grid(world_, 2, 2, {"a", "b", "b", "a"});
+
+  const bool is_first = rank() == 0 || rank() == 3;
+  EXPECT_EQ(grid.time().all_gather(std::int64_t{rank()}), is_first ? (Ranks{0, 3}) : (Ranks{1, 2}));
+  EXPECT_EQ(grid.data().all_gather(std::int64_t{rank()}),
+            rank() < 2 ? (Ranks{0, 1}) : (Ranks{3, 2}));
+  EXPECT_EQ(grid.replica(), is_first ? 0 : 1);
+}
+
 TEST_F(GridTest, OtherNumbersOfRanksAreRefused) {
   EXPECT_THROW(Grid(world_, size(), 2), std::logic_error);
   EXPECT_THROW(Grid(world_, size() + 1, 1), std::logic_error);
   EXPECT_THROW(Grid(world_, 0, size()), std::logic_error);
   EXPECT_THROW(Grid(world_, -1, -size()), std::logic_error);
+  EXPECT_THROW(Grid(world_, size(), 1, std::vector<std::string>(size() + 1)), std::logic_error);
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // A small network over the ranks of a communicator, and mini-batches for it.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "revode/train/network.hpp"
@@ -36,7 +38,13 @@ struct SmallNetwork {
   /// As many replicas as the ranks of the placement leave.
   SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement,
                std::unique_ptr<Backend<float>> backend)
-      : grid(communicator, placement.num_ranks(), communicator.size() / placement.num_ranks()),
+      : SmallNetwork(config, communicator, placement, std::move(backend),
+                     std::vector<std::string>(communicator.size())) {}
+  /// On pretended hosts, one a rank.
+  SmallNetwork(const Config& config, const Communicator& communicator, const Placement& placement,
+               std::unique_ptr<Backend<float>> backend, std::vector<std::string> hosts)
+      : grid(communicator, placement.num_ranks(), communicator.size() / placement.num_ranks(),
+             std::move(hosts)),
         network(make_plan(config, placement, grid.num_replicas()), grid, 3, std::move(backend)),
         training(network) {}
 

@@ -145,6 +145,21 @@ TEST_P(TrainingStepOf, ReplicasEqualOneRankBitForBit) {
   }
 }
 
+// Places go to ranks 0, 3, 1, 2 then.
+TEST_F(TrainingStepOnce, RanksOfSeveralHostsEqualOneRankBitForBit) {
+  if (world_.size() != 4) GTEST_SKIP() << "needs four ranks";
+  for (const int time_ranks : {2, 4}) {
+    SCOPED_TRACE(fmt::format("{} time ranks", time_ranks));
+    SmallNetwork alone(small_config(), self_);
+    SmallNetwork spread(small_config(), world_, Placement::round_robin(time_ranks, time_ranks),
+                        nullptr, {"a", "b", "b", "a"});
+    ASSERT_EQ(spread.grid.order(), (RankOrder{0, 3, 1, 2}));
+
+    expect_same_training(spread, alone);
+    require_equal_replicas(spread.network);
+  }
+}
+
 TEST_F(TrainingStepOnce, AReplicaThatDiffersIsFoundAndNamed) {
   if (world_.size() == 1) GTEST_SKIP() << "one rank has no replicas";
   SmallNetwork small(small_config(), world_, Placement::round_robin(1, 1));

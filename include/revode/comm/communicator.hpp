@@ -53,8 +53,8 @@ class Communicator {
  public:
   /// A duplicate of `parent` whose errors return as exceptions. Collective.
   explicit Communicator(MPI_Comm parent);
-  /// Of the ranks that name the same group, in the order that they have here. Collective.
-  Communicator split(int group) const;
+  /// Of the ranks that name the same group, in the order of the places that they name. Collective.
+  Communicator split(int group, int place) const;
   /// Of this process alone.
   static Communicator alone() { return Communicator(MPI_COMM_SELF); }
   ~Communicator();
@@ -80,6 +80,8 @@ class Communicator {
   /// Every rank's values, one after the other in rank order, on every rank; lengths may differ.
   std::vector<double> all_gather(std::span<const double> values) const;
   std::vector<std::int64_t> all_gather(std::int64_t value) const;
+  /// Every rank's text, by rank, on every rank.
+  std::vector<std::string> all_gather(const std::string& text) const;
   void broadcast(std::span<double> values, int root) const;
   void broadcast(std::span<float> values, int root) const;
   std::string broadcast(const std::string& text, int root) const;

@@ -3,16 +3,21 @@
 // speaks, is asked here.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "revode/comm/communicator.hpp"
+#include "revode/comm/rank_order.hpp"
 
 namespace revode {
 
 class Grid {
  public:
-  /// Replica after replica: rank r of `world` is rank r % time_ranks of replica r / time_ranks, as
-  /// launchers put consecutive ranks on one host and messages go along time. Collective; throws
-  /// std::logic_error unless time_ranks x data_ranks are the ranks of `world`, which must outlive
-  /// the grid.
+  /// Of ranks that run on `hosts`, one name a rank, the same on every rank: order_ranks() says who
+  /// takes which place. Collective; throws std::logic_error unless time_ranks x data_ranks are the
+  /// ranks of `world`, which must outlive the grid, and of `hosts`.
+  Grid(const Communicator& world, int time_ranks, int data_ranks, std::vector<std::string> hosts);
+  /// Of ranks on one host: rank r of `world` is rank r % time_ranks of replica r / time_ranks.
   Grid(const Communicator& world, int time_ranks, int data_ranks);
 
   /// All ranks of the run.
@@ -21,6 +26,11 @@ class Grid {
   const Communicator& time() const { return time_; }
   /// The ranks that own what this one owns, by replica.
   const Communicator& data() const { return data_; }
+
+  /// Where each rank of the run runs.
+  const std::vector<std::string>& hosts() const { return hosts_; }
+  /// Replica after replica, the rank of the run at each place.
+  const RankOrder& order() const { return order_; }
 
   int num_replicas() const { return data_.size(); }
   int replica() const { return data_.rank(); }
@@ -33,7 +43,12 @@ class Grid {
   bool is_reader() const { return time_.is_root(); }
 
  private:
+  /// Of this rank, in the order.
+  int place() const;
+
   const Communicator& world_;
+  std::vector<std::string> hosts_;
+  RankOrder order_;
   Communicator time_, data_;
 };
 

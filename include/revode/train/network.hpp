@@ -20,7 +20,7 @@ namespace revode {
 
 /// Of the options that every rank has, for its ranks. Collective; throws errors that all share.
 RunPlan make_plan(const Config& config, const Communicator& world);
-/// The grid that the plan asks for. Collective.
+/// The grid that the plan asks for, neighbours in time on one host where that can be. Collective.
 Grid make_grid(const RunPlan& plan, const Communicator& world);
 
 class Network {
