@@ -53,6 +53,12 @@ double expected_bubble(const Architecture& architecture, const std::vector<Block
   return simulate(make_programs(schedule, placement, num_micro_batches), placement, costs).bubble();
 }
 
+/// Who owns a slice: the rank where there is one replica, else the time rank of all that do.
+int shown_rank(const Network& network, int slice) {
+  const int time_rank = network.placement().rank_of(slice);
+  return network.grid().num_replicas() == 1 ? network.grid().order()[time_rank] : time_rank;
+}
+
 std::string partition_lines(Network& network) {
   const Architecture& architecture = network.architecture();
   const std::vector<BlockRange>& slices = network.slices();
@@ -85,17 +91,18 @@ std::string partition_lines(Network& network) {
     return all[placement.rank_of(slice) * mine.size() + 2 * slice + field];
   };
 
-  std::string text = fmt::format("  {:>4} {:>11} {:>6} {:>11} {:>10}  {}\n", "rank", "blocks",
-                                 "work", "parameters", "stash", "holds");
+  const std::string title = num_replicas == 1 ? "rank" : "time rank";
+  std::string text = fmt::format("  {} {:>11} {:>6} {:>11} {:>10}  {}\n", title, "blocks", "work",
+                                 "parameters", "stash", "holds");
   const int num_slices = placement.num_slices();
   for (int slice = 0; slice < num_slices; ++slice) {
     if (num_slices > most_lines && slice == most_lines / 2) {
-      text += fmt::format("  {:>4}\n", "...");
+      text += fmt::format("  {:>{}}\n", "...", title.size());
       slice = num_slices - most_lines / 2;
     }
     const BlockRange range = slices[slice];
-    text += fmt::format("  {:>4} {:>11} {:>5.1f}% {:>11} {:>10}  {}\n", placement.rank_of(slice),
-                        fmt::format("{}..{}", range.first, range.last - 1),
+    text += fmt::format("  {:>{}} {:>11} {:>5.1f}% {:>11} {:>10}  {}\n", shown_rank(network, slice),
+                        title.size(), fmt::format("{}..{}", range.first, range.last - 1),
                         100 * static_cast<double>(slice_cost(architecture, range)) / total,
                         format_count(static_cast<std::int64_t>(of_slice(slice, 1))),
                         format_bytes(of_slice(slice, 0)), held_by(architecture, range));
@@ -214,6 +221,8 @@ std::string start_block(Network& network) {
           : fmt::format(" ({} time x {} data)", grid.time().size(), grid.num_replicas()),
       network.plan().config.precision,
       network.plan().activations == Activations::store ? "stored" : "rebuilt");
+  const std::string hosts = hosts_in_words(grid.hosts(), grid.order(), grid.time().size());
+  if (!hosts.empty()) text += "  " + hosts + "\n";
   text += partition_lines(network);
   text += memory_lines(gather_memory(grid.world()));
   return text;

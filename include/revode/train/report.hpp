@@ -22,8 +22,9 @@ std::string peak_memory_text(const MemoryReport& report, int indentation);
 /// Peaks by category, one number a rank: {"state": [...], ...}, for --json.
 nlohmann::ordered_json peaks_by_category(const MemoryReport& report);
 
-/// Architecture, parameters, backend, threads, grid, partition over ranks, memory a rank, expected
-/// bubble. Collective; to be printed by rank 0, the others may leave parts out.
+/// Architecture, parameters, backend, threads, grid, hosts where there are several, partition over
+/// ranks, memory a rank, expected bubble. Collective; to be printed by rank 0, the others may leave
+/// parts out.
 std::string start_block(Network& network);
 
 }  // namespace revode
