@@ -97,7 +97,7 @@ std::vector<TimeSlice<float>::StagePart> stage_parts_of(const Network& network) 
 /// Of a mini-batch, those that this rank's replica takes.
 int images_of_replica(const Network& network) {
   const RunPlan& plan = network.plan();
-  const std::vector<int> sizes = cut_mini_batch(plan.config.batch_size, plan.num_micro_batches);
+  const std::vector<int> sizes = cut_evenly(plan.config.batch_size, plan.num_micro_batches);
   int images = 0;
   for (int m = 0; m < plan.num_micro_batches; ++m)
     if (network.grid().replica_of(m) == network.grid().replica()) images += sizes[m];

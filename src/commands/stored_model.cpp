@@ -31,7 +31,7 @@ std::unique_ptr<Network> load_network(const RunPlan& plan, const Grid& grid, int
     check_arrays(*reader, plan.architecture, StoredArrays::model);
   }
   auto network = std::make_unique<Network>(
-      plan, grid, cut_mini_batch(mini_batch, std::min(plan.num_micro_batches, mini_batch)).front());
+      plan, grid, cut_evenly(mini_batch, std::min(plan.num_micro_batches, mini_batch)).front());
   if (reader) load_model(*reader, file, *network);
   return network;
 }

@@ -157,10 +157,10 @@ std::int64_t slice_cost(const Architecture& architecture, BlockRange range) {
   return cost;
 }
 
-std::vector<int> cut_mini_batch(int mini_batch, int num_micro_batches) {
-  const int count = std::min(num_micro_batches, mini_batch);
-  std::vector<int> sizes(count, mini_batch / count);
-  for (int m = 0; m < mini_batch % count; ++m) ++sizes[m];
+std::vector<int> cut_evenly(int count, int num_parts) {
+  const int parts = std::min(num_parts, count);
+  std::vector<int> sizes(parts, count / parts);
+  for (int part = 0; part < count % parts; ++part) ++sizes[part];
   return sizes;
 }
 

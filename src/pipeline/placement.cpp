@@ -22,4 +22,9 @@ Placement Placement::round_robin(int num_slices, int num_ranks) {
   return Placement(std::move(rank_of_slice));
 }
 
+bool Placement::goes_round() const {
+  return num_slices() % num_ranks() == 0 &&
+         rank_of_slice_ == round_robin(num_slices(), num_ranks()).rank_of_slice_;
+}
+
 }  // namespace revode

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include "revode/core/error.hpp"
+#include "revode/pipeline/partition.hpp"
 
 #include "pipeline/schedules.hpp"
 
@@ -14,6 +15,7 @@ namespace {
 constexpr const ScheduleRule* rules[] = {
     &schedules::gpipe,
     &schedules::one_forward_one_backward,
+    &schedules::interleaved,
 };
 
 }  // namespace
@@ -31,16 +33,36 @@ const ScheduleRule& schedule_rule(std::string_view name) {
                     fmt::join(schedule_names(), ", "));
 }
 
-// As many micro-batches as there are ranks pass through a rank's first slice, then through its next
-// and so on: the first of them comes round just then.
-WorkOrder forward_order(int rank, const Placement& placement, int num_micro_batches) {
+std::vector<int> micro_batch_groups(int num_ranks, int num_micro_batches) {
+  return cut_evenly(num_micro_batches, std::max(num_micro_batches / num_ranks, 1));
+}
+
+namespace {
+
+/// sweep of all micro-batches on a rank: group after group, in each `slices` in their order.
+WorkOrder grouped_order(Sweep sweep, const std::vector<int>& slices, int num_ranks,
+                        int num_micro_batches) {
   WorkOrder order;
-  const int group_size = placement.num_ranks();
-  for (int first = 0; first < num_micro_batches; first += group_size)
-    for (const int slice : placement.slices_of(rank))
-      for (int m = first; m < std::min(first + group_size, num_micro_batches); ++m)
-        order.push_back({Sweep::forward, slice, m});
+  int first = 0;
+  for (const int size : micro_batch_groups(num_ranks, num_micro_batches)) {
+    for (const int slice : slices)
+      for (int m = first; m < first + size; ++m) order.push_back({sweep, slice, m});
+    first += size;
+  }
   return order;
+}
+
+}  // namespace
+
+WorkOrder forward_order(int rank, const Placement& placement, int num_micro_batches) {
+  return grouped_order(Sweep::forward, placement.slices_of(rank), placement.num_ranks(),
+                       num_micro_batches);
+}
+
+WorkOrder backward_order(int rank, const Placement& placement, int num_micro_batches) {
+  std::vector<int> slices = placement.slices_of(rank);
+  std::ranges::reverse(slices);
+  return grouped_order(Sweep::backward, slices, placement.num_ranks(), num_micro_batches);
 }
 
 int most_in_flight(const WorkOrder& order, int slice) {

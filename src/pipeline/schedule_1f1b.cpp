@@ -27,6 +27,7 @@ WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
 
 }  // namespace
 
-const ScheduleRule one_forward_one_backward{.name = "1f1b", .make = make};
+const ScheduleRule one_forward_one_backward{
+    .name = "1f1b", .plays_several_slices = false, .make = make};
 
 }  // namespace revode::schedules

@@ -4,19 +4,15 @@
 namespace revode::schedules {
 namespace {
 
-// Back as forward, the slices in the opposite order.
 WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
   WorkOrder order = forward_order(rank, placement, num_micro_batches);
-  const int last = placement.num_slices() - 1;
-  std::vector<int> mirrored;
-  for (int slice = last; slice >= 0; --slice) mirrored.push_back(placement.rank_of(slice));
-  for (const Work& work : forward_order(rank, Placement(mirrored), num_micro_batches))
-    order.push_back({Sweep::backward, last - work.slice, work.micro_batch});
+  const WorkOrder backward = backward_order(rank, placement, num_micro_batches);
+  order.insert(order.end(), backward.begin(), backward.end());
   return order;
 }
 
 }  // namespace
 
-const ScheduleRule gpipe{.name = "gpipe", .make = make};
+const ScheduleRule gpipe{.name = "gpipe", .plays_several_slices = true, .make = make};
 
 }  // namespace revode::schedules

@@ -7,5 +7,6 @@ namespace revode::schedules {
 
 extern const ScheduleRule gpipe;
 extern const ScheduleRule one_forward_one_backward;
+extern const ScheduleRule interleaved;
 
 }  // namespace revode::schedules

@@ -50,7 +50,7 @@ MiniBatchSource DataFeed::mini_batch(std::vector<std::int64_t> indices, std::int
   auto cut = std::make_shared<Cut>();
   cut->indices = std::move(indices);
   for (const std::int64_t index : cut->indices) cut->labels.push_back(data_.labels[index]);
-  cut->sizes = cut_mini_batch(static_cast<int>(cut->indices.size()), num_micro_batches);
+  cut->sizes = cut_evenly(static_cast<int>(cut->indices.size()), num_micro_batches);
   cut->offsets.resize(cut->sizes.size());
   std::exclusive_scan(cut->sizes.begin(), cut->sizes.end(), cut->offsets.begin(), std::size_t{0});
   return {.micro_batches = cut->sizes,

@@ -39,7 +39,7 @@ Session::Session(const RunPlan& plan, const StartPoint& start, const Communicato
       train_data_(make_training_data(plan.config, grid_)),
       test_data_(plan.config, Split::test, 1, grid_),
       network_(checked_against(start, plan, world), grid_,
-               cut_mini_batch(plan.config.batch_size, plan.num_micro_batches).front()),
+               cut_evenly(plan.config.batch_size, plan.num_micro_batches).front()),
       training_(network_) {
   load(start);
 }

@@ -172,17 +172,17 @@ TEST(Partition, TheDeepestNetworksAreCutWithinSeconds) {
 }
 
 TEST(CutMiniBatch, SizesDifferByAtMostOneLargerFirst) {
-  EXPECT_EQ(cut_mini_batch(100, 4), (std::vector{25, 25, 25, 25}));
-  EXPECT_EQ(cut_mini_batch(8, 3), (std::vector{3, 3, 2}));
-  EXPECT_EQ(cut_mini_batch(10, 4), (std::vector{3, 3, 2, 2}));
-  EXPECT_EQ(cut_mini_batch(7, 1), std::vector{7});
+  EXPECT_EQ(cut_evenly(100, 4), (std::vector{25, 25, 25, 25}));
+  EXPECT_EQ(cut_evenly(8, 3), (std::vector{3, 3, 2}));
+  EXPECT_EQ(cut_evenly(10, 4), (std::vector{3, 3, 2, 2}));
+  EXPECT_EQ(cut_evenly(7, 1), std::vector{7});
 }
 
 TEST(CutMiniBatch, NoMicroBatchIsEmpty) {
-  EXPECT_EQ(cut_mini_batch(3, 5), (std::vector{1, 1, 1}));
+  EXPECT_EQ(cut_evenly(3, 5), (std::vector{1, 1, 1}));
   for (int size = 1; size <= 20; ++size) {
     for (int count = 1; count <= 20; ++count) {
-      const std::vector<int> cut = cut_mini_batch(size, count);
+      const std::vector<int> cut = cut_evenly(size, count);
       EXPECT_EQ(std::accumulate(cut.begin(), cut.end(), 0), size);
       EXPECT_GE(cut.back(), 1);
     }

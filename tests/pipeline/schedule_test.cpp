@@ -4,6 +4,7 @@
 #include "revode/pipeline/schedule.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 #include <string>
 #include <utility>
@@ -197,9 +198,19 @@ TEST(ForwardOrder, IsSoundForEverySize) {
   });
 }
 
+std::vector<const ScheduleRule*> rules_for_several_slices() {
+  std::vector<const ScheduleRule*> rules = rules_under_test();
+  std::erase_if(rules, [](const ScheduleRule* rule) { return !rule->plays_several_slices; });
+  return rules;
+}
+
 // Several slices a rank turn the chain into a ring: neighbours in depth are one rank or two.
-TEST(Gpipe, PlaysSeveralSlicesARank) {
-  const ScheduleRule& rule = schedule_rule("gpipe");
+class RingSchedule : public Schedule {};
+
+INSTANTIATE_TEST_SUITE_P(Known, RingSchedule, testing::ValuesIn(rules_for_several_slices()),
+                         [](const auto& rule) { return std::string(rule.param->name); });
+
+TEST_P(RingSchedule, PlaysSeveralSlicesARank) {
   for (const std::vector<int>& rank_of_slice : {std::vector{0, 1, 0},
                                                 {0, 0},
                                                 {0, 1, 0, 1},
@@ -209,17 +220,51 @@ TEST(Gpipe, PlaysSeveralSlicesARank) {
                                                 {0, 0, 1, 1},
                                                 {0, 1, 0, 1, 0, 1, 0, 1}}) {
     const Placement placement(rank_of_slice);
+    if (rule_.name == "interleaved" && !placement.goes_round()) continue;
     for (int num_micro_batches = 1; num_micro_batches <= 12; ++num_micro_batches) {
       SCOPED_TRACE(
           fmt::format("{} slices, {} micro-batches", rank_of_slice.size(), num_micro_batches));
-      EXPECT_EQ(faults_of(orders_of(rule, placement, num_micro_batches), placement,
+      EXPECT_EQ(faults_of(orders_of(rule_, placement, num_micro_batches), placement,
                           num_micro_batches, true),
                 Faults{});
-      const std::vector<Program> programs = make_programs(rule, placement, num_micro_batches);
+      const std::vector<Program> programs = make_programs(rule_, placement, num_micro_batches);
       for (const Delays& delays : adversarial_delays(num_micro_batches))
         EXPECT_EQ(simulate(programs, placement, delays.costs).faults, Faults{}) << delays.name;
     }
   }
+}
+
+// (T - 1) / (V M + T - 1) from as many micro-batches as ranks on: V slices a rank fill and drain
+// the pipeline in a V-th of the time. Where groups are much larger than T, ranks wait a little
+// more. Each size meets one kind of delay, or all of them with REVODE_ALL_CASES.
+TEST(Interleaved, IsSoundAndSavesBubbleForEverySize) {
+  const ScheduleRule& rule = schedule_rule("interleaved");
+  const bool all_cases = std::getenv("REVODE_ALL_CASES") != nullptr;
+  int num_played = 0;
+  for_each_size([&](int num_ranks, int num_micro_batches) {
+    for (int slices_a_rank = 2; slices_a_rank <= 4; ++slices_a_rank) {
+      SCOPED_TRACE(slices_a_rank);
+      const Placement placement = Placement::round_robin(slices_a_rank * num_ranks, num_ranks);
+      EXPECT_EQ(faults_of(orders_of(rule, placement, num_micro_batches), placement,
+                          num_micro_batches, true),
+                Faults{});
+      const std::vector<Program> programs = make_programs(rule, placement, num_micro_batches);
+      const int number = num_ranks * 100 + num_micro_batches;
+      const std::vector<Delays> delays = adversarial_delays(number);
+      for (std::size_t i = 0; i < delays.size(); ++i) {
+        if (!all_cases && i != (number + slices_a_rank) % delays.size()) continue;
+        SCOPED_TRACE(delays[i].name);
+        EXPECT_EQ(simulate(programs, placement, delays[i].costs).faults, Faults{});
+        ++num_played;
+      }
+      const int largest_group = micro_batch_groups(num_ranks, num_micro_batches).front();
+      if (num_micro_batches >= num_ranks && 4 * largest_group <= 5 * num_ranks) {
+        EXPECT_NEAR(simulate(programs, placement, {.compute = equal_seconds}).bubble(),
+                    (num_ranks - 1.0) / (slices_a_rank * num_micro_batches + num_ranks - 1), 1e-12);
+      }
+    }
+  });
+  RecordProperty("programs_x_delays", num_played);
 }
 
 TEST(Lower, PutsNoMessageBetweenSlicesOfOneRank) {

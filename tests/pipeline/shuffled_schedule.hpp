@@ -10,7 +10,9 @@
 namespace revode {
 
 inline const ScheduleRule shuffled_schedule{
-    .name = "shuffled", .make = [](int rank, const Placement& placement, int num_micro_batches) {
+    .name = "shuffled",
+    .plays_several_slices = true,
+    .make = [](int rank, const Placement& placement, int num_micro_batches) {
       WorkOrder order = schedule_rule("gpipe").make(rank, placement, num_micro_batches);
       // Micro-batch m goes back where (m * step + shift) % M would: a permutation, as step and M
       // have no common divisor.

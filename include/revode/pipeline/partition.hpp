@@ -22,8 +22,8 @@ std::vector<BlockRange> partition(const Architecture& architecture, int num_slic
 /// Multiply-adds of one image's training step in a slice, opening and closing included.
 std::int64_t slice_cost(const Architecture& architecture, BlockRange range);
 
-/// Sizes of the micro-batches that a mini-batch is cut into: they differ by at most one, larger
-/// first.
-std::vector<int> cut_mini_batch(int mini_batch, int num_micro_batches);
+/// Sizes of num_parts parts of `count` things, fewer where there are not as many: they differ by at
+/// most one, larger first.
+std::vector<int> cut_evenly(int count, int num_parts);
 
 }  // namespace revode

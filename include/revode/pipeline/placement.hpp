@@ -25,6 +25,8 @@ class Placement {
   /// The ranks of the opening and of the closing.
   int first_rank() const { return rank_of_slice_.front(); }
   int last_rank() const { return rank_of_slice_.back(); }
+  /// Each rank owns as many slices, dealt out in turn.
+  bool goes_round() const;
 
  private:
   std::vector<int> rank_of_slice_;

@@ -26,6 +26,7 @@ using WorkOrder = std::vector<Work>;
 /// micro-batches do not depend on it.
 struct ScheduleRule {
   std::string_view name;
+  bool plays_several_slices;  ///< a rank
   WorkOrder (*make)(int rank, const Placement& placement, int num_micro_batches);
 };
 
@@ -34,8 +35,15 @@ std::vector<std::string> schedule_names();
 /// Throws an input error for an unknown name.
 const ScheduleRule& schedule_rule(std::string_view name);
 
-/// The forward sweep alone, for evaluation.
+/// Sizes of the groups of micro-batches that go round the ranks together where a rank has several
+/// slices: a group passes through a rank's first slice, then through its next. At least as many as
+/// there are ranks, so that the first comes round when the last has left; they differ by at most
+/// one, larger first.
+std::vector<int> micro_batch_groups(int num_ranks, int num_micro_batches);
+
+/// The forward sweep alone, for evaluation; and the backward sweep, the last slice first.
 WorkOrder forward_order(int rank, const Placement& placement, int num_micro_batches);
+WorkOrder backward_order(int rank, const Placement& placement, int num_micro_batches);
 
 /// Micro-batches that a slice holds at the most between forward and back.
 int most_in_flight(const WorkOrder& order, int slice);
