@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""tools/compare_pytorch.py REVODE: every variant computes revode's gradient, and all are timed. 77: no torch or no h5py."""
+"""tools/compare_pytorch.py REVODE: every variant computes revode's gradient, and all are timed. 77: no torch or no h5py, so
+that only arguments were tested."""
 import json
 import subprocess
 import sys
@@ -14,6 +15,14 @@ REVODE = sys.argv.pop(1)
 def compare(*arguments):
     return subprocess.run([sys.executable, COMPARE, "--revode", REVODE, *arguments], capture_output=True, text=True,
                           timeout=240)
+
+
+class Arguments(unittest.TestCase):
+    def test_an_unknown_variant_is_refused(self):
+        ended = compare("--variants", "plain,fast")
+
+        self.assertEqual(ended.returncode, 2, ended.stderr)
+        self.assertIn("found 'fast', expected some of plain,checkpointing,reversible", ended.stderr)
 
 
 class ComparePyTorch(unittest.TestCase):
@@ -65,7 +74,10 @@ class ComparePyTorch(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    # Without torch the program itself says so.
-    if subprocess.run([sys.executable, COMPARE, "--help"], capture_output=True).returncode == 77:
-        sys.exit(77)
-    unittest.main()
+    # Without torch the program itself says so, once its arguments are right.
+    probe = compare("--revode", "/nonexistent/revode")
+    if probe.returncode == 77:
+        print(probe.stderr, end="", file=sys.stderr)
+        del ComparePyTorch
+    passed = unittest.main(exit=False).result.wasSuccessful()
+    sys.exit(1 if not passed else 77 if probe.returncode == 77 else 0)

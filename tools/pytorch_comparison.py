@@ -1,0 +1,141 @@
+"""The network, weights and images that both programs of compare_pytorch get, and the gradients that both compute of them.
+Knows no timing.
+"""
+import json
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from comparison_processes import CompareError, run_revode
+
+# What single precision may move the whole gradient by, relative to its norm: ReLUs flip under rounding. A wrong formula
+# moves it by its norm.
+TOLERANCE = 1e-2
+MOMENTUM, RATE, WEIGHT_DECAY, SMOOTHNESS = 0.9, 0.1, 2e-4, 2e-4
+
+
+def write_images(folder, count):
+    """Random images in CIFAR-10's files, the first `count` of the training split among them."""
+    random = np.random.default_rng(1)
+    folder.mkdir()
+    for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+        records = random.integers(0, 256, (count if name == "data_batch_1.bin" else 1, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(len(records)) % 10
+        records.tofile(folder / name)
+    records = np.fromfile(folder / "data_batch_1.bin", np.uint8).reshape(-1, 3073)
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+
+
+def make_checkpoint(options, folder):
+    """The checkpoint of a run of a few steps, unless one was given.
+
+    Initial biases are 0, and so are many inputs of ReLUs behind the opening's: a rebuilt state that misses 0 by a rounding
+    error flips them by the thousand. After some steps no such point is left.
+    """
+    if options.checkpoint:
+        return Path(options.checkpoint)
+    network = ["--arch", options.arch]
+    for name in ("depth", "blocks", "widths"):
+        if getattr(options, name):
+            network += [f"--{name}", getattr(options, name)]
+    run_revode(options, "train", *network, "--dataset", "cifar10", "--data-dir", folder / "data", "--steps", 4,
+               "--batch-size", options.batch, "--micro-batches", 1, "--output", folder / "run", "--threads",
+               options.threads, "--progress", "off")
+    return folder / "run" / "latest.h5"
+
+
+def read_checkpoint(path):
+    if not path.is_file():
+        raise CompareError(f"no such checkpoint: {path}")
+    with h5py.File(path, "r") as file:
+        config = file.attrs["config"]
+        config = json.loads(config.decode() if isinstance(config, bytes) else config)
+        weights = {}
+        file["model"].visititems(lambda name, item: weights.__setitem__(name, item[()])
+                                 if isinstance(item, h5py.Dataset) else None)
+    if config["image"] != [3, 32, 32] or config["classes"] != 10:
+        raise CompareError(f"{path} is for images {config['image']} of {config['classes']} classes; expected a model "
+                           "for [3, 32, 32] and 10, which the images made here are")
+    return config, weights
+
+
+def write_model(path, config, weights):
+    """A checkpoint that holds a model alone."""
+    with h5py.File(path, "w") as file:
+        file.attrs["format"], file.attrs["version"], file.attrs["config"] = "revode", 1, json.dumps(config)
+        for name, array in weights.items():
+            file[f"model/{name}"] = array
+
+
+def prepare(options, folder):
+    """Images, weights and the files from which revode and the workers read them."""
+    pixels, labels = write_images(folder / "data", options.batch)
+    path = make_checkpoint(options, folder)
+    config, weights = read_checkpoint(path)
+    (folder / "model.json").write_text(json.dumps({"arch": config["arch"], "h": config["step-size"],
+                                                   "blocks": config["blocks"], "rate": RATE, "momentum": MOMENTUM,
+                                                   "weight_decay": WEIGHT_DECAY, "smoothness": SMOOTHNESS}))
+    np.savez(folder / "model.npz", **weights, **{"data/pixels": pixels, "data/labels": labels})
+    # PyTorch knows no grid, and rounding to it flips ReLUs: gradients are compared without, steps are timed with it.
+    write_model(folder / "no-grid.h5", {**config, "grid-bits": 0}, weights)
+    write_model(folder / "model.h5", config, weights)
+    return config
+
+
+def relative_error(found, expected):
+    difference = sum(float(np.sum((np.float64(f) - e) ** 2)) for f, e in zip(found, expected))
+    return math.sqrt(difference / sum(float(np.sum(np.float64(e) ** 2)) for e in expected))
+
+
+def read_gradient(path):
+    """By (array, row)."""
+    with np.load(path) as file:
+        return {key: file[key] for key in file.files}
+
+
+def gradient_of_pytorch(worker, folder):
+    """Loss, and gradients by (array, row)."""
+    loss = worker.ask(do="gradient")["loss"]
+    return loss, read_gradient(folder / f"{worker.variant}.npz")
+
+
+def gradient_of_revode(options, folder):
+    output = folder / "gradient.h5"
+    run_revode(options, "gradient", "--checkpoint", folder / "no-grid.h5", "--dataset", "cifar10",
+               "--data-dir", folder / "data", "--split", "train", "--samples", f"0:{options.batch}", "--micro-batches",
+               1, "--weight-decay", WEIGHT_DECAY, "--smoothness", SMOOTHNESS, "--threads", options.threads,
+               "--output", output)
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            rows = item[()] if name.startswith("stage_") else [item[()]]
+            arrays.update({f"{name}:{j}": row for j, row in enumerate(rows)})
+
+    with h5py.File(output, "r") as file:
+        file["model"].visititems(keep)
+        return float(file.attrs["loss"]), arrays
+
+
+def compare_gradients(name, found, expected):
+    """Relative errors of (loss, gradients); too large ones are an error."""
+    (loss, gradients), (expected_loss, expected_gradients) = found, expected
+    errors = {"loss": abs(loss - expected_loss) / abs(expected_loss),
+              "gradient": relative_error([gradients[key] for key in expected_gradients], expected_gradients.values())}
+    print(f"  {name:<15} loss {loss:.7f}, gradient differs by {errors['gradient']:.1e} of its norm", flush=True)
+    # Written so that NaN fails too.
+    if not max(errors.values()) < TOLERANCE:
+        raise CompareError(f"{name} differs from double precision by more than {TOLERANCE:g}: timing a network that "
+                           "computes something else would mean nothing")
+    return errors
+
+
+def bench_revode(options, folder):
+    text = run_revode(options, "bench", "--checkpoint", folder / "model.h5", "--dataset", "cifar10",
+                      "--data-dir", folder / "data", "--batch-size", options.batch, "--micro-batches", 1,
+                      "--augment", "off", "--threads", options.threads, "--activations", options.activations, "--steps",
+                      options.steps, "--learning-rate", RATE, "--momentum", MOMENTUM, "--weight-decay",
+                      WEIGHT_DECAY, "--smoothness", SMOOTHNESS, "--json", "-")
+    return json.loads(text)
