@@ -75,7 +75,7 @@ def prepare(options, folder):
     path = make_checkpoint(options, folder)
     config, weights = read_checkpoint(path)
     (folder / "model.json").write_text(json.dumps({"arch": config["arch"], "h": config["step-size"],
-                                                   "blocks": config["blocks"], "rate": RATE, "momentum": MOMENTUM,
+                                                   "blocks": config["blocks"], "widths": config["widths"], "rate": RATE, "momentum": MOMENTUM,
                                                    "weight_decay": WEIGHT_DECAY, "smoothness": SMOOTHNESS}))
     np.savez(folder / "model.npz", **weights, **{"data/pixels": pixels, "data/labels": labels})
     # PyTorch knows no grid, and rounding to it flips ReLUs: gradients are compared without, steps are timed with it.

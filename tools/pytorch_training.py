@@ -100,26 +100,37 @@ class Reversible(torch.autograd.Function):
 
 
 class Network:
-    def __init__(self, model, variant, dtype):
+    """The network, or what one rank of several holds of it: `pieces` are [stage, first, last] in turn, couplings first ..
+    last - 1 of that stage. Who ends a stage does the transition behind it."""
+
+    def __init__(self, model, variant, dtype, pieces=None):
         self.rule = Rule(model["arch"], model["h"])
         self.h, self.variant = model["h"], variant
         self.weight_decay, self.smoothness = model["weight_decay"], model["smoothness"]
+        self.couplings = [blocks * self.rule.couplings_per_block for blocks in model["blocks"]]
+        self.slots = [width // 2 if self.rule.halves else width for width in model["widths"]]
+        self.pieces = pieces or [[k, 0, n] for k, n in enumerate(self.couplings, start=1)]
+        self.opens = self.pieces[0][:2] == [1, 0]
+        self.closes = self.pieces[-1][::2] == [len(self.couplings), self.couplings[-1]]
+        held = {stage: range(first, last) for stage, first, last in self.pieces}
         self.parameters = {}
         self.running = {}
         for name, array in model["weights"].items():
+            if name.startswith("opening/") and not self.opens or name.startswith("closing/") and not self.closes:
+                continue
             tensor = torch.tensor(array, dtype=dtype)
             if name.startswith("stage_"):
                 # One tensor a coupling: autograd fills a whole stack with zeros for each row taken from it.
-                for j, row in enumerate(tensor):
+                for j in held.get(int(name.split("/")[0].removeprefix("stage_")), ()):
+                    row = tensor[j]
                     row = row.contiguous(memory_format=torch.channels_last) if row.dim() == 4 else row.clone()
-                    self.parameters[name, j] = row.requires_grad_()
+                    self.parameters[name, j] = torch.nn.Parameter(row)
             elif name.endswith(("norm/mean", "norm/variance")):
                 self.running[name] = tensor
             elif not name.startswith("input/"):
-                self.parameters[name, 0] = tensor.requires_grad_()
-        self.stages = [[(self.parameters[f"stage_{k}/kernel", j], self.parameters[f"stage_{k}/bias", j])
-                        for j in range(blocks * self.rule.couplings_per_block)]
-                       for k, blocks in enumerate(model["blocks"], start=1)]
+                self.parameters[name, 0] = torch.nn.Parameter(tensor)
+        self.stages = [[(self.parameters[f"stage_{stage}/kernel", j], self.parameters[f"stage_{stage}/bias", j])
+                        for j in range(first, last)] for stage, first, last in self.pieces]
         self.mean = torch.tensor(model["weights"]["input/mean"], dtype=dtype)[:, None, None]
         self.std = torch.tensor(model["weights"]["input/std"], dtype=dtype)[:, None, None]
 
@@ -142,39 +153,50 @@ class Network:
                                use_reentrant=True)
         return state
 
-    def logits(self, pixels):
+    def opening(self, pixels):
         images = (pixels.to(self.mean.dtype) / 255 - self.mean) / self.std
         images = images.contiguous(memory_format=torch.channels_last)
         y = self.norm_relu("opening", F.conv2d(images, self.parameters["opening/kernel", 0], padding=1))
         if self.rule.halves:
-            state = tuple(half.contiguous(memory_format=torch.channels_last) for half in y.chunk(2, dim=1))
-        else:
-            state = (torch.zeros_like(y), y)
-        couplings = 0
-        for k, weights in enumerate(self.stages):
-            if k > 0:
-                more = weights[0][0].shape[0] - state[0].shape[1]
+            return tuple(half.contiguous(memory_format=torch.channels_last) for half in y.chunk(2, dim=1))
+        return torch.zeros_like(y), y
+
+    def body(self, state):
+        for (stage, first, last), weights in zip(self.pieces, self.stages):
+            state = self.stage(state, sum(self.couplings[:stage - 1]) + first, weights)
+            if last == self.couplings[stage - 1] and stage < len(self.couplings):
+                more = self.slots[stage] - self.slots[stage - 1]
                 state = tuple(F.pad(F.avg_pool2d(s, 2), (0, 0, 0, 0, more // 2, more - more // 2))
                               .contiguous(memory_format=torch.channels_last) for s in state)
-            state = self.stage(state, couplings, weights)
-            couplings += len(weights)
-        y = torch.cat(state, dim=1) if self.rule.halves else state[1 - couplings % 2]
+        return state
+
+    def closing(self, state):
+        y = torch.cat(state, dim=1) if self.rule.halves else state[1 - sum(self.couplings) % 2]
         y = self.norm_relu("closing", y).mean(dim=(2, 3))
         return F.linear(y, self.parameters["closing/weight", 0], self.parameters["closing/bias", 0])
 
-    def gradient(self, pixels, labels):
-        """Mean cross-entropy; the gradient of it and of the regularisation goes to the parameters."""
+    def logits(self, pixels):
+        return self.closing(self.body(self.opening(pixels)))
+
+    def gradient(self, pixels, labels, micro_batches=1):
+        """Mean cross-entropy; the gradient of it and of the regularisation goes to the parameters. Batch norm sees a
+        micro-batch at a time."""
         for parameter in self.parameters.values():
             parameter.grad = None
-        loss = F.cross_entropy(self.logits(pixels), labels)
-        loss.backward()
+        total = 0
+        for part, expected in zip(pixels.chunk(micro_batches), labels.chunk(micro_batches)):
+            loss = F.cross_entropy(self.logits(part), expected, reduction="sum") / len(labels)
+            loss.backward()
+            total += loss.item()
         self.add_regularization()
-        return loss.item()
+        return total
 
     @torch.no_grad()
     def add_regularization(self):
         kernels = [p for (name, _), p in self.parameters.items() if name.endswith("/kernel") or name == "closing/weight"]
         torch._foreach_add_([p.grad for p in kernels], kernels, alpha=self.weight_decay)
+        if self.smoothness == 0:
+            return
         apart = self.rule.couplings_per_block
         for weights in self.stages:
             for field in (0, 1):
@@ -187,12 +209,22 @@ class Network:
                 torch._foreach_add_(gradients[:-apart], steps, alpha=-self.smoothness / self.h)
 
 
-def main(variant, folder, threads, precision):
-    torch.set_num_threads(int(threads))
-    base_bytes = peak_bytes()
+def read_model(folder):
+    """The model with its weights, and the file that holds the images."""
     arrays = np.load(Path(folder, "model.npz"))
     model = json.loads(Path(folder, "model.json").read_text())
     model["weights"] = {name: arrays[name] for name in arrays.files if not name.startswith("data/")}
+    return model, arrays
+
+
+def write_gradient(path, network):
+    np.savez(path, **{f"{name}:{j}": parameter.grad.numpy() for (name, j), parameter in network.parameters.items()})
+
+
+def main(variant, folder, threads, precision):
+    torch.set_num_threads(int(threads))
+    base_bytes = peak_bytes()
+    model, arrays = read_model(folder)
     pixels, labels = torch.from_numpy(arrays["data/pixels"]), torch.from_numpy(arrays["data/labels"])
     network = Network(model, variant, {"single": torch.float32, "double": torch.float64}[precision])
     optimizer = torch.optim.SGD(network.parameters.values(), lr=model["rate"], momentum=model["momentum"])
@@ -200,9 +232,8 @@ def main(variant, folder, threads, precision):
         command = json.loads(line)
         answer = {"torch": torch.__version__}
         if command["do"] == "gradient":
-            answer["loss"] = network.gradient(pixels, labels)
-            np.savez(Path(folder, f"{variant}.npz"), **{f"{name}:{j}": parameter.grad.numpy()
-                                                        for (name, j), parameter in network.parameters.items()})
+            answer["loss"] = network.gradient(pixels, labels, command.get("micro_batches", 1))
+            write_gradient(Path(folder, f"{variant}.npz"), network)
         if command["do"] == "steps":
             answer["seconds"] = []
             for _ in range(command["count"]):
