@@ -16,16 +16,25 @@ several times faster than conv_transpose2d) and, for midpoint, K - K^T merged in
     reversible      an autograd function a stage that inverts and linearises each coupling in one evaluation
 
 Each runs in a process of its own. Works with any PyTorch from 1.13 on (Debian: python3-torch, python3-h5py).
+
+    tools/compare_pytorch.py --revode build/src/revode --ranks 2 --micro-batches 4,16
+
+compares pipelines: revode on 2 time ranks, and torch.distributed.pipelining (Schedule1F1B over gloo; PyTorch 2.4 or newer)
+with the network cut at the same blocks, one process a rank. Both keep the 1F1B order; PyTorch's autograd keeps activations.
+Smoothness, which would couple the ranks' weights, is off on both sides. PyTorch comes eager, and compiled by torch.compile.
 """
 import argparse
 import importlib.util
 import os
+import signal
 import sys
+from pathlib import Path
 
 sys.dont_write_bytecode = True
 from comparison_processes import CompareError
 
 VARIANTS = ("plain", "checkpointing", "reversible")
+MODES = ("eager", "compiled")
 
 
 def need_torch():
@@ -38,6 +47,13 @@ def need_torch():
     sys.exit(77)
 
 
+def need_pipelining():
+    folder = Path(importlib.util.find_spec("torch").submodule_search_locations[0])
+    if not (folder / "distributed" / "pipelining").is_dir():
+        raise CompareError(f"the PyTorch in {folder} has no torch.distributed.pipelining; --ranks needs 2.4 or newer "
+                           "(pip install torch numpy h5py)")
+
+
 def positive(text):
     number = int(text)
     if number < 1:
@@ -45,12 +61,12 @@ def positive(text):
     return number
 
 
-def variants(text):
-    names = text.split(",")
-    for name in names:
-        if name not in VARIANTS:
-            raise argparse.ArgumentTypeError(f"found '{name}', expected some of {','.join(VARIANTS)}")
-    return names
+def positives(text):
+    return [positive(each) for each in text.split(",")]
+
+
+def names(text):
+    return text.split(",")
 
 
 def parse(arguments):
@@ -61,24 +77,57 @@ def parse(arguments):
     parser.add_argument("--depth", metavar="D", help="as revode's (default 74)")
     parser.add_argument("--blocks", metavar="A,B,C", help="as revode's")
     parser.add_argument("--widths", metavar="A,B,C", help="as revode's")
-    parser.add_argument("--batch", type=positive, default=100, metavar="N", help="images a step (default 100)")
+    parser.add_argument("--ranks", type=positive, default=1, metavar="R",
+                        help="time ranks of revode, stages of torch.distributed.pipelining (default 1: no pipeline)")
+    parser.add_argument("--micro-batches", type=positives, metavar="M,N",
+                        help="with --ranks: each is timed (default 4,16)")
+    parser.add_argument("--mpirun", default="mpirun", metavar="COMMAND",
+                        help="what starts revode's ranks, with options if need be (default mpirun)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images a step (default 100; with --ranks 128)")
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="default 5")
     parser.add_argument("--steps", type=positive, default=3, metavar="N", help="training steps a round (default 3)")
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
-                        help="of each program (default: the processors it may use)")
+    parser.add_argument("--threads", type=positive, metavar="N",
+                        help="of each program (default: the processors it may use); with --ranks of each rank (default 1)")
     parser.add_argument("--activations", default="reverse", choices=("reverse", "store"), help="revode's")
-    parser.add_argument("--variants", type=variants, default=list(VARIANTS), metavar="A,B",
-                        help=f"of PyTorch (default {','.join(VARIANTS)})")
+    parser.add_argument("--variants", type=names, metavar="A,B",
+                        help=f"of PyTorch (default {','.join(VARIANTS)}; with --ranks {','.join(MODES)})")
+    parser.add_argument("--time-limit", type=positive, default=900, metavar="SECONDS",
+                        help="for each run of revode and, with --ranks, each answer of PyTorch (default 900)")
     parser.add_argument("--json", metavar="FILE", help="write the result there as one JSON object")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+
+    pipelined = options.ranks > 1
+    if options.micro_batches and not pipelined:
+        parser.error("--micro-batches needs --ranks 2 or more: on one rank a mini-batch is one micro-batch")
+    options.batch = options.batch or (128 if pipelined else 100)
+    options.threads = options.threads or (1 if pipelined else len(os.sched_getaffinity(0)))
+    options.micro_batches = options.micro_batches or ([4, 16] if pipelined else [1])
+    for number in options.micro_batches:
+        if options.batch % number:
+            parser.error(f"--batch {options.batch} can't be cut into {number} equal micro-batches, which PyTorch's "
+                         "pipeline needs; choose a divisor for --micro-batches")
+        if pipelined and number < options.ranks:
+            parser.error(f"{number} micro-batches are too few for {options.ranks} ranks: Schedule1F1B needs at least as many")
+    known = MODES if pipelined else VARIANTS
+    options.variants = options.variants or list(known)
+    for name in options.variants:
+        if name not in known:
+            parser.error(f"argument --variants: found '{name}', expected some of {','.join(known)}")
+    return options
 
 
 def main():
     options = parse(sys.argv[1:])
     need_torch()
+    # Told to stop, it takes the way of an error: processes are ended and files removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        import compare_one_rank
-        return compare_one_rank.compare(options)
+        if options.ranks == 1:
+            import compare_one_rank
+            return compare_one_rank.compare(options)
+        need_pipelining()
+        import compare_pipelines
+        return compare_pipelines.compare(options)
     except (CompareError, OSError) as error:
         print(f"compare_pytorch: error: {error}", file=sys.stderr)
         return 1

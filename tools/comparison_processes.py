@@ -1,8 +1,11 @@
 """The processes that compare_pytorch starts: revode, and PyTorch's workers, which answer commands. Each is ended with it."""
 import json
 import os
+import select
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
@@ -46,15 +49,81 @@ class Worker:
         self.process.wait()
 
 
-def run_revode(options, command, *arguments):
-    words = [options.revode, command, *map(str, arguments)]
+class Ranks:
+    """The processes of one pipeline, which work on the same command together. An error leaves none of them."""
+
+    def __init__(self, workers, limit_seconds):
+        self.workers, self.limit_seconds = workers, limit_seconds
+
+    def ask(self, **command):
+        """Their answers, by rank."""
+        for each in self.workers:
+            each.tell(**command)
+        answers = {}
+        deadline = time.monotonic() + self.limit_seconds
+        try:
+            while len(answers) < len(self.workers):
+                waiting = {each.process.stdout: rank for rank, each in enumerate(self.workers) if rank not in answers}
+                ready, _, _ = select.select(list(waiting), [], [], max(0, deadline - time.monotonic()))
+                if not ready:
+                    silent = self.workers[min(waiting.values())].variant
+                    raise CompareError(f"PyTorch ({silent}) took longer than {self.limit_seconds} s to {command['do']}; "
+                                       "allow more with --time-limit")
+                for stream in ready:
+                    answers[waiting[stream]] = self.workers[waiting[stream]].hear()
+        except BaseException:
+            self.kill()
+            raise
+        return [answers[rank] for rank in range(len(self.workers))]
+
+    def kill(self):
+        for each in self.workers:
+            each.process.kill()
+
+    def close(self):
+        """All are told first: a rank may wait for the others before it ends."""
+        for each in self.workers:
+            try:
+                each.process.stdin.close()
+            except BrokenPipeError:
+                pass
+        for each in self.workers:
+            try:
+                each.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                each.process.kill()
+                each.process.wait()
+
+
+def run_revode(options, ranks, command, *arguments):
+    launcher = [*shlex.split(options.mpirun), "-n", str(ranks)] if ranks > 1 else []
+    words = [*launcher, options.revode, command, *map(str, arguments)]
     try:
-        result = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     except OSError as error:
-        raise CompareError(f"{options.revode} can't be started: {error.strerror}; give the program with --revode") from None
-    if result.returncode:
-        raise CompareError(f"'{' '.join(words)}' ended with exit status {result.returncode}; what it said is above")
-    return result.stdout
+        option = "its launcher with --mpirun" if launcher else "the program with --revode"
+        raise CompareError(f"{words[0]} can't be started: {error.strerror}; give {option}") from None
+    try:
+        output, _ = process.communicate(timeout=options.time_limit)
+    except subprocess.TimeoutExpired:
+        raise CompareError(f"'{' '.join(words)}' took longer than {options.time_limit} s; allow more with "
+                           "--time-limit") from None
+    finally:
+        end(process)
+    if process.returncode:
+        raise CompareError(f"'{' '.join(words)}' ended with exit status {process.returncode}; what it said is above")
+    return output
+
+
+def end(process):
+    """Asked first, so that mpirun can end its ranks."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def note_load(threads):

@@ -40,7 +40,7 @@ def make_checkpoint(options, folder):
     for name in ("depth", "blocks", "widths"):
         if getattr(options, name):
             network += [f"--{name}", getattr(options, name)]
-    run_revode(options, "train", *network, "--dataset", "cifar10", "--data-dir", folder / "data", "--steps", 4,
+    run_revode(options, 1, "train", *network, "--dataset", "cifar10", "--data-dir", folder / "data", "--steps", 4,
                "--batch-size", options.batch, "--micro-batches", 1, "--output", folder / "run", "--threads",
                options.threads, "--progress", "off")
     return folder / "run" / "latest.h5"
@@ -69,14 +69,15 @@ def write_model(path, config, weights):
             file[f"model/{name}"] = array
 
 
-def prepare(options, folder):
+def prepare(options, folder, smoothness=SMOOTHNESS):
     """Images, weights and the files from which revode and the workers read them."""
     pixels, labels = write_images(folder / "data", options.batch)
     path = make_checkpoint(options, folder)
     config, weights = read_checkpoint(path)
     (folder / "model.json").write_text(json.dumps({"arch": config["arch"], "h": config["step-size"],
-                                                   "blocks": config["blocks"], "widths": config["widths"], "rate": RATE, "momentum": MOMENTUM,
-                                                   "weight_decay": WEIGHT_DECAY, "smoothness": SMOOTHNESS}))
+                                                   "blocks": config["blocks"], "widths": config["widths"], "rate": RATE,
+                                                   "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY,
+                                                   "smoothness": smoothness}))
     np.savez(folder / "model.npz", **weights, **{"data/pixels": pixels, "data/labels": labels})
     # PyTorch knows no grid, and rounding to it flips ReLUs: gradients are compared without, steps are timed with it.
     write_model(folder / "no-grid.h5", {**config, "grid-bits": 0}, weights)
@@ -95,17 +96,17 @@ def read_gradient(path):
         return {key: file[key] for key in file.files}
 
 
-def gradient_of_pytorch(worker, folder):
+def gradient_of_pytorch(worker, folder, micro_batches=1):
     """Loss, and gradients by (array, row)."""
-    loss = worker.ask(do="gradient")["loss"]
+    loss = worker.ask(do="gradient", micro_batches=micro_batches)["loss"]
     return loss, read_gradient(folder / f"{worker.variant}.npz")
 
 
-def gradient_of_revode(options, folder):
+def gradient_of_revode(options, folder, micro_batches=1, smoothness=SMOOTHNESS):
     output = folder / "gradient.h5"
-    run_revode(options, "gradient", "--checkpoint", folder / "no-grid.h5", "--dataset", "cifar10",
+    run_revode(options, options.ranks, "gradient", "--checkpoint", folder / "no-grid.h5", "--dataset", "cifar10",
                "--data-dir", folder / "data", "--split", "train", "--samples", f"0:{options.batch}", "--micro-batches",
-               1, "--weight-decay", WEIGHT_DECAY, "--smoothness", SMOOTHNESS, "--threads", options.threads,
+               micro_batches, "--weight-decay", WEIGHT_DECAY, "--smoothness", smoothness, "--threads", options.threads,
                "--output", output)
     arrays = {}
 
@@ -132,10 +133,10 @@ def compare_gradients(name, found, expected):
     return errors
 
 
-def bench_revode(options, folder):
-    text = run_revode(options, "bench", "--checkpoint", folder / "model.h5", "--dataset", "cifar10",
-                      "--data-dir", folder / "data", "--batch-size", options.batch, "--micro-batches", 1,
+def bench_revode(options, folder, micro_batches=1, smoothness=SMOOTHNESS, steps=None):
+    text = run_revode(options, options.ranks, "bench", "--checkpoint", folder / "model.h5", "--dataset", "cifar10",
+                      "--data-dir", folder / "data", "--batch-size", options.batch, "--micro-batches", micro_batches,
                       "--augment", "off", "--threads", options.threads, "--activations", options.activations, "--steps",
-                      options.steps, "--learning-rate", RATE, "--momentum", MOMENTUM, "--weight-decay",
-                      WEIGHT_DECAY, "--smoothness", SMOOTHNESS, "--json", "-")
+                      steps or options.steps, "--learning-rate", RATE, "--momentum", MOMENTUM, "--weight-decay",
+                      WEIGHT_DECAY, "--smoothness", smoothness, "--json", "-")
     return json.loads(text)
