@@ -15,6 +15,7 @@
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/write_permission.hpp"
 #include "revode/train/report.hpp"
+#include "revode/train/schedule_choice.hpp"
 
 #include "commands/bench_report.hpp"
 #include "commands/benchmark.hpp"
@@ -208,6 +209,8 @@ Json settings_of(Network& network) {
           {"batch_size", config.batch_size},
           {"micro_batches", plan.num_micro_batches},
           {"schedule", plan.schedule->name},
+          {"slices_per_rank", plan.placement.num_slices() / plan.placement.num_ranks()},
+          {"bubble_predicted", simulate_step(plan).bubble()},
           {"activations", config.activations},
           {"precision", config.precision},
           {"grid_bits", config.grid_bits},

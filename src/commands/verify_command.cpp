@@ -324,10 +324,15 @@ ExitStatus verify_command(Config given, const Communicator& world) {
   variant.activations =
       plan.activations == Activations::store ? Activations::reverse : Activations::store;
   checks.push_back(check_variant("stored = recomputed activations", base, variant));
-  variant = plan;
-  const ScheduleRule& gpipe = schedule_rule("gpipe");
-  variant.schedule = plan.schedule == &gpipe ? &schedule_rule("1f1b") : &gpipe;
-  checks.push_back(check_variant("gpipe = 1f1b", base, variant));
+  const bool one_slice = plan.placement.num_slices() == plan.placement.num_ranks();
+  for (const std::string& name : schedule_names()) {
+    variant = plan;
+    variant.schedule = &schedule_rule(name);
+    if (variant.schedule == plan.schedule || !(one_slice || variant.schedule->plays_several_slices))
+      continue;
+    checks.push_back(
+        check_variant(fmt::format("{} = {}", name, plan.schedule->name), base, variant));
+  }
   variant = plan;
   variant.config.threads = base.network().num_threads() == 1 ? 2 : 1;
   checks.push_back(check_variant(

@@ -3,6 +3,7 @@
 #include "revode/config/config.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include <boost/program_options/parsers.hpp>
@@ -206,6 +207,19 @@ Config parse_command_line(int argc, const char* const* argv) {
   check_files(config);
   if (config.checkpoint.empty() && config.resume.empty()) check_config(config);
   return config;
+}
+
+std::optional<std::int64_t> parse_bytes(std::string_view text) {
+  constexpr std::string_view units = "KMGT";
+  double unit = 1;
+  if (const auto power = text.empty() ? text.npos : units.find(text.back()); power != text.npos) {
+    unit = std::ldexp(1.0, 10 * (static_cast<int>(power) + 1));
+    text.remove_suffix(1);
+  }
+  const std::optional<double> number = parse_number<double>(text);
+  constexpr double most = 0x1p62;
+  if (!number || *number * unit < 1 || *number * unit > most) return std::nullopt;
+  return static_cast<std::int64_t>(*number * unit);
 }
 
 std::optional<std::int64_t> parse_time_limit(std::string_view text) {

@@ -106,8 +106,7 @@ Rule one_of_now(std::vector<std::string> words, std::string later) {
   return rule;
 }
 
-std::vector<std::string> backend_words() {
-  std::vector<std::string> words = backend_names();
+std::vector<std::string> auto_and(std::vector<std::string> words) {
   words.insert(words.begin(), "auto");
   return words;
 }
@@ -118,6 +117,13 @@ Rule duration() {
   return {.expects = "hours and minutes (12:30), and seconds where wanted (12:30:00)",
           .accepts = [](const Value& value) {
             return parse_time_limit(std::get<std::string>(value)).has_value();
+          }};
+}
+
+Rule bytes() {
+  return {.expects = "bytes, with K, M, G or T where wanted (800M, 1.5G)",
+          .accepts = [](const Value& value) {
+            return parse_bytes(std::get<std::string>(value)).has_value();
           }};
 }
 
@@ -204,8 +210,19 @@ std::vector<Option> make_table() {
        text("a whole number from 0 to 18446744073709551615")},
 
       // How it is computed.
-      {"schedule", "NAME", "order of the micro-batches", "", computing, networks, Stored::no,
-       &Config::schedule, one_of(schedule_names())},
+      {"schedule", "NAME",
+       "order of the micro-batches; auto: what the simulation finds best for the measured costs",
+       "", computing, networks, Stored::no, &Config::schedule, one_of(auto_and(schedule_names()))},
+      {"slices-per-rank", "V", "thin slices that a rank owns, every T-th of the depth",
+       "1; train and bench with --schedule auto: up to 4", computing, networks, Stored::no,
+       &Config::slices_per_rank, whole(1)},
+      {"partition", "NAME",
+       "how the depth is cut: equal numbers of blocks, multiply-adds, or time measured at start-up",
+       "", computing, trains, Stored::no, &Config::partition,
+       one_of({"uniform", "flops", "measured"})},
+      {"memory-limit", "SIZE",
+       "a rank's memory for weights and states that --schedule auto may take (800M, 1.5G)",
+       "no limit", computing, trains, Stored::no, &Config::memory_limit, bytes()},
       {"time-ranks", "T", "ranks that share the depth of a replica", "all ranks / D", computing,
        networks, Stored::no, &Config::time_ranks, whole(1)},
       {"data-ranks", "D", "replicas, which share the micro-batches; T x D is the number of ranks",
@@ -214,7 +231,7 @@ std::vector<Option> make_table() {
       {"threads", "N", "threads a rank", "the cores it may use, shared with the host's ranks",
        computing, networks, Stored::no, &Config::threads, whole(1)},
       {"backend", "NAME", "kernels that compute", "", computing, networks, Stored::no,
-       &Config::backend, one_of_now(backend_words(), "cuda")},
+       &Config::backend, one_of_now(auto_and(backend_names()), "cuda")},
       {"precision", "NAME", "floating-point numbers", "", computing, networks, Stored::policy,
        &Config::precision, one_of_now({"fp32"}, "bf16")},
       {"activations", "NAME", "rebuild states on the way back, or store them for comparison", "",

@@ -109,10 +109,32 @@ GridShape grid_shape(const Config& config, int num_ranks) {
 
 namespace {
 
-/// config: resolved to `architecture`.
-RunPlan plan_of(Config config, Architecture architecture, Placement placement, int data_ranks) {
-  const ScheduleRule& schedule = schedule_rule(config.schedule);
-  std::vector<BlockRange> slices = partition(architecture, placement.num_slices());
+const ScheduleRule& schedule_of(const Config& config, int slices_a_rank) {
+  if (config.schedule == "auto") return schedule_rule(slices_a_rank == 1 ? "1f1b" : "interleaved");
+  const ScheduleRule& rule = schedule_rule(config.schedule);
+  REVODE_REQUIRE(slices_a_rank == 1 || rule.plays_several_slices,
+                 "--slices-per-rank {}: --schedule {} plays one slice a rank; interleaved, gpipe "
+                 "and auto play several",
+                 slices_a_rank, rule.name);
+  return rule;
+}
+
+CutRule cut_rule_of(const Config& config) {
+  if (config.partition == "uniform") return CutRule::uniform;
+  return config.partition == "flops" ? CutRule::multiply_adds : CutRule::measured;
+}
+
+/// config: resolved to `architecture`. is_open: costs that are measured may change cut and
+/// placement.
+RunPlan plan_of(Config config, Architecture architecture, Placement placement, int data_ranks,
+                bool is_open) {
+  const int slices_a_rank = placement.num_slices() / placement.num_ranks();
+  const ScheduleRule& schedule = schedule_of(config, slices_a_rank);
+  is_open = is_open && use_of(config) == NetworkUse::training;
+  const CutRule cut_rule = is_open ? cut_rule_of(config) : CutRule::multiply_adds;
+  std::vector<LayerCosts> costs{cut_rule == CutRule::uniform ? uniform_costs(architecture)
+                                                             : multiply_adds(architecture)};
+  std::vector<BlockRange> slices = partition(architecture, placement, costs);
   if (takes_one_mini_batch(config) && !config.given("samples"))
     config.samples = fmt::format("0:{}", config.batch_size);
   const bool stores = config.activations == "store";
@@ -122,6 +144,12 @@ RunPlan plan_of(Config config, Architecture architecture, Placement placement, i
           .data_ranks = data_ranks,
           .slices = std::move(slices),
           .schedule = &schedule,
+          .cut_rule = cut_rule,
+          .costs = std::move(costs),
+          .chooses_schedule = is_open && config.schedule == "auto",
+          .chooses_slices = is_open && config.schedule == "auto" && !config.slices_per_rank,
+          .choice = {},
+          .memory_limit = parse_bytes(config.memory_limit),
           .activations = stores ? Activations::store : Activations::reverse,
           .use = use_of(config),
           .num_micro_batches = *config.micro_batches,
@@ -136,14 +164,20 @@ RunPlan plan_of(Config config, Architecture architecture, Placement placement, i
 
 RunPlan make_plan(Config config, Placement placement, int data_ranks) {
   Architecture architecture = resolve(config);
-  return plan_of(std::move(config), std::move(architecture), std::move(placement), data_ranks);
+  return plan_of(std::move(config), std::move(architecture), std::move(placement), data_ranks,
+                 false);
 }
 
 RunPlan make_plan(Config config, int num_ranks) {
   Architecture architecture = resolve(config);
   const auto [time_ranks, data_ranks] = grid_shape(config, num_ranks);
+  const int slices_a_rank = config.slices_per_rank.value_or(1);
+  const int num_blocks = architecture.num_blocks();
+  REVODE_REQUIRE(slices_a_rank <= num_blocks,
+                 "--slices-per-rank {}: the network has {} blocks and every slice needs one",
+                 slices_a_rank, num_blocks);
   return plan_of(std::move(config), std::move(architecture),
-                 Placement::round_robin(time_ranks, time_ranks), data_ranks);
+                 Placement::round_robin(slices_a_rank * time_ranks, time_ranks), data_ranks, true);
 }
 
 std::string model_name(const Config& config) {

@@ -2,41 +2,58 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "revode/core/error.hpp"
 
 namespace revode {
 namespace {
 
-/// Costs of runs of blocks with the ends' extras, in constant time.
+/// Costs of runs of blocks in a slice, in constant time.
 class RunCosts {
  public:
-  RunCosts(const std::vector<std::int64_t>& costs, std::int64_t first_extra,
-           std::int64_t last_extra)
-      : sums_(costs.size() + 1, 0), first_extra_(first_extra), last_extra_(last_extra) {
-    for (std::size_t i = 0; i < costs.size(); ++i) sums_[i + 1] = sums_[i] + costs[i];
+  RunCosts(const std::vector<BlockCosts>& costs, const std::vector<int>& of_slice)
+      : of_slice_(of_slice) {
+    for (const BlockCosts& some : costs) {
+      Sums& sums = sums_.emplace_back(Sums{{0}, some.first_extra, some.last_extra});
+      for (const std::int64_t cost : some.blocks) sums.blocks.push_back(sums.blocks.back() + cost);
+    }
   }
-  int num_blocks() const { return static_cast<int>(sums_.size()) - 1; }
-  std::int64_t operator()(int first, int last) const {
-    return sums_[last] - sums_[first] + (first == 0 ? first_extra_ : 0) +
-           (last == num_blocks() ? last_extra_ : 0);
+  int num_slices() const { return static_cast<int>(of_slice_.size()); }
+  int num_blocks() const { return static_cast<int>(sums_.front().blocks.size()) - 1; }
+  std::int64_t operator()(int slice, int first, int last) const {
+    const Sums& sums = sums_[of_slice_[slice]];
+    return sums.blocks[last] - sums.blocks[first] + (first == 0 ? sums.first_extra : 0) +
+           (last == num_blocks() ? sums.last_extra : 0);
+  }
+  /// Where it costs most.
+  std::int64_t of_all_blocks() const {
+    std::int64_t most = 0;
+    for (int slice = 0; slice < num_slices(); ++slice)
+      most = std::max(most, (*this)(slice, 0, num_blocks()));
+    return most;
   }
 
  private:
-  std::vector<std::int64_t> sums_;
-  std::int64_t first_extra_, last_extra_;
+  struct Sums {
+    std::vector<std::int64_t> blocks;  // of those before each
+    std::int64_t first_extra, last_extra;
+  };
+  std::vector<Sums> sums_;
+  const std::vector<int>& of_slice_;
 };
 
 /// Where slice after slice ends when each takes as many blocks as `bound` allows and leaves one for
 /// each slice to come: ends[s] behind s slices. Shorter than num_slices + 1 where a block does not
 /// fit.
-std::vector<int> latest_ends(const RunCosts& cost, int num_slices, std::int64_t bound) {
+std::vector<int> latest_ends(const RunCosts& cost, std::int64_t bound) {
+  const int num_slices = cost.num_slices();
   std::vector<int> ends{0};
   for (int slice = 0; slice < num_slices; ++slice) {
     const int first = ends.back(), most = cost.num_blocks() - (num_slices - 1 - slice);
     int last = first + 1;
-    if (cost(first, last) > bound) break;
-    while (last < most && cost(first, last + 1) <= bound) ++last;
+    if (cost(slice, first, last) > bound) break;
+    while (last < most && cost(slice, first, last + 1) <= bound) ++last;
     ends.push_back(last);
   }
   return ends;
@@ -44,29 +61,30 @@ std::vector<int> latest_ends(const RunCosts& cost, int num_slices, std::int64_t 
 
 /// The same from the other end: starts[s] is the first block that the slices from s on can reach
 /// back to. The bound fits.
-std::vector<int> earliest_starts(const RunCosts& cost, int num_slices, std::int64_t bound) {
+std::vector<int> earliest_starts(const RunCosts& cost, std::int64_t bound) {
+  const int num_slices = cost.num_slices();
   std::vector<int> starts(num_slices + 1, cost.num_blocks());
   for (int slice = num_slices - 1; slice >= 0; --slice) {
     const int last = starts[slice + 1];
     int first = last - 1;
-    while (first > slice && cost(first - 1, last) <= bound) --first;
+    while (first > slice && cost(slice, first - 1, last) <= bound) --first;
     starts[slice] = first;
   }
   return starts;
 }
 
-/// Whether num_slices slices of at most `bound` each are enough, every one with a block.
-bool fits(const RunCosts& cost, int num_slices, std::int64_t bound) {
-  const std::vector<int> ends = latest_ends(cost, num_slices, bound);
-  return ends.size() == num_slices + std::size_t{1} && ends.back() == cost.num_blocks();
+/// Whether slices of at most `bound` each are enough, every one with a block.
+bool fits(const RunCosts& cost, std::int64_t bound) {
+  const std::vector<int> ends = latest_ends(cost, bound);
+  return ends.size() == cost.num_slices() + std::size_t{1} && ends.back() == cost.num_blocks();
 }
 
 /// The least bound that fits.
-std::int64_t least_bound(const RunCosts& cost, int num_slices) {
-  std::int64_t low = 0, high = cost(0, cost.num_blocks());
+std::int64_t least_bound(const RunCosts& cost) {
+  std::int64_t low = 0, high = cost.of_all_blocks();
   while (low < high) {
     const std::int64_t middle = low + (high - low) / 2;
-    if (fits(cost, num_slices, middle)) {
+    if (fits(cost, middle)) {
       high = middle;
     } else {
       low = middle + 1;
@@ -85,18 +103,18 @@ struct Ends {
   int last() const { return first + static_cast<int>(least.size()) - 1; }
 };
 
-/// Fills after.least and after.begin for the ends [low, high], whose slices begin in
+/// Fills after.least and after.begin of a slice for the ends [low, high], which begin in
 /// [low_begin, high_begin]. Squares of sums are Monge: the best begin never moves back as the end
 /// moves on, so the middle end halves the question.
-void fill_ends(const RunCosts& cost, std::int64_t bound, const Ends& before, Ends& after, int low,
-               int high, int low_begin, int high_begin) {
+void fill_ends(const RunCosts& cost, int slice, std::int64_t bound, const Ends& before, Ends& after,
+               int low, int high, int low_begin, int high_begin) {
   if (low > high) return;
   const int end = low + (high - low) / 2;
   double least = std::numeric_limits<double>::infinity();
   int best = low_begin;
-  for (int begin = std::min(high_begin, end - 1); begin >= low_begin && cost(begin, end) <= bound;
-       --begin) {
-    const auto c = static_cast<double>(cost(begin, end));
+  for (int begin = std::min(high_begin, end - 1);
+       begin >= low_begin && cost(slice, begin, end) <= bound; --begin) {
+    const auto c = static_cast<double>(cost(slice, begin, end));
     const double sum = before.least[begin - before.first] + c * c;
     if (sum < least) {
       least = sum;
@@ -105,36 +123,31 @@ void fill_ends(const RunCosts& cost, std::int64_t bound, const Ends& before, End
   }
   after.least[end - after.first] = least;
   after.begin[end - after.first] = best;
-  fill_ends(cost, bound, before, after, low, end - 1, low_begin, best);
-  fill_ends(cost, bound, before, after, end + 1, high, best, high_begin);
+  fill_ends(cost, slice, bound, before, after, low, end - 1, low_begin, best);
+  fill_ends(cost, slice, bound, before, after, end + 1, high, best, high_begin);
 }
 
 }  // namespace
 
 // The ends of slice s that the bound allows lie side by side: as far as s slices reach from the
 // left, and as far as the others reach back from the right. Mostly that is a few blocks.
-std::vector<BlockRange> partition(const std::vector<std::int64_t>& costs, std::int64_t first_extra,
-                                  std::int64_t last_extra, int num_slices) {
-  const int num_blocks = static_cast<int>(costs.size());
-  REVODE_REQUIRE(num_slices >= 1, "--time-ranks {}: at least one is needed", num_slices);
-  REVODE_REQUIRE(num_slices <= num_blocks,
-                 "{} time ranks are too many: the network has {} blocks and every rank needs one; "
-                 "start at most {} ranks",
-                 num_slices, num_blocks, num_blocks);
-  const RunCosts cost(costs, first_extra, last_extra);
-  const std::int64_t bound = least_bound(cost, num_slices);
-  const std::vector<int> earliest = earliest_starts(cost, num_slices, bound);
-  const std::vector<int> latest = latest_ends(cost, num_slices, bound);
+std::vector<BlockRange> partition(const std::vector<BlockCosts>& costs,
+                                  const std::vector<int>& of_slice) {
+  const RunCosts cost(costs, of_slice);
+  const int num_slices = cost.num_slices();
+  const std::int64_t bound = least_bound(cost);
+  const std::vector<int> earliest = earliest_starts(cost, bound);
+  const std::vector<int> latest = latest_ends(cost, bound);
   std::vector<Ends> ends{{.first = 0, .least = {0}, .begin = {0}}};
   for (int s = 1; s <= num_slices; ++s) {
     const std::size_t number = latest[s] - earliest[s] + 1;
     ends.push_back({earliest[s], std::vector<double>(number), std::vector<int>(number)});
-    fill_ends(cost, bound, ends[s - 1], ends[s], ends[s].first, ends[s].last(), ends[s - 1].first,
-              ends[s - 1].last());
+    fill_ends(cost, s - 1, bound, ends[s - 1], ends[s], ends[s].first, ends[s].last(),
+              ends[s - 1].first, ends[s - 1].last());
     ends[s - 1].least = {};
   }
   std::vector<BlockRange> slices(num_slices);
-  for (int s = num_slices, n = num_blocks; s >= 1; --s) {
+  for (int s = num_slices, n = cost.num_blocks(); s >= 1; --s) {
     const int begin = ends[s].begin[n - ends[s].first];
     slices[s - 1] = {begin, n};
     n = begin;
@@ -142,25 +155,84 @@ std::vector<BlockRange> partition(const std::vector<std::int64_t>& costs, std::i
   return slices;
 }
 
-std::vector<BlockRange> partition(const Architecture& architecture, int num_slices) {
-  std::vector<std::int64_t> costs(architecture.num_blocks());
-  for (int block = 0; block < architecture.num_blocks(); ++block)
-    costs[block] = architecture.block_cost(block);
-  return partition(costs, architecture.opening_cost(), architecture.closing_cost(), num_slices);
+namespace {
+
+/// Moves blocks between neighbouring slices as long as the rank that has most gets less: slices of
+/// equal cost are not yet ranks of equal cost where a rank has several.
+void balance_ranks(const RunCosts& cost, const Placement& placement,
+                   std::vector<BlockRange>& slices) {
+  const auto of_slice = [&](int slice, BlockRange range) {
+    return cost(slice, range.first, range.last);
+  };
+  std::vector<std::int64_t> totals(placement.num_ranks());
+  for (int slice = 0; slice < placement.num_slices(); ++slice)
+    totals[placement.rank_of(slice)] += of_slice(slice, slices[slice]);
+  while (true) {
+    std::int64_t least = std::ranges::max(totals);
+    std::vector<std::int64_t> totals_of_best;
+    int best = 0, best_end = 0;
+    for (int slice = 0; slice + 1 < placement.num_slices(); ++slice) {
+      for (const int end : {slices[slice].last - 1, slices[slice].last + 1}) {
+        if (end <= slices[slice].first || end >= slices[slice + 1].last) continue;
+        std::vector<std::int64_t> moved = totals;
+        for (const int changed : {slice, slice + 1}) {
+          const BlockRange range = changed == slice ? BlockRange{slices[slice].first, end}
+                                                    : BlockRange{end, slices[slice + 1].last};
+          moved[placement.rank_of(changed)] +=
+              of_slice(changed, range) - of_slice(changed, slices[changed]);
+        }
+        if (std::ranges::max(moved) >= least) continue;
+        least = std::ranges::max(moved);
+        totals_of_best = std::move(moved);
+        best = slice;
+        best_end = end;
+      }
+    }
+    if (totals_of_best.empty()) return;
+    totals = std::move(totals_of_best);
+    slices[best].last = slices[best + 1].first = best_end;
+  }
 }
 
-std::int64_t slice_cost(const Architecture& architecture, BlockRange range) {
-  std::int64_t cost = 0;
-  for (int block = range.first; block < range.last; ++block) cost += architecture.block_cost(block);
-  if (range.first == 0) cost += architecture.opening_cost();
-  if (range.last == architecture.num_blocks()) cost += architecture.closing_cost();
-  return cost;
+}  // namespace
+
+std::vector<BlockRange> partition(const Architecture& architecture, const Placement& placement,
+                                  const std::vector<LayerCosts>& costs) {
+  const int num_ranks = placement.num_ranks(), num_slices = placement.num_slices();
+  const int num_blocks = architecture.num_blocks();
+  REVODE_REQUIRE(num_ranks <= num_blocks,
+                 "{} time ranks are too many: the network has {} blocks and every rank needs one; "
+                 "start at most {} ranks",
+                 num_ranks, num_blocks, num_blocks);
+  REVODE_REQUIRE(num_slices <= num_blocks,
+                 "--slices-per-rank {}: the network has {} blocks and every slice needs one; with "
+                 "{} time ranks expected at most {}",
+                 num_slices / num_ranks, num_blocks, num_ranks, num_blocks / num_ranks);
+  std::vector<BlockCosts> of_rank;
+  for (const LayerCosts& layers : costs) {
+    BlockCosts& rank = of_rank.emplace_back();
+    rank.first_extra = layers.opening.total();
+    rank.last_extra = layers.closing.total();
+    for (int block = 0; block < num_blocks; ++block)
+      rank.blocks.push_back(block_cost(architecture, layers, block).total());
+  }
+  std::vector<int> of_slice;
+  for (int slice = 0; slice < num_slices; ++slice)
+    of_slice.push_back(costs.size() == 1 ? 0 : placement.rank_of(slice));
+  std::vector<BlockRange> slices = partition(of_rank, of_slice);
+  if (num_slices > num_ranks) balance_ranks(RunCosts(of_rank, of_slice), placement, slices);
+  return slices;
+}
+
+std::vector<BlockRange> partition(const Architecture& architecture, int num_ranks) {
+  return partition(architecture, Placement::round_robin(num_ranks, num_ranks),
+                   {multiply_adds(architecture)});
 }
 
 std::vector<int> cut_evenly(int count, int num_parts) {
   const int parts = std::min(num_parts, count);
-  std::vector<int> sizes(parts, count / parts);
-  for (int part = 0; part < count % parts; ++part) ++sizes[part];
+  std::vector<int> sizes(parts);
+  for (int i = 0; i < count; ++i) ++sizes[i % parts];
   return sizes;
 }
 

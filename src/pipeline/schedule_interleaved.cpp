@@ -18,6 +18,7 @@ WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
   const int num_ranks = placement.num_ranks();
   if (!placement.goes_round())
     throw std::logic_error("interleaved plays slices that go round the ranks");
+  if (num_micro_batches == 0) return {};
   const WorkOrder forward = forward_order(rank, placement, num_micro_batches);
   const int slices_a_rank = static_cast<int>(placement.slices_of(rank).size());
   const int first_group = micro_batch_groups(num_ranks, num_micro_batches).front();

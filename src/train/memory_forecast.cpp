@@ -32,7 +32,24 @@ double weight_arrays(NetworkUse use) {
 
 }  // namespace
 
-MemoryForecast forecast_memory(const RunPlan& plan, BlockRange slice, int largest_micro_batch) {
+double stash_bytes(const Architecture& architecture, BlockRange slice, int micro_batch) {
+  double elements = 0;
+  if (slice.first == 0)
+    elements += architecture.image_channels() *
+                static_cast<double>(architecture.stages().front().plane_size());
+  int end_of_stage = 0;
+  for (const Stage& stage : architecture.stages()) {
+    end_of_stage += stage.blocks;
+    // What a transition or the closing takes in.
+    if (slice.first < end_of_stage && end_of_stage <= slice.last)
+      elements += 2.0 * stage.channels * static_cast<double>(stage.plane_size());
+  }
+  return elements * micro_batch * sizeof(float);
+}
+
+namespace {
+
+MemoryForecast forecast_slice(const RunPlan& plan, BlockRange slice, int largest_micro_batch) {
   const Architecture& architecture = plan.architecture;
   const double parameters = static_cast<double>(ParameterMap(architecture, slice).size());
   MemoryForecast forecast;
@@ -58,6 +75,22 @@ MemoryForecast forecast_memory(const RunPlan& plan, BlockRange slice, int larges
   forecast.states =
       (goes_back ? 3 * std::min(slots, plan.num_micro_batches) : 1) * largest_state * sizeof(float);
   if (plan.activations == Activations::store) forecast.states += stored * sizeof(float);
+  return forecast;
+}
+
+}  // namespace
+
+MemoryForecast forecast_memory(const RunPlan& plan, int rank, int largest_micro_batch) {
+  MemoryForecast forecast;
+  const WorkOrder order = plan.schedule->make(
+      rank, plan.placement, (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks);
+  for (const int slice : plan.placement.slices_of(rank)) {
+    const BlockRange range = plan.slices[slice];
+    forecast += forecast_slice(plan, range, largest_micro_batch);
+    if (plan.use != NetworkUse::evaluation)
+      forecast.states +=
+          most_in_flight(order, slice) * stash_bytes(plan.architecture, range, largest_micro_batch);
+  }
   return forecast;
 }
 

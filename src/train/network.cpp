@@ -7,6 +7,7 @@
 #include "revode/core/error.hpp"
 #include "revode/files/host.hpp"
 #include "revode/train/memory_forecast.hpp"
+#include "revode/train/schedule_choice.hpp"
 
 namespace revode {
 namespace {
@@ -35,10 +36,7 @@ int threads_of(const Config& config, const Communicator& communicator) {
 
 /// Collective. The plan, if the ranks have room for it.
 RunPlan with_room(RunPlan plan, const Grid& grid, int largest_micro_batch) {
-  MemoryForecast mine;
-  for (const int slice : plan.placement.slices_of(grid.time().rank()))
-    mine += forecast_memory(plan, plan.slices[slice], largest_micro_batch);
-  check_memory(mine, grid.world());
+  check_memory(forecast_memory(plan, grid.time().rank(), largest_micro_batch), grid.world());
   return plan;
 }
 
@@ -64,6 +62,7 @@ Network::Network(RunPlan plan, const Grid& grid, int largest_micro_batch,
       largest_micro_batch_(largest_micro_batch),
       num_threads_(threads_of(plan_.config, grid.world())),
       backend_(backend ? std::move(backend) : make_backend(plan_.config.backend, num_threads_)) {
+  plan_ = settle(std::move(plan_), *backend_, grid, largest_micro_batch);
   std::vector<TimeSlice<float>*> slices;
   for (const int slice : placement().slices_of(grid.time().rank())) {
     shares_.push_back(std::make_unique<Share<float>>(architecture(), slice, plan_.slices[slice],

@@ -12,8 +12,8 @@
 #include "revode/files/host.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"
-#include "revode/pipeline/simulation.hpp"
 #include "revode/run/run_log.hpp"
+#include "revode/train/schedule_choice.hpp"
 
 namespace revode {
 namespace {
@@ -40,19 +40,6 @@ std::int64_t num_trainable(const ParameterMap& map) {
   return count;
 }
 
-/// Idle share of the ranks' time in a step, simulated with the slices' multiply-adds.
-double expected_bubble(const Architecture& architecture, const std::vector<BlockRange>& slices,
-                       const ScheduleRule& schedule, const Placement& placement,
-                       int num_micro_batches) {
-  // Of the convolutions of a reversible step a quarter is forward.
-  constexpr double forward_share = 0.25;
-  const SimulationCosts costs{.compute = [&](const Work& work) {
-    const auto cost = static_cast<double>(slice_cost(architecture, slices[work.slice]));
-    return cost * (work.sweep == Sweep::forward ? forward_share : 1 - forward_share);
-  }};
-  return simulate(make_programs(schedule, placement, num_micro_batches), placement, costs).bubble();
-}
-
 /// Who owns a slice: the rank where there is one replica, else the time rank of all that do.
 int shown_rank(const Network& network, int slice) {
   const int time_rank = network.placement().rank_of(slice);
@@ -60,19 +47,20 @@ int shown_rank(const Network& network, int slice) {
 }
 
 std::string partition_lines(Network& network) {
+  const RunPlan& plan = network.plan();
   const Architecture& architecture = network.architecture();
   const std::vector<BlockRange>& slices = network.slices();
-  const ScheduleRule& schedule = *network.plan().schedule;
+  const ScheduleRule& schedule = *plan.schedule;
+  const std::vector<SweepCost> costs = slice_costs(plan);
   const int num_replicas = network.grid().num_replicas();
   // Of the replica that takes most.
-  const int num_micro_batches =
-      (network.plan().num_micro_batches + num_replicas - 1) / num_replicas;
+  const int num_micro_batches = (plan.num_micro_batches + num_replicas - 1) / num_replicas;
   const Placement& placement = network.placement();
   const int num_ranks = placement.num_ranks();
   double total = 0;
   std::vector<double> work(num_ranks);
   for (int slice = 0; slice < placement.num_slices(); ++slice) {
-    const auto cost = static_cast<double>(slice_cost(architecture, slices[slice]));
+    const auto cost = static_cast<double>(costs[slice].total());
     total += cost;
     work[placement.rank_of(slice)] += cost;
   }
@@ -103,20 +91,21 @@ std::string partition_lines(Network& network) {
     const BlockRange range = slices[slice];
     text += fmt::format("  {:>{}} {:>11} {:>5.1f}% {:>11} {:>10}  {}\n", shown_rank(network, slice),
                         title.size(), fmt::format("{}..{}", range.first, range.last - 1),
-                        100 * static_cast<double>(slice_cost(architecture, range)) / total,
+                        100 * static_cast<double>(costs[slice].total()) / total,
                         format_count(static_cast<std::int64_t>(of_slice(slice, 1))),
                         format_bytes(of_slice(slice, 0)), held_by(architecture, range));
   }
   if (num_ranks == 1 || !network.grid().is_printer()) return text;  // the others' is not printed
   const double balance = total / (num_ranks * std::ranges::max(work));
   const auto bubble_with = [&](int micro_batches) {
-    return 100 * expected_bubble(architecture, slices, schedule, placement, micro_batches);
+    return 100 * simulate_step(plan, micro_batches).bubble();
   };
   const double bubble = bubble_with(num_micro_batches);
   text += fmt::format(
       "  balance {:.1f}%; {} over {} micro-batches{}: {:.0f}% of the ranks' time idle\n",
       100 * balance, schedule.name, num_micro_batches, num_replicas > 1 ? " a replica" : "",
       bubble);
+  if (!plan.choice.empty()) text += fmt::format("  {}\n", plan.choice);
   // Where slices differ, ranks idle with any number of micro-batches.
   const int better = std::min(4 * num_ranks, most_contributions / num_replicas);
   if (bubble > notable_bubble && num_micro_batches < better)

@@ -6,7 +6,7 @@ import program
 class SameBits(program.ProgramTest):
     def compare(self, variants, *arguments, micro_batches=3):
         """Several steps with the end of an epoch inside; mini-batches cut unevenly. variants: (ranks, threads,
-        schedule) or (ranks, threads, schedule, replicas)."""
+        schedule) or (ranks, threads, schedule, replicas) or (ranks, threads, schedule, replicas, slices a rank)."""
         arguments = [*arguments, "--steps", "6", "--checkpoint-every", "3", "--micro-batches", micro_batches]
         self.train("expected", *arguments, "--schedule", "gpipe")
         files = sorted(file.name for file in (self.folder / "expected").glob("*.h5"))
@@ -16,8 +16,9 @@ class SameBits(program.ProgramTest):
         for ranks, threads, schedule, *grid in variants:
             with self.subTest(ranks=ranks, threads=threads, schedule=schedule, grid=grid):
                 run = "-".join(map(str, (ranks, threads, schedule, *grid)))
-                replicas = ["--data-ranks", *grid] if grid else []
-                self.train(run, *arguments, "--threads", threads, "--schedule", schedule, *replicas, ranks=ranks)
+                shape = [word for option, number in zip(["--data-ranks", "--slices-per-rank"], grid)
+                         for word in (option, number)]
+                self.train(run, *arguments, "--threads", threads, "--schedule", schedule, *shape, ranks=ranks)
                 self.assertEqual(self.metrics(run), self.metrics("expected"))
                 self.expect_same_files(run, "expected", files)
 
@@ -39,6 +40,10 @@ class SameBits(program.ProgramTest):
 
     def test_replicas_of_eight_ranks(self):
         self.compare([(8, 1, "1f1b", 2), (8, 1, "gpipe", 4), (8, 1, "1f1b", 8)], "--blocks", "4,2,2", micro_batches=8)
+
+    def test_several_slices_a_rank(self):
+        self.compare([(2, 1, "interleaved", 1, 3), (4, 2, "interleaved", 2, 2), (3, 1, "gpipe", 1, 2), (2, 1, "auto")],
+                     "--blocks", "4,2,2")
 
     def test_eight_ranks(self):
         self.compare([(8, 1, "1f1b"), (8, 1, "gpipe")], "--blocks", "4,2,2")

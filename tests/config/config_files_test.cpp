@@ -344,7 +344,9 @@ TEST(OptionTable, TakesWhatTheRegistriesKnow) {
   };
   takes_all("arch", architecture_names());
   takes_all("dataset", dataset_names());
-  takes_all("schedule", schedule_names());
+  std::vector<std::string> schedules = schedule_names();
+  schedules.insert(schedules.begin(), "auto");
+  takes_all("schedule", schedules);
   takes_all("backend", backend_names());
   takes_all("backend", {"auto"});
 }

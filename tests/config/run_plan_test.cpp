@@ -85,6 +85,44 @@ TEST(RunPlan, TheCutIsMadeForTheSlicesOfThePlacement) {
   EXPECT_EQ(ring.slices, partition(ring.architecture, 4));
 }
 
+TEST(RunPlan, SeveralSlicesARankGoRoundTheRanks) {
+  const RunPlan plan = plan_of({"--slices-per-rank", "3", "--schedule", "interleaved"}, 2);
+  EXPECT_EQ(plan.placement.num_slices(), 6);
+  EXPECT_EQ(plan.placement.slices_of(1), (std::vector{1, 3, 5}));
+  EXPECT_EQ(plan_of({"--slices-per-rank", "2"}, 2).schedule, &schedule_rule("interleaved"));
+  expect_input_error(
+      [] {
+        plan_of({"--slices-per-rank", "2", "--schedule", "1f1b"}, 2);
+      },
+      {"--slices-per-rank 2", "1f1b", "interleaved"});
+  expect_input_error(
+      [] {
+        plan_of({"--slices-per-rank", "10"}, 2);
+      },
+      {"--slices-per-rank 10", "18 blocks", "at most 9"});
+}
+
+TEST(RunPlan, TrainingLeavesToTheCostsWhatTheUserLeftOpen) {
+  const RunPlan open = plan_of({}, 2);
+  EXPECT_TRUE(open.chooses_schedule && open.chooses_slices);
+  EXPECT_EQ(open.cut_rule, CutRule::measured);
+  const RunPlan given = plan_of({"--slices-per-rank", "2"}, 2);
+  EXPECT_TRUE(given.chooses_schedule && !given.chooses_slices);
+  const RunPlan fixed = plan_of({"--schedule", "1f1b", "--partition", "uniform"}, 2);
+  EXPECT_FALSE(fixed.chooses_schedule || fixed.chooses_slices);
+  EXPECT_EQ(fixed.cut_rule, CutRule::uniform);
+  EXPECT_EQ(fixed.slices, (std::vector<BlockRange>{{0, 9}, {9, 18}}));
+  EXPECT_FALSE(plan_of({"gradient"}, 2).chooses_schedule);
+}
+
+TEST(ParseBytes, TakesPowersOf1024) {
+  EXPECT_EQ(parse_bytes("800"), 800);
+  EXPECT_EQ(parse_bytes("2K"), 2048);
+  EXPECT_EQ(parse_bytes("1.5G"), 3 * (std::int64_t{1} << 29));
+  for (const char* text : {"", "G", "0", "-1M", "1X", "1GB", "1e300T", "0.1"})
+    EXPECT_FALSE(parse_bytes(text)) << text;
+}
+
 TEST(RunPlan, RanksThatDoNotFitAreRefused) {
   EXPECT_EQ(plan_of({"--time-ranks", "2"}, 2).placement.num_ranks(), 2);
   expect_input_error(

@@ -19,6 +19,12 @@ namespace {
 
 using Costs = std::vector<std::int64_t>;
 
+/// A cut for ranks of equal speed.
+std::vector<BlockRange> cut_of(const Costs& costs, std::int64_t first_extra,
+                               std::int64_t last_extra, int num_slices) {
+  return partition({{costs, first_extra, last_extra}}, std::vector<int>(num_slices, 0));
+}
+
 struct Quality {
   std::int64_t largest = 0;
   std::int64_t sum_of_squares = 0;
@@ -39,21 +45,26 @@ Quality quality(const Costs& costs, std::int64_t first_extra, std::int64_t last_
   return result;
 }
 
-/// The best of all cuts, one after the other.
-Quality best_by_brute_force(const Costs& costs, std::int64_t first_extra, std::int64_t last_extra,
-                            int num_slices) {
-  const int n = static_cast<int>(costs.size());
-  Quality best{std::numeric_limits<std::int64_t>::max(), 0};
-  for (unsigned edges = 0; edges < 1u << (n - 1); ++edges) {  // bit i: a cut behind block i
-    std::vector<BlockRange> cut{{0, n}};
-    for (int i = 0; i + 1 < n; ++i) {
+/// Calls what(cut) with every cut.
+template <typename What>
+void for_each_cut(int num_blocks, int num_slices, What&& what) {
+  for (unsigned edges = 0; edges < 1u << (num_blocks - 1); ++edges) {  // bit i: behind block i
+    std::vector<BlockRange> cut{{0, num_blocks}};
+    for (int i = 0; i + 1 < num_blocks; ++i) {
       if ((edges >> i & 1) == 0) continue;
       cut.back().last = i + 1;
-      cut.push_back({i + 1, n});
+      cut.push_back({i + 1, num_blocks});
     }
-    if (static_cast<int>(cut.size()) == num_slices)
-      best = std::min(best, quality(costs, first_extra, last_extra, cut));
+    if (static_cast<int>(cut.size()) == num_slices) what(cut);
   }
+}
+
+Quality best_by_brute_force(const Costs& costs, std::int64_t first_extra, std::int64_t last_extra,
+                            int num_slices) {
+  Quality best{std::numeric_limits<std::int64_t>::max(), 0};
+  for_each_cut(static_cast<int>(costs.size()), num_slices, [&](const std::vector<BlockRange>& cut) {
+    best = std::min(best, quality(costs, first_extra, last_extra, cut));
+  });
   return best;
 }
 
@@ -79,7 +90,7 @@ TEST(Partition, TheLargestSliceIsTheLeastPossible) {
     for (int num_slices = 1; num_slices <= num_blocks; ++num_slices) {
       SCOPED_TRACE(testing::PrintToString(costs) + " in " + std::to_string(num_slices));
 
-      const std::vector<BlockRange> cut = partition(costs, first_extra, last_extra, num_slices);
+      const std::vector<BlockRange> cut = cut_of(costs, first_extra, last_extra, num_slices);
 
       expect_a_partition(cut, num_blocks, num_slices);
       const Quality got = quality(costs, first_extra, last_extra, cut);
@@ -91,33 +102,117 @@ TEST(Partition, TheLargestSliceIsTheLeastPossible) {
 }
 
 TEST(Partition, EqualBlocksAreSharedEvenly) {
-  const std::vector<BlockRange> cut = partition(Costs(16, 10), 0, 0, 4);
+  const std::vector<BlockRange> cut = cut_of(Costs(16, 10), 0, 0, 4);
 
   EXPECT_EQ(cut, (std::vector<BlockRange>{{0, 4}, {4, 8}, {8, 12}, {12, 16}}));
 }
 
 TEST(Partition, AnExpensiveOpeningTakesBlocksFromTheFirstSlice) {
-  const std::vector<BlockRange> cut = partition(Costs(10, 10), 40, 0, 2);
+  const std::vector<BlockRange> cut = cut_of(Costs(10, 10), 40, 0, 2);
 
   EXPECT_EQ(cut, (std::vector<BlockRange>{{0, 3}, {3, 10}}));
-}
-
-TEST(Partition, MoreSlicesThanBlocksNamesTheLargestNumber) {
-  EXPECT_EQ(partition(Costs(5, 1), 0, 0, 5).size(), 5u);
-  const std::string text =
-      error_text(ExitStatus::bad_input, [] { partition(Costs(5, 1), 0, 0, 6); });
-  EXPECT_NE(text.find("6 time ranks"), std::string::npos) << text;
-  EXPECT_NE(text.find("at most 5"), std::string::npos) << text;
-}
-
-TEST(Partition, NoSliceAtAllIsRefused) {
-  EXPECT_NE(error_text(ExitStatus::bad_input, [] { partition(Costs(5, 1), 0, 0, 0); }), "");
 }
 
 Architecture network_of(int depth) {
   ArchitectureOptions options;
   options.depth = depth;
   return Architecture(options);
+}
+
+std::int64_t slice_cost(const Architecture& network, BlockRange range) {
+  return slice_cost(network, multiply_adds(network), range).total();
+}
+
+TEST(Partition, MoreSlicesThanBlocksNamesTheLargestNumber) {
+  const Architecture network = network_of(26);
+  const auto refused = [&](int num_slices, int num_ranks) {
+    return error_text(ExitStatus::bad_input, [&] {
+      partition(network, Placement::round_robin(num_slices, num_ranks), {multiply_adds(network)});
+    });
+  };
+  EXPECT_EQ(partition(network, 6).size(), 6u);
+  for (const char* part : {"7 time ranks", "at most 6"})
+    EXPECT_NE(refused(7, 7).find(part), std::string::npos) << refused(7, 7);
+  for (const char* part : {"--slices-per-rank 2", "4 time ranks", "at most 1"})
+    EXPECT_NE(refused(8, 4).find(part), std::string::npos) << refused(8, 4);
+}
+
+// A rank that is twice as fast takes twice as much, wherever its slices lie.
+TEST(Partition, RanksOfUnequalSpeedGetUnequalSlices) {
+  const BlockCosts slow{Costs(12, 20)}, fast{Costs(12, 10)};
+  EXPECT_EQ(partition({slow, fast}, {0, 1}), (std::vector<BlockRange>{{0, 4}, {4, 12}}));
+  EXPECT_EQ(partition({slow, fast}, {0, 1, 0, 1}),
+            (std::vector<BlockRange>{{0, 2}, {2, 6}, {6, 8}, {8, 12}}));
+}
+
+TEST(Partition, OfRanksOfAnySpeedIsTheLeastPossible) {
+  RandomStream random(2, Purpose::check, 0);
+  for (int round = 0; round < 60; ++round) {
+    const int num_blocks = 2 + static_cast<int>(random.below(6));
+    const int num_slices = 1 + static_cast<int>(random.below(num_blocks));
+    std::vector<BlockCosts> costs(2);
+    for (BlockCosts& some : costs) {
+      some.first_extra = random.below(30);
+      some.last_extra = random.below(30);
+      for (int block = 0; block < num_blocks; ++block) some.blocks.push_back(1 + random.below(40));
+    }
+    std::vector<int> of_slice(num_slices);
+    for (int& which : of_slice) which = static_cast<int>(random.below(2));
+    const auto largest = [&](const std::vector<BlockRange>& cut) {
+      std::int64_t most = 0;
+      for (int s = 0; s < num_slices; ++s) {
+        const BlockCosts& some = costs[of_slice[s]];
+        std::int64_t cost =
+            (s == 0 ? some.first_extra : 0) + (s + 1 == num_slices ? some.last_extra : 0);
+        for (int block = cut[s].first; block < cut[s].last; ++block) cost += some.blocks[block];
+        most = std::max(most, cost);
+      }
+      return most;
+    };
+    std::int64_t best = std::numeric_limits<std::int64_t>::max();
+    for_each_cut(num_blocks, num_slices,
+                 [&](const std::vector<BlockRange>& cut) { best = std::min(best, largest(cut)); });
+
+    const std::vector<BlockRange> cut = partition(costs, of_slice);
+
+    expect_a_partition(cut, num_blocks, num_slices);
+    EXPECT_EQ(largest(cut), best);
+  }
+}
+
+// 18 blocks in 6 slices of 3 would give the rank of the dearer halves more.
+TEST(Partition, RanksWithSeveralSlicesAreBalanced) {
+  const Architecture network = network_of(74);
+  LayerCosts costs = uniform_costs(network);
+  costs.blocks = {{50, 150}, {40, 110}, {35, 100}};
+  for (const int slices_a_rank : {2, 3, 4}) {
+    const Placement placement = Placement::round_robin(2 * slices_a_rank, 2);
+    const std::vector<BlockRange> cut = partition(network, placement, {costs});
+    expect_a_partition(cut, 18, 2 * slices_a_rank);
+    std::vector<std::int64_t> totals(2);
+    for (int slice = 0; slice < placement.num_slices(); ++slice)
+      totals[placement.rank_of(slice)] += slice_cost(network, costs, cut[slice]).total();
+    EXPECT_LE(std::abs(totals[0] - totals[1]), 135) << slices_a_rank;
+  }
+}
+
+// Transitions are done by the slice that ends a stage.
+TEST(LayerCosts, AddUpToTheNetwork) {
+  const Architecture network = network_of(26);
+  LayerCosts costs{.opening = {1, 2},
+                   .closing = {3, 4},
+                   .blocks = {{10, 30}, {100, 300}, {1000, 3000}},
+                   .transitions = {{5, 6}, {7, 8}}};
+
+  const SweepCost first = slice_cost(network, costs, {0, 2}),
+                  second = slice_cost(network, costs, {2, 3}),
+                  rest = slice_cost(network, costs, {3, 6});
+
+  EXPECT_EQ(first.forward, 1 + 2 * 10);
+  EXPECT_EQ(second.back, 30 + 6);
+  EXPECT_EQ(rest.forward, 2 * 100 + 1000 + 7 + 3);
+  EXPECT_EQ(uniform_costs(network).blocks[0].total(), uniform_costs(network).blocks[2].total());
+  EXPECT_EQ(multiply_adds(network).blocks[1].total(), network.block_cost(3));
 }
 
 TEST(Partition, NetworksOfAnyDepthHaveOneForEveryNumberOfRanks) {
@@ -171,14 +266,14 @@ TEST(Partition, TheDeepestNetworksAreCutWithinSeconds) {
   }
 }
 
-TEST(CutMiniBatch, SizesDifferByAtMostOneLargerFirst) {
+TEST(CutEvenly, SizesDifferByAtMostOneLargerFirst) {
   EXPECT_EQ(cut_evenly(100, 4), (std::vector{25, 25, 25, 25}));
   EXPECT_EQ(cut_evenly(8, 3), (std::vector{3, 3, 2}));
   EXPECT_EQ(cut_evenly(10, 4), (std::vector{3, 3, 2, 2}));
   EXPECT_EQ(cut_evenly(7, 1), std::vector{7});
 }
 
-TEST(CutMiniBatch, NoMicroBatchIsEmpty) {
+TEST(CutEvenly, NoMicroBatchIsEmpty) {
   EXPECT_EQ(cut_evenly(3, 5), (std::vector{1, 1, 1}));
   for (int size = 1; size <= 20; ++size) {
     for (int count = 1; count <= 20; ++count) {

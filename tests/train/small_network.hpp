@@ -24,6 +24,9 @@ inline Config small_config(const std::string& arch = "hamiltonian") {
   config.threads = 2;
   config.learning_rate = 0.1;
   config.smoothness = 0.01;
+  // The same cut in every run.
+  config.slices_per_rank = 1;
+  config.partition = "flops";
   resolve(config);
   return config;
 }

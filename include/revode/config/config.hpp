@@ -54,7 +54,10 @@ struct Config {
   std::uint64_t seed = 1;
 
   // How it is computed.
-  std::string schedule = "1f1b";
+  std::string schedule = "auto";
+  std::optional<int> slices_per_rank;  ///< default 1; --schedule auto may take more
+  std::string partition = "measured";
+  std::string memory_limit;       ///< "<number>[K|M|G|T]", bytes of a rank; empty: none
   std::optional<int> time_ranks;  ///< default: all ranks, shared with the replicas asked for
   std::optional<int> data_ranks;  ///< default: what --time-ranks leaves, else 1
   std::optional<int> threads;     ///< default: the rank's cores, shared with the host's other ranks
@@ -113,6 +116,9 @@ void check_config(const Config& config);
 
 /// Seconds of "HH:MM" or "HH:MM:SS", with minutes and seconds below 60; nothing unless above 0.
 std::optional<std::int64_t> parse_time_limit(std::string_view text);
+
+/// Bytes of "800M", "1.5G" and the like, in powers of 1024; nothing unless it is at least 1.
+std::optional<std::int64_t> parse_bytes(std::string_view text);
 
 /// Samples first .. last - 1 of a split, as --samples names them.
 struct SampleRange {

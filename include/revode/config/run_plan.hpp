@@ -11,6 +11,7 @@
 #include "revode/data/dataset.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/time_slice.hpp"
+#include "revode/pipeline/layer_costs.hpp"
 #include "revode/pipeline/placement.hpp"
 #include "revode/pipeline/schedule.hpp"
 
@@ -30,6 +31,9 @@ enum class ProgressSetting { automatic, on, off };
 /// is smaller.
 inline constexpr int default_micro_batches = 4;
 
+/// What --partition cuts by.
+enum class CutRule { uniform, multiply_adds, measured };
+
 /// Ranks of a run: so many share the depth, so many replicas of that.
 struct GridShape {
   int time_ranks = 1;
@@ -42,6 +46,14 @@ struct RunPlan {
   int data_ranks;                  ///< replicas
   std::vector<BlockRange> slices;  ///< the blocks of every slice of the placement
   const ScheduleRule* schedule;
+  CutRule cut_rule;
+  /// What layers cost each time rank (one: all alike), by which ranks were cut and steps are
+  /// simulated. Counted until they are measured (see schedule_choice.hpp).
+  std::vector<LayerCosts> costs;
+  bool chooses_schedule;                     ///< --schedule auto: costs that are measured decide
+  bool chooses_slices;                       ///< likewise, how many each rank has
+  std::string choice;                        ///< in words what was chosen, once it is
+  std::optional<std::int64_t> memory_limit;  ///< bytes of a rank
   Activations activations;
   NetworkUse use;
   int num_micro_batches;
@@ -64,10 +76,10 @@ Architecture resolve(Config& config);
 GridShape grid_shape(const Config& config, int num_ranks);
 
 /// config: complete but for what resolve() fills in, any checkpoint's included. placement: of the
-/// time ranks of one replica. Throws input errors; among others where the blocks do not suffice for
-/// its slices.
+/// time ranks of one replica; it is kept, and cut by multiply-adds. Throws input errors; among
+/// others where the blocks do not suffice for its slices.
 RunPlan make_plan(Config config, Placement placement, int data_ranks = 1);
-/// The grid of the options on so many ranks, one slice a time rank.
+/// The grid of the options on so many ranks, and as many slices a time rank as they say.
 RunPlan make_plan(Config config, int num_ranks);
 
 /// "<arch>-<depth>-<dataset>", of options that need not be complete. Throws input errors.

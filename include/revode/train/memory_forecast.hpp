@@ -18,8 +18,11 @@ struct MemoryForecast {
     return *this;
   }
 };
-/// Of a slice.
-MemoryForecast forecast_memory(const RunPlan& plan, BlockRange slice, int largest_micro_batch);
+/// Of a time rank, for its slices.
+MemoryForecast forecast_memory(const RunPlan& plan, int rank, int largest_micro_batch);
+/// Bytes that a slice keeps of a micro-batch from the forward to the backward sweep, recordings
+/// (Activations::store) not included: TimeSlice::stash_bytes.
+double stash_bytes(const Architecture& architecture, BlockRange slice, int micro_batch);
 
 /// Collective. Throws an input error that all ranks share where the ranks of a host need more than
 /// it has, data that has been read included; says how much for what, and what would need less.

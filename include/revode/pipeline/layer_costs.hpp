@@ -1,0 +1,42 @@
+// What layers cost, forward and back: multiply-adds that are counted, or nanoseconds that were
+// measured. Cuts, simulations and tables ask here. Pure arithmetic.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "revode/model/architecture.hpp"
+
+namespace revode {
+
+/// In one unit throughout, which is the maker's.
+struct SweepCost {
+  std::int64_t forward = 0;
+  std::int64_t back = 0;
+
+  std::int64_t total() const { return forward + back; }
+  SweepCost& operator+=(const SweepCost& more) {
+    forward += more.forward;
+    back += more.back;
+    return *this;
+  }
+};
+
+struct LayerCosts {
+  SweepCost opening, closing;
+  std::vector<SweepCost> blocks;       ///< of one block, by stage
+  std::vector<SweepCost> transitions;  ///< behind a stage, by stage; none behind the last
+};
+
+/// Every block costs the same, the rest nothing.
+LayerCosts uniform_costs(const Architecture& architecture);
+/// Multiply-adds of one image; transitions have none.
+LayerCosts multiply_adds(const Architecture& architecture);
+
+/// A block, with the transition where it ends a stage: the slice that ends a stage does that, as
+/// what it sends is then half as large.
+SweepCost block_cost(const Architecture& architecture, const LayerCosts& costs, int block);
+/// Opening and closing included.
+SweepCost slice_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range);
+
+}  // namespace revode

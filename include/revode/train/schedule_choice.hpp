@@ -1,0 +1,32 @@
+// What is decided once costs are known: where the depth is cut, which schedule is played, and how
+// many slices each rank has. Results do not depend on any of it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "revode/backend/backend.hpp"
+#include "revode/comm/grid.hpp"
+#include "revode/config/run_plan.hpp"
+#include "revode/pipeline/simulation.hpp"
+
+namespace revode {
+
+/// What each slice of the plan costs its rank, in the unit of plan.costs.
+std::vector<SweepCost> slice_costs(const RunPlan& plan);
+/// A step of the plan with its costs: of the replica that has most micro-batches, or of one that
+/// has so many. Messages take no time.
+SimulationResult simulate_step(const RunPlan& plan);
+SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches);
+
+/// The plan with the cut, schedule and slices that are best by its costs: the least time of a
+/// simulated step; finer slices must save at least 2% of it, as they take more messages; of equal
+/// schedules the one that needs least memory. What the plan does not leave open stays. Throws an
+/// input error where nothing fits into the plan's memory limit.
+RunPlan choose_schedule(RunPlan plan, int largest_micro_batch);
+
+/// choose_schedule() with costs measured now, where the plan leaves something open and there is
+/// more than one time rank. Collective; all ranks choose alike.
+RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch);
+
+}  // namespace revode

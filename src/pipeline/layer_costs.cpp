@@ -1,0 +1,53 @@
+#include "revode/pipeline/layer_costs.hpp"
+
+namespace revode {
+namespace {
+
+/// Of the convolutions of a reversible step a quarter is forward; the ends are much the same.
+SweepCost a_quarter_forward(std::int64_t cost) { return {cost / 4, cost - cost / 4}; }
+
+int first_block_of(const Architecture& architecture, int stage) {
+  int block = 0;
+  for (int k = 0; k < stage; ++k) block += architecture.stages()[k].blocks;
+  return block;
+}
+
+}  // namespace
+
+LayerCosts uniform_costs(const Architecture& architecture) {
+  const std::size_t num_stages = architecture.stages().size();
+  return {.opening = {},
+          .closing = {},
+          .blocks = std::vector<SweepCost>(num_stages, a_quarter_forward(4)),
+          .transitions = std::vector<SweepCost>(num_stages - 1)};
+}
+
+LayerCosts multiply_adds(const Architecture& architecture) {
+  LayerCosts costs = uniform_costs(architecture);
+  costs.opening = a_quarter_forward(architecture.opening_cost());
+  costs.closing = a_quarter_forward(architecture.closing_cost());
+  for (int k = 0; k < static_cast<int>(costs.blocks.size()); ++k)
+    costs.blocks[k] = a_quarter_forward(architecture.block_cost(first_block_of(architecture, k)));
+  return costs;
+}
+
+SweepCost block_cost(const Architecture& architecture, const LayerCosts& costs, int block) {
+  const int stage = architecture.stage_of_block(block);
+  SweepCost cost = costs.blocks[stage];
+  const bool ends_stage =
+      block + 1 == first_block_of(architecture, stage) + architecture.stages()[stage].blocks;
+  if (ends_stage && stage < static_cast<int>(costs.transitions.size()))
+    cost += costs.transitions[stage];
+  return cost;
+}
+
+SweepCost slice_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range) {
+  SweepCost cost;
+  for (int block = range.first; block < range.last; ++block)
+    cost += block_cost(architecture, costs, block);
+  if (range.first == 0) cost += costs.opening;
+  if (range.last == architecture.num_blocks()) cost += costs.closing;
+  return cost;
+}
+
+}  // namespace revode

@@ -1,0 +1,188 @@
+#include "revode/train/layer_timing.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "revode/core/phase_timer.hpp"
+#include "revode/core/random.hpp"
+#include "revode/core/spread.hpp"
+#include "revode/model/share.hpp"
+
+namespace revode {
+namespace {
+
+/// The first warms caches and makes scratch.
+constexpr int num_rounds = 4;
+/// Ranks within this of the median are alike: less is noise.
+constexpr double notable_difference = 0.1;
+
+/// The same layers, a block or two of each kind.
+Architecture short_network(const Architecture& whole) {
+  const int blocks = whole.rule().couplings_per_block == 1 ? 2 : 1;
+  return Architecture({.arch = std::string(whole.rule().name),
+                       .depth = std::nullopt,
+                       .blocks = std::vector<int>(whole.stages().size(), blocks),
+                       .widths = whole.widths(),
+                       .step_size = whole.step_size(),
+                       .grid_bits = whole.grid_bits(),
+                       .image_channels = whole.image_channels(),
+                       .image_height = whole.image_height(),
+                       .image_width = whole.image_width(),
+                       .num_classes = whole.num_classes()});
+}
+
+/// One micro-batch through a network, forward and back.
+class OneSweep {
+ public:
+  OneSweep(const RunPlan& plan, Backend<float>& backend, int batch)
+      : network_(short_network(plan.architecture)),
+        share_(network_, 0, {0, network_.num_blocks()}, backend, plan.activations, 1),
+        adjoint_(share_.slice().adjoint_capacity(batch), Memory::state, backend.space()),
+        backend_(backend),
+        batch_(batch),
+        labels_(batch) {
+    share_.gradient().clear();
+  }
+
+  const Architecture& network() const { return network_; }
+
+  /// fills `forward` and `back` with the seconds of each phase
+  void play(PhaseTimer& forward, PhaseTimer& back) {
+    TimeSlice<float>& slice = share_.slice();
+    slice.begin_sweep(1);
+    float* images = slice.images(0, batch_);
+    const std::size_t size = std::size_t{1} * batch_ * network_.image_channels() *
+                             network_.image_height() * network_.image_width();
+    RandomStream random(1, Purpose::check, 0);
+    for (std::size_t i = 0; i < size; ++i) images[i] = static_cast<float>(random.uniform(-1, 1));
+    slice.set_labels(0, labels_);
+    slice.set_phase_timer(&forward);
+    slice.forward(0, batch_, Mode::train, nullptr);
+    backend_.wait(backend_.mark());
+    slice.set_phase_timer(&back);
+    slice.backward(0, batch_, batch_, nullptr, adjoint_.data());
+    slice.finish_sweep();
+  }
+
+ private:
+  Architecture network_;
+  Share<float> share_;
+  Buffer<float> adjoint_;
+  Backend<float>& backend_;
+  int batch_;
+  std::vector<std::uint8_t> labels_;
+};
+
+/// Least nanoseconds of a phase, over the rounds but the first.
+class Least {
+ public:
+  void note(double seconds) { least_ = std::min(least_, seconds); }
+  std::int64_t nanoseconds() const { return std::llround(1e9 * least_); }
+
+ private:
+  double least_ = std::numeric_limits<double>::infinity();
+};
+
+/// Costs as numbers in a fixed order, and back.
+std::vector<double> flat(LayerCosts costs, LayerCosts* to = nullptr,
+                         const std::vector<double>* from = nullptr) {
+  std::vector<double> values;
+  const auto visit = [&](SweepCost& cost) {
+    for (std::int64_t* value : {&cost.forward, &cost.back}) {
+      if (from != nullptr) *value = std::llround((*from)[values.size()]);
+      values.push_back(static_cast<double>(*value));
+    }
+  };
+  visit(costs.opening);
+  visit(costs.closing);
+  for (SweepCost& cost : costs.blocks) visit(cost);
+  for (SweepCost& cost : costs.transitions) visit(cost);
+  if (to != nullptr) *to = costs;
+  return values;
+}
+
+}  // namespace
+
+LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch) {
+  OneSweep sweep(plan, backend, batch);
+  const int num_stages = static_cast<int>(sweep.network().stages().size());
+  struct Phases {
+    explicit Phases(int stages) : stage(stages) {}
+    Least opening, closing, transition;
+    std::vector<Least> stage;
+  };
+  Phases forward(num_stages), back(num_stages);
+  for (int round = 0; round < num_rounds; ++round) {
+    PhaseTimer there(num_stages), return_(num_stages);
+    sweep.play(there, return_);
+    if (round == 0) continue;
+    const auto note = [&](Phases& phases, const PhaseTimer& timer, Phase stage_phase) {
+      phases.opening.note(timer.seconds(Phase::opening));
+      phases.closing.note(timer.seconds(Phase::closing));
+      phases.transition.note(timer.seconds(Phase::transition));
+      for (int k = 0; k < num_stages; ++k) phases.stage[k].note(timer.seconds(stage_phase, k));
+    };
+    note(forward, there, Phase::stage_forward);
+    note(back, return_, Phase::stage_back);
+  }
+  LayerCosts costs = uniform_costs(plan.architecture);
+  costs.opening = {forward.opening.nanoseconds(), back.opening.nanoseconds()};
+  costs.closing = {forward.closing.nanoseconds(), back.closing.nanoseconds()};
+  double all_pixels = 0;
+  const auto pixels = [&](int k) {
+    const Stage& stage = plan.architecture.stages()[k];
+    return static_cast<double>(stage.channels) * static_cast<double>(stage.plane_size());
+  };
+  for (int k = 0; k + 1 < num_stages; ++k) all_pixels += pixels(k);
+  for (int k = 0; k < num_stages; ++k) {
+    const int blocks = sweep.network().stages()[k].blocks;
+    costs.blocks[k] = {forward.stage[k].nanoseconds() / blocks,
+                       back.stage[k].nanoseconds() / blocks};
+    if (k + 1 == num_stages) break;
+    // Transitions are timed together; each takes what its pixels take.
+    const auto share = [&](const Least& all) {
+      return std::llround(static_cast<double>(all.nanoseconds()) * pixels(k) / all_pixels);
+    };
+    costs.transitions[k] = {share(forward.transition), share(back.transition)};
+  }
+  return costs;
+}
+
+std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mine,
+                                       const Grid& grid) {
+  const std::vector<double> values = flat(mine);
+  const std::size_t size = values.size();
+  // The slowest replica of a time rank holds the others up.
+  const std::vector<double> of_replicas = grid.data().all_gather(values);
+  std::vector<double> slowest = values;
+  for (std::size_t i = 0; i < of_replicas.size(); ++i)
+    slowest[i % size] = std::max(slowest[i % size], of_replicas[i]);
+  const std::vector<double> all = grid.time().all_gather(slowest);
+
+  const int num_ranks = grid.time().size();
+  std::vector<LayerCosts> of_rank(num_ranks, mine);
+  std::vector<double> whole;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    const std::vector<double> theirs(all.begin() + rank * size, all.begin() + (rank + 1) * size);
+    flat(mine, &of_rank[rank], &theirs);
+    whole.push_back(static_cast<double>(
+        slice_cost(plan.architecture, of_rank[rank], {0, plan.architecture.num_blocks()}).total()));
+  }
+  const double median = spread_of(whole).median;
+  const bool alike = std::ranges::all_of(
+      whole, [&](double one) { return std::abs(one - median) <= notable_difference * median; });
+  if (!alike) return of_rank;
+  std::vector<double> medians(size);
+  for (std::size_t i = 0; i < size; ++i) {
+    std::vector<double> one;
+    for (int rank = 0; rank < num_ranks; ++rank) one.push_back(all[rank * size + i]);
+    medians[i] = spread_of(one).median;
+  }
+  LayerCosts costs = mine;
+  flat(mine, &costs, &medians);
+  return {costs};
+}
+
+}  // namespace revode

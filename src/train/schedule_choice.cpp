@@ -1,0 +1,160 @@
+#include "revode/train/schedule_choice.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "revode/core/error.hpp"
+#include "revode/pipeline/partition.hpp"
+#include "revode/run/run_log.hpp"
+#include "revode/train/layer_timing.hpp"
+#include "revode/train/memory_forecast.hpp"
+
+namespace revode {
+namespace {
+
+constexpr int most_slices_a_rank = 4;
+/// A finer cut takes more messages, whose time the simulation leaves out.
+constexpr double worth_a_finer_cut = 0.98;
+/// Steps this close are equal.
+constexpr double equal = 1e-3;
+
+std::vector<LayerCosts> costs_to_cut_by(const RunPlan& plan) {
+  switch (plan.cut_rule) {
+    case CutRule::uniform:
+      return {uniform_costs(plan.architecture)};
+    case CutRule::multiply_adds:
+      return {multiply_adds(plan.architecture)};
+    case CutRule::measured:
+      return plan.costs;
+  }
+  return {};
+}
+
+int slices_a_rank(const RunPlan& plan) {
+  return plan.placement.num_slices() / plan.placement.num_ranks();
+}
+
+RunPlan with_slices(RunPlan plan, int num_slices_a_rank) {
+  const int num_ranks = plan.placement.num_ranks();
+  plan.placement = Placement::round_robin(num_slices_a_rank * num_ranks, num_ranks);
+  plan.slices = partition(plan.architecture, plan.placement, costs_to_cut_by(plan));
+  return plan;
+}
+
+/// A plan that may be taken.
+struct Candidate {
+  RunPlan plan;
+  SimulationResult step;
+  double bytes = 0;  ///< of the rank that needs most
+
+  std::string in_words() const {
+    return fmt::format("{} with {} slice{} a rank", plan.schedule->name, slices_a_rank(plan),
+                       slices_a_rank(plan) == 1 ? "" : "s");
+  }
+  int idle_percent() const { return static_cast<int>(100 * step.bubble() + 0.5); }
+};
+
+Candidate examine(RunPlan plan, int largest_micro_batch) {
+  Candidate candidate{.plan = std::move(plan), .step = {}};
+  candidate.step = simulate_step(candidate.plan);
+  for (int rank = 0; rank < candidate.plan.placement.num_ranks(); ++rank)
+    candidate.bytes = std::max(candidate.bytes,
+                               forecast_memory(candidate.plan, rank, largest_micro_batch).total());
+  return candidate;
+}
+
+/// Everything that the plan leaves open, coarse cuts first.
+std::vector<Candidate> candidates_of(const RunPlan& plan, int largest_micro_batch) {
+  std::vector<Candidate> candidates;
+  const int given = slices_a_rank(plan);
+  const int num_ranks = plan.placement.num_ranks();
+  for (int number = plan.chooses_slices ? 1 : given;
+       number <= (plan.chooses_slices ? most_slices_a_rank : given) &&
+       number * num_ranks <= plan.architecture.num_blocks();
+       ++number) {
+    RunPlan cut = with_slices(plan, number);
+    for (const std::string& name : schedule_names()) {
+      const ScheduleRule& rule = schedule_rule(name);
+      if (plan.chooses_schedule ? number > 1 && !rule.plays_several_slices : &rule != plan.schedule)
+        continue;
+      cut.schedule = &rule;
+      candidates.push_back(examine(cut, largest_micro_batch));
+    }
+  }
+  return candidates;
+}
+
+bool is_better(const Candidate& one, const Candidate& other) {
+  const double finer = slices_a_rank(one.plan) > slices_a_rank(other.plan) ? worth_a_finer_cut : 1;
+  if (one.step.seconds < finer * other.step.seconds * (1 - equal)) return true;
+  return finer == 1 && one.step.seconds <= other.step.seconds * (1 + equal) &&
+         one.bytes < other.bytes;
+}
+
+}  // namespace
+
+std::vector<SweepCost> slice_costs(const RunPlan& plan) {
+  std::vector<SweepCost> costs;
+  for (int slice = 0; slice < plan.placement.num_slices(); ++slice) {
+    const std::size_t whose = plan.costs.size() == 1 ? 0 : plan.placement.rank_of(slice);
+    costs.push_back(slice_cost(plan.architecture, plan.costs[whose], plan.slices[slice]));
+  }
+  return costs;
+}
+
+SimulationResult simulate_step(const RunPlan& plan) {
+  return simulate_step(plan, (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks);
+}
+
+SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches) {
+  const std::vector<SweepCost> costs = slice_costs(plan);
+  const auto compute = [&](const Work& work) {
+    const SweepCost& cost = costs[work.slice];
+    return static_cast<double>(work.sweep == Sweep::forward ? cost.forward : cost.back);
+  };
+  return simulate(make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement,
+                  {.compute = compute});
+}
+
+RunPlan choose_schedule(RunPlan plan, int largest_micro_batch) {
+  const std::vector<Candidate> candidates = candidates_of(plan, largest_micro_batch);
+  const Candidate *best = nullptr, *smallest = &candidates.front();
+  for (const Candidate& candidate : candidates) {
+    if (candidate.bytes < smallest->bytes) smallest = &candidate;
+    if (plan.memory_limit && candidate.bytes > static_cast<double>(*plan.memory_limit)) continue;
+    if (best == nullptr || is_better(candidate, *best)) best = &candidate;
+  }
+  REVODE_REQUIRE(best != nullptr,
+                 "--memory-limit {}: {} needs least of what can be played here, {} on a rank for "
+                 "weights and states; a smaller --batch-size, more --micro-batches or more ranks "
+                 "need less",
+                 plan.config.memory_limit, smallest->in_words(), format_bytes(smallest->bytes));
+  RunPlan taken = best->plan;
+  if (!plan.chooses_schedule) return taken;
+  const bool is_coarsest = slices_a_rank(taken) == slices_a_rank(candidates.front().plan);
+  const Candidate* other = nullptr;  // the best of the coarsest cuts, or of finer ones
+  for (const Candidate& candidate : candidates) {
+    const bool coarsest = slices_a_rank(candidate.plan) == slices_a_rank(candidates.front().plan);
+    if (coarsest != is_coarsest && (other == nullptr || is_better(candidate, *other)))
+      other = &candidate;
+  }
+  taken.choice =
+      fmt::format("auto: {}, {}% idle in the simulation", best->in_words(), best->idle_percent());
+  if (other != nullptr)
+    taken.choice += fmt::format("; {}, {}%", other->in_words(), other->idle_percent());
+  return taken;
+}
+
+RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch) {
+  const bool is_open = plan.cut_rule == CutRule::measured || plan.chooses_schedule;
+  if (plan.placement.num_ranks() == 1 || !is_open) return plan;
+  plan.costs = agree_on_costs(plan, time_layers(plan, backend, largest_micro_batch), grid);
+  std::optional<RunPlan> chosen;
+  grid.world().agree([&] { chosen = choose_schedule(std::move(plan), largest_micro_batch); });
+  return *std::move(chosen);
+}
+
+}  // namespace revode

@@ -1,0 +1,112 @@
+// What is chosen once costs are known, with costs that are made up.
+#include "revode/train/schedule_choice.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "revode/model/share.hpp"
+#include "revode/train/memory_forecast.hpp"
+
+#include "support/error_text.hpp"
+
+namespace revode {
+namespace {
+
+constexpr int micro_batch = 8;
+
+RunPlan plan_of(std::vector<std::string> words, int num_ranks) {
+  std::vector<const char*> arguments{"revode"};
+  for (const std::string& word : words) arguments.push_back(word.c_str());
+  RunPlan plan = make_plan(parse_command_line(static_cast<int>(arguments.size()), arguments.data()),
+                           num_ranks);
+  plan.costs = {uniform_costs(plan.architecture)};
+  return plan;
+}
+
+int slices_a_rank(const RunPlan& plan) {
+  return plan.placement.num_slices() / plan.placement.num_ranks();
+}
+
+TEST(ScheduleChoice, TakesThinSlicesWhereTheySaveTime) {
+  const RunPlan plan = choose_schedule(plan_of({"--depth", "98"}, 2), micro_batch);
+
+  EXPECT_EQ(plan.schedule->name, "interleaved");
+  EXPECT_EQ(slices_a_rank(plan), 3);  // 4 would save less than 2% more
+  EXPECT_NEAR(simulate_step(plan).bubble(), 1.0 / (3 * 4 + 1), 1e-12);
+  for (const char* part : {"interleaved with 3 slices a rank", "8%", "1f1b with 1 slice", "20%"})
+    EXPECT_NE(plan.choice.find(part), std::string::npos) << plan.choice;
+}
+
+// 128 micro-batches hide the filling: finer cuts save less than their messages may cost. Equal
+// times: 1f1b, which needs less memory than gpipe.
+TEST(ScheduleChoice, TakesFewMessagesWhereThinSlicesSaveLittle) {
+  const RunPlan plan = choose_schedule(
+      plan_of({"--depth", "98", "--batch-size", "128", "--micro-batches", "128"}, 2), micro_batch);
+
+  EXPECT_EQ(plan.schedule->name, "1f1b");
+  EXPECT_EQ(slices_a_rank(plan), 1);
+}
+
+TEST(ScheduleChoice, KeepsWhatWasGiven) {
+  EXPECT_EQ(slices_a_rank(choose_schedule(plan_of({"--depth", "98", "--slices-per-rank", "2"}, 2),
+                                          micro_batch)),
+            2);
+  const RunPlan gpipe = choose_schedule(plan_of({"--schedule", "gpipe"}, 2), micro_batch);
+  EXPECT_EQ(gpipe.schedule->name, "gpipe");
+  EXPECT_EQ(gpipe.choice, "");
+}
+
+TEST(ScheduleChoice, CutsByTheCosts) {
+  RunPlan plan = plan_of({"--schedule", "1f1b"}, 2);
+  plan.costs.front().blocks[0] = {100, 300};
+
+  const RunPlan chosen = choose_schedule(plan, micro_batch);
+
+  EXPECT_EQ(chosen.slices.front().last, 4);  // of the 7 blocks of stage 1
+}
+
+TEST(ScheduleChoice, FastRanksGetMore) {
+  RunPlan plan = plan_of({"--schedule", "1f1b"}, 2);
+  plan.costs = {uniform_costs(plan.architecture), uniform_costs(plan.architecture)};
+  for (SweepCost& cost : plan.costs[0].blocks) cost = {2, 6};
+
+  EXPECT_EQ(choose_schedule(plan, micro_batch).slices.front().last, 6);
+}
+
+TEST(ScheduleChoice, HeedsTheMemoryLimit) {
+  const auto bytes_of = [](const RunPlan& plan) {
+    return std::max(forecast_memory(plan, 0, micro_batch).total(),
+                    forecast_memory(plan, 1, micro_batch).total());
+  };
+  const RunPlan free = choose_schedule(plan_of({"--depth", "98"}, 2), micro_batch);
+  RunPlan limited = plan_of({"--depth", "98"}, 2);
+  limited.memory_limit = static_cast<std::int64_t>(bytes_of(free)) - 1;
+  const RunPlan chosen = choose_schedule(limited, micro_batch);
+  EXPECT_LT(bytes_of(chosen), bytes_of(free));
+  EXPECT_LT(slices_a_rank(chosen), slices_a_rank(free));
+
+  limited = plan_of({"--depth", "98", "--memory-limit", "1M"}, 2);
+  const std::string text =
+      error_text(ExitStatus::bad_input, [&] { choose_schedule(limited, micro_batch); });
+  for (const char* part : {"--memory-limit 1M", "1f1b with 1 slice", "MiB"})
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+}
+
+// The forecast knows shapes alone; slices know what they keep.
+TEST(MemoryForecast, CountsTheStashOfASlice) {
+  const auto backend = make_reference_backend<float>();
+  for (const char* arch : {"hamiltonian", "midpoint"}) {
+    const RunPlan plan = plan_of({"--arch", arch, "--depth", "26"}, 3);
+    for (const BlockRange range : plan.slices) {
+      Share<float> share(plan.architecture, 0, range, *backend, Activations::reverse, 1);
+      EXPECT_EQ(stash_bytes(plan.architecture, range, micro_batch),
+                static_cast<double>(share.slice().stash_bytes(micro_batch)));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace revode
