@@ -14,6 +14,19 @@ namespace revode {
 
 namespace {
 
+/// Tells of rows [first, last) of an array, if anybody listens.
+template <typename OnGradient>
+void tell(const OnGradient& on_gradient, const ParameterEntry& array, std::size_t first,
+          std::size_t last) {
+  if (on_gradient)
+    on_gradient(array.offset + first * array.row_size(), array.offset + last * array.row_size());
+}
+
+template <typename OnGradient, typename... Arrays>
+void tell_whole(const OnGradient& on_gradient, const Arrays&... arrays) {
+  (tell(on_gradient, arrays, 0, static_cast<std::size_t>(arrays.num_rows)), ...);
+}
+
 /// What a transition gives, both slots one behind the other.
 template <typename Real>
 StateView<Real> pooled_view(const TransitionShape& shape, Real* state) {
@@ -157,6 +170,17 @@ Real* TimeSlice<Real>::place_of_state(InFlight& kept, std::size_t i, int batch, 
   return kept.states[i].data();
 }
 
+// In the order of the backward sweep; one for all couplings unless several are asked for.
+template <typename Real>
+std::vector<CouplingRange> TimeSlice<Real>::chunks(const Piece& piece, bool several) const {
+  std::vector<CouplingRange> ranges;
+  const CouplingRange all = piece.all();
+  const int size = several ? piece.segment->couplings_a_chunk() : all.last - all.first;
+  for (int last = all.last; last > all.first; last -= size)
+    ranges.push_back({std::max(all.first, last - size), last});
+  return ranges;
+}
+
 // Adjoints need not be kept: a transition takes them from one array to the other, and to the
 // caller's in the end. transitions: how many are still to come on the way back.
 template <typename Real>
@@ -238,7 +262,7 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
 
 template <typename Real>
 void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real* message,
-                               Real* message_adjoint) {
+                               Real* message_adjoint, const OnGradient& on_gradient) {
   REVODE_CHECK(gradient_ != nullptr, "micro-batch {} goes back with no gradient bound",
                micro_batch);
   InFlight& kept = in_flight(micro_batch);
@@ -249,6 +273,8 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
   Real* adjoint = place_of_adjoint(transitions, batch, message_adjoint);
   if (is_last()) {
     begin_backward(kept, micro_batch, batch, mini_batch, adjoint);
+    tell_whole(on_gradient, map_.closing_bias, map_.closing_weight, map_.closing_norm.shift,
+               map_.closing_norm.scale);
   } else {
     copy(adjoint, message_adjoint, output_size(batch));
   }
@@ -269,14 +295,19 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
     const PhaseScope timed(timer_, Phase::stage_back, piece.stage);
     const Recording* recording =
         activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
-    piece.segment->retreat(piece.all(), view(state, piece, batch), view(adjoint, piece, batch),
-                           recording, overflow_note(micro_batch, layer_of(piece, 0)));
+    for (const CouplingRange range : chunks(piece, static_cast<bool>(on_gradient))) {
+      piece.segment->retreat(range, view(state, piece, batch), view(adjoint, piece, batch),
+                             recording, overflow_note(micro_batch, layer_of(piece, 0)));
+      tell(on_gradient, *piece.kernel, range.first, range.last);
+    }
+    tell_whole(on_gradient, *piece.bias);
   }
   if (measures_reversal_)
     backend_.compare(input_size(batch), state, kept.front_state.data(),
                      &notes_.data()[micro_batch].reversal);
   if (is_first()) {
     finish_backward(kept, micro_batch, batch, state, adjoint);
+    tell_whole(on_gradient, map_.opening_norm.shift, map_.opening_norm.scale, map_.opening_kernel);
   } else {
     copy(message, state, input_size(batch));
   }

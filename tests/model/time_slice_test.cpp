@@ -293,6 +293,45 @@ TEST_P(TimeSliceOf, MicroBatchesMayGoBackInAnyOrder) {
   EXPECT_EQ(num_differing(shuffled.values(), ascending.values()), 0u);
 }
 
+// What is told must be final then: replicas begin to add it up while the sweep goes on.
+TEST_P(TimeSliceOf, GradientsAreToldOnceAndWhenTheyAreComplete) {
+  const Architecture network = make(GetParam(), {7, 4, 1});
+  for (const char* name : {"reference", "cpu"}) {
+    SCOPED_TRACE(name);
+    const auto backend = make_backend(name, 1);
+    const TestBatch<float> batch(network, {3, 2});
+    SliceChain<float> chain(network, *backend), untold(network, *backend);
+    untold.train(batch);
+    chain.forward(batch, Mode::train);
+    Share<float>& share = chain.part();
+    share.gradient().clear();
+    Buffer<float> adjoint(share.slice().adjoint_capacity(3), Memory::state, backend->space());
+    std::vector<int> times(share.map().size());
+    std::vector<ExactSum> told(share.map().size());
+    const auto on_gradient = [&](std::size_t first, std::size_t last) {
+      const std::span<const ExactSum> sums = share.gradient().read_sums();
+      for (std::size_t i = first; i < last; ++i) {
+        ++times[i];
+        told[i] = sums[i];
+      }
+    };
+
+    share.slice().backward(1, 2, 5, nullptr, adjoint.data());
+    share.slice().backward(0, 3, 5, nullptr, adjoint.data(), on_gradient);
+
+    const std::span<const ExactSum> sums = share.gradient().read_sums();
+    int num_wrong = 0;
+    for (const ParameterEntry* entry : share.map().entries())
+      for (std::size_t i = entry->offset; i < entry->offset + entry->size(); ++i)
+        num_wrong +=
+            times[i] != (entry->trainable ? 1 : 0) || (entry->trainable && told[i] != sums[i]);
+    EXPECT_EQ(num_wrong, 0);
+    share.slice().finish_sweep();
+    share.gradient().finish();
+    EXPECT_EQ(num_differing(chain.gradient(), untold.gradient()), 0u);
+  }
+}
+
 TEST(GradientOverflow, IsThatOfTheLowestMicroBatchAndTheLayerNearestTheClosing) {
   const Architecture network = make("hamiltonian");
   const auto backend = make_reference_backend<float>();

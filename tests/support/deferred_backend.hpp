@@ -220,6 +220,7 @@ class DeferredBackend final : public Backend<Real> {
         inner->retreat(range, state, adjoint, recorded.get(), overflow);
       });
     }
+    int couplings_a_chunk() const override { return inner_->couplings_a_chunk(); }
 
    private:
     static std::shared_ptr<Recording> inner_of(const Recording* recording) {

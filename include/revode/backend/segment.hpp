@@ -147,6 +147,9 @@ class Segment {
   /// one: same bits where reversal is exact.
   virtual void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
                        const Recording* recording, OverflowNote overflow) = 0;
+  /// Whoever wants gradients before the whole segment is done loses nothing by calling retreat()
+  /// for so many couplings at a time, from the last one on.
+  virtual int couplings_a_chunk() const = 0;
 };
 
 }  // namespace revode

@@ -3,6 +3,7 @@
 // messages: states come in and go out as flat arrays.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -99,11 +100,16 @@ class TimeSlice {
   /// Waits for them.
   std::span<const Real> logits(int micro_batch);
 
+  /// Told in backward() of entries [first, last) of the flat gradient as soon as this micro-batch
+  /// adds no more to them: in chunks of whole couplings, last to first, and each entry once.
+  using OnGradient = std::function<void(std::size_t first, std::size_t last)>;
+
   /// Takes a micro-batch back: `message` and `adjoint` hold state and adjoint of what left (on the
   /// last slice they are made here, the loss counting 1/mini_batch for each sample) and receive
   /// those of what entered (but on the first slice). The gradient += one contribution an entry.
-  /// Micro-batches may go back in any order.
-  void backward(int micro_batch, int batch, int mini_batch, Real* message, Real* message_adjoint);
+  /// Micro-batches may go back in any order. on_gradient may be empty.
+  void backward(int micro_batch, int batch, int mini_batch, Real* message, Real* message_adjoint,
+                const OnGradient& on_gradient = {});
 
   /// Statistics of a batch norm, of the micro-batches of a sweep.
   struct SweepStatistics {
@@ -162,6 +168,7 @@ class TimeSlice {
   void close(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state);
   void begin_backward(InFlight& kept, int micro_batch, int batch, int mini_batch, Real* adjoint);
   void finish_backward(InFlight& kept, int micro_batch, int batch, Real* state, Real* adjoint);
+  std::vector<CouplingRange> chunks(const Piece& piece, bool several) const;
   int layer_of(const Piece& piece, int j) const;
   OverflowNote overflow_note(int micro_batch, int first_layer);
   bool is_stashed(const Piece& piece) const;

@@ -30,12 +30,6 @@ constexpr std::size_t lane_budget = 64 * 1024;
 constexpr std::size_t large_lane_budget = 192 * 1024;
 constexpr std::size_t worthwhile_chunk = 12;
 
-int couplings_a_chunk(const Planes& planes) {
-  const std::size_t lane_size = LaneSums{planes, 1, 1}.lane_size();
-  return static_cast<int>(std::max({std::size_t{1}, lane_budget / lane_size,
-                                    std::min(worthwhile_chunk, large_lane_budget / lane_size)}));
-}
-
 /// Calls body(packed, canonical, transposed) for each weight K[o][i][ky][kx] of a c x c kernel:
 /// its place in a packed one, its place, and that of K^T[o][i][ky][kx] = K[i][o][2 - ky][2 - kx].
 template <typename Body>
@@ -206,13 +200,19 @@ void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCount
   for (const RangeCounts& more : group_counts) *counts += more;
 }
 
+int CpuSegment::couplings_a_chunk() const {
+  const std::size_t lane_size = LaneSums{plan_.planes, 1, 1}.lane_size();
+  return static_cast<int>(std::max({std::size_t{1}, lane_budget / lane_size,
+                                    std::min(worthwhile_chunk, large_lane_budget / lane_size)}));
+}
+
 void CpuSegment::retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
                          const Recording* recording, OverflowNote overflow) {
   if (range.first >= range.last || state.batch == 0) return;
   engine_->reserve_scratch(
       std::max(retreat_scratch_size(plan_, images_a_retreat_), 2 * shape_.kernel_size()));
   const Lanes lanes(state.batch);
-  const int chunk_size = std::min(couplings_a_chunk(plan_.planes), range.last - range.first);
+  const int chunk_size = std::min(couplings_a_chunk(), range.last - range.first);
   LaneSums sums{plan_.planes, lanes.count, chunk_size};
   sums.values = engine_->lane_sums(lanes.count * sums.lane_size());
 

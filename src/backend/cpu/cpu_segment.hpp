@@ -76,6 +76,7 @@ class CpuSegment final : public Segment<float> {
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
                const Recording* recording, OverflowNote overflow) override;
+  int couplings_a_chunk() const override;
 
  private:
   ImageGroup group_of(const StateView<float>& state, int first_image, int num_images) const;

@@ -42,6 +42,7 @@ class ReferenceSegment final : public Segment<Real> {
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
                const Recording* recording, OverflowNote overflow) override;
+  int couplings_a_chunk() const override { return 1; }
 
  private:
   struct Evaluation;
