@@ -50,6 +50,7 @@ Measurements measure(Network& network, TrainingStep& training, const DataFeed& f
     const double peak = network.backend().measure_peak_flops();
 
     timer.reset();
+    if (TraceRecorder* trace = network.trace()) trace->begin_step(step + 1);
     const double step_seconds = time_together(communicator, [&] {
       const StepReport report = training.compute_gradient(source);
       training.require_finite(source, report, fmt::format("step {} of bench", step + 1));

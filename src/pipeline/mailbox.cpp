@@ -15,20 +15,32 @@ MessageTag tag_of(MessageKind kind, const Work& entered) {
 
 }  // namespace
 
-bool Mailbox::Slot::settled(Transport& transport) {
-  for (Message& message : sending)
-    if (!message.transfer && message.array->settled())
-      message.transfer =
-          transport.send(message.array->host().first(message.size), message.peer, message.tag);
-  std::erase_if(
-      sending, [](const Message& message) { return message.transfer && message.transfer->done(); });
-  std::erase_if(receiving, [](const Message& message) {
-    const bool arrived = message.transfer->done();
+bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace) {
+  for (Message& message : sending) {
+    if (message.transfer || !message.array->settled()) continue;
+    if (trace != nullptr) message.event.begin = TraceEvent::Clock::now();
+    message.transfer =
+        transport.send(message.array->host().first(message.size), message.peer, message.tag);
+  }
+  const auto over = [&](const Message& message) {
+    if (!message.transfer || !message.transfer->done()) return false;
+    if (trace != nullptr) {
+      TraceEvent event = message.event;
+      event.end = TraceEvent::Clock::now();
+      trace->add(event);
+    }
+    return true;
+  };
+  std::erase_if(sending, over);
+  std::erase_if(receiving, [&](const Message& message) {
+    const bool arrived = over(message);
     if (arrived) message.array->store(message.size);
     return arrived;
   });
   return sending.empty() && receiving.empty();
 }
+
+bool Mailbox::settled(Slot& slot) { return slot.settled(transport_, trace_); }
 
 Mailbox::Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size,
                  CallQueue& queue)
@@ -64,7 +76,7 @@ void Mailbox::begin(const Program& program, const SliceWork& sizes) {
 
 void Mailbox::progress() {
   for (auto& [key, pool] : pools_) {
-    for (const auto& slot : pool.slots) slot->settled(transport_);
+    for (const auto& slot : pool.slots) settled(*slot);
     if (pool.plan == nullptr) continue;
     while (pool.next_expected < pool.plan->expected.size()) {
       Slot* slot = find_free(pool);
@@ -83,7 +95,20 @@ Mailbox::Slot* Mailbox::find_free(Pool& pool) {
 }
 
 bool Mailbox::is_free(Slot& slot) {
-  return !slot.in_use && slot.settled(transport_) && slot.state.settled() && slot.adjoint.settled();
+  return !slot.in_use && settled(slot) && slot.state.settled() && slot.adjoint.settled();
+}
+
+/// Of a message that enters `entered`, from now on; of no meaning where nothing is traced.
+TraceEvent Mailbox::event_of(TraceAction action, const Work& entered, int peer,
+                             MessageKind kind) const {
+  if (trace_ == nullptr) return {};
+  return {.action = action,
+          .begin = TraceEvent::Clock::now(),
+          .end = {},
+          .micro_batch = sizes_->number_of(entered.micro_batch),
+          .slice = entered.slice,
+          .peer = peer,
+          .message_kind = static_cast<int>(kind)};
 }
 
 void Mailbox::post_receive(Pool& pool, Slot& slot) {
@@ -94,8 +119,9 @@ void Mailbox::post_receive(Pool& pool, Slot& slot) {
                                    : sizes_->output_size(work.slice, work.micro_batch);
   const auto receive = [&](StagedBuffer<float>& array, MessageKind kind) {
     const MessageTag tag = tag_of(kind, work);
-    slot.receiving.push_back(
-        {&array, size, from, tag, transport_.receive(array.host().first(size), from, tag)});
+    slot.receiving.push_back({&array, size, from, tag,
+                              transport_.receive(array.host().first(size), from, tag),
+                              event_of(TraceAction::receive, work, from, kind)});
   };
   receive(slot.state, forward ? MessageKind::state : MessageKind::rebuilt_state);
   if (!forward) receive(slot.adjoint, MessageKind::adjoint);
@@ -108,7 +134,7 @@ bool Mailbox::receive(const Work& work) {
   const int sender = placement_.rank_of(slice_before(work, placement_));
   auto& receiving = pools_.at({work.sweep, sender}).receiving;
   const auto found = std::ranges::find(receiving, work, &std::pair<Work, Slot*>::first);
-  if (found == receiving.end() || !found->second->settled(transport_)) return false;
+  if (found == receiving.end() || !settled(*found->second)) return false;
   inputs_[work] = found->second;
   receiving.erase(found);
   return true;
@@ -151,12 +177,13 @@ void Mailbox::send(const Work& work) {
                                    : sizes_->input_size(work.slice, work.micro_batch);
   const auto send = [&](StagedBuffer<float>& array, MessageKind kind) {
     array.fetch(size);
-    slot.sending.push_back({&array, size, to, tag_of(kind, next), nullptr});
+    slot.sending.push_back({&array, size, to, tag_of(kind, next), nullptr,
+                            event_of(TraceAction::send, next, to, kind)});
   };
   send(slot.state, forward ? MessageKind::state : MessageKind::rebuilt_state);
   if (!forward) send(slot.adjoint, MessageKind::adjoint);
   slot.in_use = false;
-  slot.settled(transport_);  // so that it leaves at once where it can
+  settled(slot);  // so that it leaves at once where it can
 }
 
 bool Mailbox::idle() {

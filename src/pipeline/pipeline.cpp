@@ -121,25 +121,31 @@ std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
 SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
                             const OnLogits& on_logits) {
   const std::vector<int> own = own_micro_batches(static_cast<int>(source.micro_batches.size()));
-  NetworkWork work(placement_, rank_, slices_, source, own, mode, on_logits, timer_);
+  TraceRecorder* trace = mode == Mode::train ? trace_ : nullptr;
+  NetworkWork work(placement_, rank_, slices_, source, own, mode, on_logits, timer_, trace);
+  mailbox_.set_trace(trace);
   executor_.begin(program_of(rule, static_cast<int>(own.size())), work);
   playing_ = true;
   while (executor_.next() != nullptr) {
     if (executor_.try_next()) continue;
     // A rank that waits goes on posting receives, so that no two can wait for each other's.
     const PhaseScope timed(timer_, Phase::waiting);
+    const TraceScope traced(trace, TraceAction::wait);
     waiting_seconds_ += wait_until([&] { return executor_.is_ready(); });
   }
   playing_ = false;
   const PhaseScope timed(timer_, Phase::waiting);
+  const TraceScope traced(trace, TraceAction::wait);
   waiting_seconds_ += wait_until([&] {
     mailbox_.progress();
     return mailbox_.idle();
   });
+  if (mode == Mode::train) work_seconds_ += work.work_seconds();
   const SweepResult mine = work.finish();
   return grid_.num_replicas() == 1 ? mine : of_all_replicas(mine, grid_);
 }
 
 double Pipeline::take_waiting_seconds() { return std::exchange(waiting_seconds_, 0.0); }
+double Pipeline::take_work_seconds() { return std::exchange(work_seconds_, 0.0); }
 
 }  // namespace revode

@@ -111,4 +111,9 @@ void Network::time_phases() {
   pipeline_->set_phase_timer(&*phase_timer_);
 }
 
+void Network::trace_steps(int num_steps) {
+  trace_.emplace(num_steps);
+  pipeline_->set_trace(&*trace_);
+}
+
 }  // namespace revode

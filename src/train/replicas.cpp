@@ -74,6 +74,7 @@ std::optional<std::string> first_difference(const Grid& grid, Share<float>& shar
 void add_up_gradients(Network& network) {
   const Grid& grid = network.grid();
   if (grid.num_replicas() == 1) return;
+  const TraceScope traced(network.trace(), TraceAction::allreduce);
   for (const auto& share : network.shares()) share->gradient().staged_sums().fetch();
   std::vector<Request> requests;
   for (const auto& share : network.shares())
@@ -85,6 +86,7 @@ void add_up_gradients(Network& network) {
 void share_statistics(Network& network) {
   const Grid& grid = network.grid();
   if (grid.num_replicas() == 1) return;
+  const TraceScope traced(network.trace(), TraceAction::allreduce);
   for (const auto& share : network.shares())
     for (Statistics* statistics : share->slice().sweep_statistics())
       unpack(grid, grid.data().all_gather(pack(grid, *statistics)), *statistics);

@@ -99,6 +99,7 @@ ExitStatus Trainer::run() {
 
 StepReport Trainer::step() {
   const auto start = Clock::now();
+  if (TraceRecorder* trace = session_.network().trace()) trace->begin_step(progress_.step + 1);
   const std::int64_t step_in_epoch = progress_.step % steps_per_epoch_;
   const MiniBatchSource source = session_.mini_batch(progress_.epoch, step_in_epoch);
   const double rate = rate_policy_.at(progress_.epoch, step_in_epoch, steps_per_epoch_);
@@ -188,6 +189,7 @@ void Trainer::keep_if_best(const Evaluation& test) {
 }
 
 void Trainer::write_file(const std::string& name, double best_accuracy) {
+  const TraceScope traced(session_.network().trace(), TraceAction::checkpoint);
   world_.agree([&] {
     if (world_.is_root()) start_.folder->check_held();
   });

@@ -46,8 +46,10 @@ TrainingStep::TrainingStep(Network& network)
 // Of all slices, in their order: so the sums do not depend on who owns what.
 RowSums TrainingStep::add_regularization() {
   PhaseTimer* timer = network_.phase_timer();
+  TraceRecorder* trace = network_.trace();
   {
     const PhaseScope timed(timer, Phase::waiting);
+    const TraceScope traced(trace, TraceAction::wait);
     for (std::size_t s = 0; s < regularizers_.size(); ++s)
       regularizers_[s].post_edges(network_.shares()[s]->values().data());
     for (Regularizer& regularizer : regularizers_) regularizer.wait_for_edges();
@@ -55,12 +57,14 @@ RowSums TrainingStep::add_regularization() {
   std::vector<RowSums> mine;
   {
     const PhaseScope timed(timer, Phase::regularization);
+    const TraceScope traced(trace, TraceAction::regularization);
     for (std::size_t s = 0; s < regularizers_.size(); ++s) {
       Share<float>& share = *network_.shares()[s];
       mine.push_back(regularizers_[s].add(share.values().data(), share.gradient().values()));
     }
   }
   const PhaseScope timed(timer, Phase::waiting);
+  const TraceScope traced(trace, TraceAction::wait);
   return gather_row_sums(network_.grid().time(), network_.placement(), mine);
 }
 
@@ -68,8 +72,10 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
                                           const OnLogits& on_logits) {
   const Communicator& world = network_.grid().world();
   PhaseTimer* timer = network_.phase_timer();
+  TraceRecorder* trace = network_.trace();
   {
     const PhaseScope timed(timer, Phase::optimizer);
+    const TraceScope traced(trace, TraceAction::optimizer);
     for (const auto& share : network_.shares()) {
       share->gradient().clear();
     }
@@ -83,6 +89,7 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   std::vector<int> layers_of_sums;  // whose sums left the range
   {
     const PhaseScope timed(timer, Phase::optimizer);
+    const TraceScope traced(trace, TraceAction::optimizer);
     for (const auto& share : network_.shares())
       if (const auto entry = share->gradient().finish())
         layers_of_sums.push_back(layer_of_entry(network_.architecture(), share->map(), *entry));
@@ -91,6 +98,7 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
 
   // What is left are sums over ranks: the time goes into waiting for the last of them.
   const PhaseScope timed(timer, Phase::waiting);
+  const TraceScope traced(trace, TraceAction::wait);
   RangeCounts counts;
   for (const auto& share : network_.shares()) counts += share->slice().range_counts();
   // What the ranks add up; counts of a mini-batch are exact in a double.
@@ -154,6 +162,7 @@ std::optional<StepReport::Overflow> TrainingStep::first_overflow(
 
 void TrainingStep::update(double rate, const StepReport& report) {
   const PhaseScope timed(network_.phase_timer(), Phase::optimizer);
+  const TraceScope traced(network_.trace(), TraceAction::optimizer);
   const bool clip = clip_norm_ > 0 && report.gradient_norm > clip_norm_;
   const double scale = clip ? clip_norm_ / report.gradient_norm : 1.0;
   for (const auto& share : network_.shares()) {

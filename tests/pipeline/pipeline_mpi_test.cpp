@@ -267,6 +267,50 @@ TEST_P(RingOf, SeveralSlicesARankEqualOneSliceBitForBit) {
             last ? whole.pipeline.evaluate(source).total().loss_sum : 0);
 }
 
+// Each rank has one slice here.
+TEST_F(PipelineOnce, TraceHoldsAllWorkAndEveryMessageOfATrainingSweepAlone) {
+  Worker slice(make("leapfrog"), world_, "reference");
+  const TestBatch<float> batch(make("leapfrog"), {3, 3, 2, 1});
+  TraceRecorder trace(1);
+  trace.begin_step(1);
+  slice.pipeline.set_trace(&trace);
+
+  slice.pipeline.evaluate(source_of(batch));
+  EXPECT_TRUE(trace.steps().back().events.empty());
+  slice.pipeline.train(schedule_rule("1f1b"), source_of(batch));
+
+  std::map<TraceAction, std::vector<int>> micro_batches;
+  std::map<int, int> sent_to, received_from;
+  const std::vector<TraceEvent>& events = trace.steps().back().events;
+  for (const TraceEvent& event : events) {
+    EXPECT_LE(event.begin, event.end);
+    micro_batches[event.action].push_back(event.micro_batch);
+    if (event.action == TraceAction::send) ++sent_to[event.peer];
+    if (event.action == TraceAction::receive) ++received_from[event.peer];
+    if (event.action == TraceAction::forward || event.action == TraceAction::backward) {
+      EXPECT_EQ(event.slice, world_.rank());
+    }
+  }
+  EXPECT_EQ(micro_batches[TraceAction::forward], (std::vector{0, 1, 2, 3}));
+  EXPECT_EQ(micro_batches[TraceAction::backward], (std::vector{0, 1, 2, 3}));
+  EXPECT_EQ(micro_batches[TraceAction::data].size(), world_.is_root() ? 4u : 0u);
+  // A state forward; a rebuilt state and an adjoint back.
+  std::map<int, int> sent_expected, received_expected;
+  if (world_.rank() + 1 < world_.size()) {
+    sent_expected[world_.rank() + 1] = 4;
+    received_expected[world_.rank() + 1] = 8;
+  }
+  if (world_.rank() > 0) {
+    sent_expected[world_.rank() - 1] = 8;
+    received_expected[world_.rank() - 1] = 4;
+  }
+  EXPECT_EQ(sent_to, sent_expected);
+  EXPECT_EQ(received_from, received_expected);
+  const double seconds = slice.pipeline.take_work_seconds();
+  EXPECT_GT(seconds, 0);
+  EXPECT_EQ(slice.pipeline.take_work_seconds(), 0);
+}
+
 // Buffers are as many and as large for any depth.
 TEST_F(PipelineOnce, MessageBuffersDoNotGrowWithDepth) {
   ArchitectureOptions options;

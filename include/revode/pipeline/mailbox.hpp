@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "revode/backend/memory.hpp"
+#include "revode/core/trace.hpp"
 #include "revode/pipeline/program.hpp"
 #include "revode/pipeline/slice_work.hpp"
 #include "revode/pipeline/transport.hpp"
@@ -36,6 +37,8 @@ class Mailbox {
   /// Makes ready to play `program`, whose messages have the sizes of `sizes`; both must live until
   /// it is played.
   void begin(const Program& program, const SliceWork& sizes);
+  /// From now on messages are noted there while they are under way (null: nowhere).
+  void set_trace(TraceRecorder* trace) { trace_ = trace; }
   /// Posts receives into free slots and looks after messages under way. To be called often: the
   /// library moves messages only inside its calls.
   void progress();
@@ -72,7 +75,9 @@ class Mailbox {
 
   Slot* find_free(Pool& pool);
   bool is_free(Slot& slot);
+  bool settled(Slot& slot);
   void post_receive(Pool& pool, Slot& slot);
+  TraceEvent event_of(TraceAction action, const Work& entered, int peer, MessageKind kind) const;
 
   int rank_;
   const Placement& placement_;
@@ -80,6 +85,7 @@ class Mailbox {
   SlotSize slot_size_;
   CallQueue& queue_;
   const SliceWork* sizes_ = nullptr;
+  TraceRecorder* trace_ = nullptr;
   std::map<std::pair<Sweep, int>, Pool> pools_;  // by direction and sender
   std::map<Work, Slot*> inputs_;                 // arrived or handed over: what enters, by its work
   std::map<Work, Slot*> outputs_;                // computed, to be sent
@@ -94,6 +100,7 @@ struct Mailbox::Slot {
     int peer;
     MessageTag tag;
     std::unique_ptr<Transfer> transfer;  // none: not yet on its way
+    TraceEvent event{};                  // where it is traced
   };
 
   StagedBuffer<float> state, adjoint;
@@ -102,8 +109,8 @@ struct Mailbox::Slot {
   std::vector<Message> receiving;
 
   /// Moves messages along; true from when none is under way. What has arrived is handed to the
-  /// backend by then.
-  bool settled(Transport& transport);
+  /// backend by then. Those that are over are noted in `trace`, unless that is null.
+  bool settled(Transport& transport, TraceRecorder* trace);
 };
 
 }  // namespace revode

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "revode/core/phase_timer.hpp"
+#include "revode/core/trace.hpp"
 #include "revode/model/time_slice.hpp"
 #include "revode/pipeline/placement.hpp"
 #include "revode/pipeline/slice_work.hpp"
@@ -39,15 +40,19 @@ using OnLogits = std::function<void(int micro_batch, std::span<const float> logi
 class NetworkWork final : public SliceWork {
  public:
   /// Begins the sweep. slices: this rank's, ascending. micro_batches: the source's that pass
-  /// through here; the work counts them from 0. All must outlive this object. timer may be null,
-  /// on_logits empty.
+  /// through here; the work counts them from 0. All must outlive this object. timer and trace may
+  /// be null, on_logits empty.
   NetworkWork(const Placement& placement, int rank, const std::vector<TimeSlice<float>*>& slices,
               const MiniBatchSource& source, std::vector<int> micro_batches, Mode mode,
-              OnLogits on_logits, PhaseTimer* timer);
+              OnLogits on_logits, PhaseTimer* timer, TraceRecorder* trace);
 
   std::size_t input_size(int slice, int micro_batch) const override;
   std::size_t output_size(int slice, int micro_batch) const override;
+  int number_of(int micro_batch) const override { return micro_batches_[micro_batch]; }
   void compute(const Work& work, float* state, float* adjoint) override;
+
+  /// That slices have taken so far, forward and back.
+  double work_seconds() const { return work_seconds_; }
 
   /// After all of the work: waits for what the backend still has to do. Zeros for micro-batches
   /// that did not pass through here.
@@ -55,7 +60,9 @@ class NetworkWork final : public SliceWork {
 
  private:
   TimeSlice<float>& own(int slice) const { return *slices_[slice]; }
-  void forward(TimeSlice<float>& slice, int micro_batch, float* state);
+  void forward(TimeSlice<float>& slice, const Work& work, float* state);
+  template <typename Action>
+  void count_work(const Work& work, Action&& action);
 
   std::vector<TimeSlice<float>*> slices_;  // by the number of the slice; others are null
   const MiniBatchSource& source_;
@@ -64,6 +71,8 @@ class NetworkWork final : public SliceWork {
   Mode mode_;
   OnLogits on_logits_;
   PhaseTimer* timer_;
+  TraceRecorder* trace_;
+  double work_seconds_ = 0;
 };
 
 }  // namespace revode

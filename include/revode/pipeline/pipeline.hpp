@@ -9,6 +9,7 @@
 #include "revode/backend/backend.hpp"
 #include "revode/comm/grid.hpp"
 #include "revode/core/phase_timer.hpp"
+#include "revode/core/trace.hpp"
 #include "revode/model/time_slice.hpp"
 #include "revode/pipeline/executor.hpp"
 #include "revode/pipeline/network_work.hpp"
@@ -48,9 +49,13 @@ class Pipeline {
 
   /// Seconds this rank has waited for messages since the last call.
   double take_waiting_seconds();
+  /// Seconds of train() in which this rank's slices went forward or back, since the last call.
+  double take_work_seconds();
 
   /// From now on the time that images and messages take goes there too (null: nowhere).
   void set_phase_timer(PhaseTimer* timer) { timer_ = timer; }
+  /// From now on what train() does is noted there (null: nowhere).
+  void set_trace(TraceRecorder* trace) { trace_ = trace; }
 
   /// Bytes of the message buffers.
   std::size_t buffer_bytes() const { return mailbox_.bytes(); }
@@ -79,8 +84,9 @@ class Pipeline {
   };
   Made trained_, evaluated_;
   bool playing_ = false;
-  double waiting_seconds_ = 0;
+  double waiting_seconds_ = 0, work_seconds_ = 0;
   PhaseTimer* timer_ = nullptr;
+  TraceRecorder* trace_ = nullptr;
 };
 
 }  // namespace revode

@@ -11,6 +11,7 @@
 #include "revode/config/run_plan.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/core/phase_timer.hpp"
+#include "revode/core/trace.hpp"
 #include "revode/data/dataset.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/model/share.hpp"
@@ -52,6 +53,11 @@ class Network {
   /// Sums of this rank's seconds by phase; null unless time_phases() was called.
   PhaseTimer* phase_timer() { return phase_timer_ ? &*phase_timer_ : nullptr; }
 
+  /// Notes from now on what this rank does in the last `num_steps` steps; see trace().
+  void trace_steps(int num_steps);
+  /// Null unless trace_steps() was called.
+  TraceRecorder* trace() { return trace_ ? &*trace_ : nullptr; }
+
   int num_threads() const { return num_threads_; }
   int largest_micro_batch() const { return largest_micro_batch_; }
 
@@ -68,6 +74,7 @@ class Network {
   std::vector<std::unique_ptr<Share<float>>> shares_;
   std::unique_ptr<Pipeline> pipeline_;
   std::optional<PhaseTimer> phase_timer_;
+  std::optional<TraceRecorder> trace_;
 };
 
 }  // namespace revode
