@@ -160,6 +160,24 @@ std::vector<std::string> Communicator::all_gather(const std::string& text) const
   return texts;
 }
 
+std::vector<std::vector<std::int64_t>> Communicator::gather(
+    std::span<const std::int64_t> values) const {
+  std::vector<int> lengths(size_), offsets(size_);
+  const int length = message_length(values.size());
+  check_mpi(MPI_Gather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, 0, handle_), "MPI_Gather");
+  std::exclusive_scan(lengths.begin(), lengths.end(), offsets.begin(), 0);
+  std::vector<std::int64_t> all(is_root() ? offsets.back() + lengths.back() : 0);
+  check_mpi(MPI_Gatherv(values.data(), length, MPI_INT64_T, all.data(), lengths.data(),
+                        offsets.data(), MPI_INT64_T, 0, handle_),
+            "MPI_Gatherv");
+  std::vector<std::vector<std::int64_t>> by_rank;
+  for (int rank = 0; is_root() && rank < size_; ++rank) {
+    const auto begin = all.begin() + offsets[rank];
+    by_rank.emplace_back(begin, begin + lengths[rank]);
+  }
+  return by_rank;
+}
+
 void Communicator::broadcast(std::span<double> values, int root) const {
   check_mpi(MPI_Bcast(values.data(), message_length(values.size()), MPI_DOUBLE, root, handle_),
             "MPI_Bcast");

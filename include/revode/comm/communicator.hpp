@@ -21,6 +21,7 @@ enum class MessageKind : int {
   adjoint = 3,        ///< of (P, Q)
   first_block = 4,    ///< edge weights, to the slice before
   last_block = 5,     ///< edge weights, to the next slice
+  clock = 6,          ///< questions to rank 0 for its time, and answers
 };
 
 /// A message is matched by its sender and by this; slice: the one that it enters.
@@ -82,6 +83,8 @@ class Communicator {
   std::vector<std::int64_t> all_gather(std::int64_t value) const;
   /// Every rank's text, by rank, on every rank.
   std::vector<std::string> all_gather(const std::string& text) const;
+  /// Every rank's values, by rank, on rank 0; empty on the others.
+  std::vector<std::vector<std::int64_t>> gather(std::span<const std::int64_t> values) const;
   void broadcast(std::span<double> values, int root) const;
   void broadcast(std::span<float> values, int root) const;
   std::string broadcast(const std::string& text, int root) const;
