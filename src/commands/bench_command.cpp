@@ -2,6 +2,7 @@
 // of the machine that is. Figures that several ranks have each for themselves are gathered as JSON.
 #include <algorithm>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "revode/run/write_permission.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/schedule_choice.hpp"
+#include "revode/train/trace_file.hpp"
 
 #include "commands/bench_report.hpp"
 #include "commands/benchmark.hpp"
@@ -304,7 +306,10 @@ ExitStatus bench_command(Config given, const Communicator& world) {
     print_result("{}timing {} steps of {} images after {} to warm up\n\n", block, *steps,
                  config.batch_size, num_warm_up_steps);
   }
+  std::optional<TraceFile> trace_file;
+  if (!config.trace.empty()) trace_file.emplace(*network);
   const Measurements seen = measure(*network, training, *feed, static_cast<int>(*steps));
+  if (trace_file) trace_file->write(TraceFile::Failure::error);
   const Json result = result_of(*network, seen);
   if (prints) print_result(bench_tables(result));
   if (grid.is_printer()) write_json_result(config, result);

@@ -261,6 +261,10 @@ void check_config(const Config& config) {
                  "--micro-batches {}: expected at most {}, the images of a mini-batch",
                  config.micro_batches.value_or(1), batch);
 
+  REVODE_REQUIRE(!config.trace_steps || !config.trace.empty(),
+                 "--trace-steps {} without --trace FILE: say where the trace is to go",
+                 config.trace_steps.value_or(0));
+
   const bool needs_folder = dataset_info(config.dataset).needs_folder;
   if (needs_folder && config.data_dir.empty() && !config.print_config) {
     throw input_error("--dataset {} needs --data-dir DIR: the folder that holds its binary files",

@@ -33,6 +33,9 @@ using Json = nlohmann::ordered_json;
 constexpr const char* config_ini_header =
     "# Written by revode at each start of the run in this folder; change a copy of it.";
 
+/// Viewers pass over metadata that they do not know.
+constexpr const char* trace_header = R"([{"name":"trace of revode","ph":"M","pid":0,"args":{}})";
+
 /// The records of a metrics.jsonl; a line that is none is left out.
 template <typename Visit>
 void for_each_record(const fs::path& file, Visit visit) {
@@ -94,7 +97,7 @@ bool is_stream(const fs::path& path) {
                                   (S_ISCHR(status.st_mode) || S_ISFIFO(status.st_mode)));
 }
 
-enum class ResultFormat { json, hdf5 };
+enum class ResultFormat { json, hdf5, trace };
 
 /// A result file that the options ask for, and everything that decides about it.
 struct Request {
@@ -117,6 +120,8 @@ bool is_json_result_of(const fs::path& file, std::string_view command) {
 bool is_result_of_same_kind(const Request& request) {
   if (request.format == ResultFormat::json)
     return is_json_result_of(request.path, to_string(request.config.command));
+  if (request.format == ResultFormat::trace)
+    return first_line(request.path).starts_with(trace_header);
   const FileContent wanted = request.config.command == Command::eval ? FileContent::eval_result
                                                                      : FileContent::gradient_result;
   return content_of(request.path) == wanted;
@@ -168,7 +173,8 @@ void check_can_be_made(const Request& request) {
 
 void check_stream(const Request& request) {
   REVODE_REQUIRE(request.format == ResultFormat::json,
-                 "{}: that is a device or a FIFO, and HDF5 needs a regular file", request.name());
+                 "{}: that is a device or a FIFO, and {} needs a regular file", request.name(),
+                 request.format == ResultFormat::hdf5 ? "HDF5" : "a trace");
   if (const std::optional<int> descriptor = own_descriptor(request.path)) {
     const int flags = ::fcntl(*descriptor, F_GETFL);
     REVODE_REQUIRE(flags >= 0, "{}: can't be written: it is not open", request.name());
@@ -208,6 +214,7 @@ std::vector<Request> requests_of(const Config& config) {
   const bool has_output = config.command == Command::eval || config.command == Command::gradient;
   if (has_output && !config.output.empty()) add("--output", config.output, ResultFormat::hdf5);
   if (config.json_to_file()) add("--json", config.json, ResultFormat::json);
+  if (!config.trace.empty()) add("--trace", config.trace, ResultFormat::trace);
   return requests;
 }
 
@@ -292,13 +299,21 @@ fs::path behind_links(const fs::path& path) {
 void check_result_files(const Config& config) {
   const std::vector<Request> requests = requests_of(config);
   for (const Request& request : requests) check(request);
-  if (requests.size() < 2) return;
+  if (requests.size() < 2) return;  // no command takes three of them
   std::error_code ignored;
   const bool same = fs::weakly_canonical(fs::absolute(requests[0].path, ignored), ignored) ==
                         fs::weakly_canonical(fs::absolute(requests[1].path, ignored), ignored) ||
                     fs::equivalent(requests[0].path, requests[1].path, ignored);
   REVODE_REQUIRE(!same, "{} and {} are the same file: name two", requests[0].name(),
                  requests[1].name());
+}
+
+void write_trace(const Config& config, std::string_view events) {
+  const Request request{"--trace", config.trace, behind_links(config.trace), ResultFormat::trace,
+                        config};
+  check(request);  // again: a run may take days
+  const std::string text = fmt::format("{},\n{}\n]\n", trace_header, events);
+  write_text_file(request.path, text, request.name());
 }
 
 void write_json_result(const Config& config, const Json& result) {

@@ -57,6 +57,7 @@ Trainer::Trainer(const RunPlan& plan, StartPoint start, const Communicator& worl
       checkpoint_every_(config_.checkpoint_every.value_or(steps_per_epoch_)),
       report_(session_, start_, last_step_) {
   if (start_.kind == StartPoint::Kind::resume) last_saved_step_ = progress_.step;
+  if (!config_.trace.empty()) trace_file_.emplace(session_.network());
   open_folder();
 }
 
@@ -86,7 +87,10 @@ ExitStatus Trainer::run() {
     stopped = step().stop_requested;
     if (progress_.step % steps_per_epoch_ == 0) finish_epoch();
     time_limit_.note_round(seconds_since(round));
-    if (!finished() && (stopped || progress_.step % checkpoint_every_ == 0)) save();
+    if (finished() || !(stopped || progress_.step % checkpoint_every_ == 0)) continue;
+    save();
+    // What is saved counts: the run does not end for want of a trace.
+    if (trace_file_) trace_file_->write(TraceFile::Failure::note);
   }
   if (stopped && !finished()) {
     report_.stopped(progress_, out_of_time_ ? "before the time limit" : "by a signal",
@@ -165,6 +169,7 @@ void Trainer::finish() {
   keep_if_best(test);
   const MemoryReport memory = gather_memory(world_);
   report_.end(progress_, test, best_in_file_, memory, last_checkpoint());
+  if (trace_file_) trace_file_->write(TraceFile::Failure::error);
 }
 
 void Trainer::save() {

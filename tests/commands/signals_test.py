@@ -15,7 +15,7 @@ RUN = [*program.NETWORK, "--batch-size", "20", "--train-fraction", "0.05", "--st
 class Signals(program.ProgramTest):
     def start_and_signal(self, number, ranks=None):
         """Sends the signal once the first steps are on record; returns the step that was saved."""
-        command = self.command(*RUN, "--output", "stopped", ranks=ranks)
+        command = self.command(*RUN, "--output", "stopped", "--trace", "trace.json", ranks=ranks)
         with open(self.folder / "stdout", "w") as output:
             process = subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT)
         self.addCleanup(process.kill)
@@ -33,6 +33,8 @@ class Signals(program.ProgramTest):
         self.assertIn(last["step"], self.checkpoints("stopped"))
         text = (self.folder / "stdout").read_text()
         self.assertIn("stopped by a signal", text)
+        events = json.loads((self.folder / "trace.json").read_text())
+        self.assertEqual(max(event["args"].get("step", 0) for event in events), last["step"])
         self.assertRegex(text, r"go on with: .*revode --output stopped --resume auto")
 
     def expect_resumed_equals_undisturbed(self, ranks=None):

@@ -267,6 +267,18 @@ TEST(Config, FolderAndDatasetGoTogether) {
   EXPECT_EQ(parse({"--dataset", "cifar10", "--print-config"}).dataset, "cifar10");
 }
 
+TEST(Config, TracedStepsNeedAFile) {
+  EXPECT_EQ(parse({"--trace", "t.json", "--trace-steps", "1"}).trace_steps, 1);
+  EXPECT_EQ(parse({"bench", "--trace", "t.json"}).trace, "t.json");
+  expect_error({"--trace-steps", "5"}, {"--trace-steps 5", "--trace FILE"});
+  expect_error({"--trace", "t.json", "--trace-steps", "0"}, {"--trace-steps", "at least 1"});
+  expect_error({"--trace", ""}, {"--trace", "expected a file"});
+  expect_error({"verify", "--trace", "t.json"}, {"revode verify", "--trace"});
+
+  const std::string printed = config_to_ini(parse({}));
+  EXPECT_EQ(printed.find("trace"), std::string::npos) << "an INI file that would be refused";
+}
+
 TEST(Config, FolderMayWaitForTheDatasetOfACheckpoint) {
   EXPECT_EQ(parse({"eval", "--checkpoint", "a.h5", "--data-dir", "d"}).data_dir, "d");
   EXPECT_EQ(parse({"--resume", "a.h5", "--data-dir", "d"}).data_dir, "d");

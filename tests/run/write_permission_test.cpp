@@ -120,6 +120,31 @@ TEST_F(WritePermission, WhatWouldFailLaterIsRefused) {
   ::close(reading);
 }
 
+TEST_F(WritePermission, TracesReplaceNothingButTraces) {
+  const auto tracing = [&](const std::string& trace, const std::string& json = "") {
+    Config config;
+    config.trace = trace;
+    config.json = json;
+    return config;
+  };
+  for (const char* name : {"notes.txt", "eval.json", "checkpoint.h5"})
+    expect_refused(tracing(at(name)), "no earlier result");
+  expect_refused(tracing(at("no/such/trace.json")), "No such file or directory");
+  expect_refused(tracing(at("run/trace.json")), "the folder of a run");
+  expect_refused(tracing("/dev/null"), "a trace needs a regular file");
+  expect_refused(tracing(at("new"), at("new")), "same file");
+
+  for (int repeated = 0; repeated < 2; ++repeated) {
+    EXPECT_NO_THROW(check_result_files(tracing(at("trace.json"))));
+    write_trace(tracing(at("trace.json")), R"({"name":"forward"})");
+  }
+
+  std::ifstream stream(folder_ / "trace.json");
+  const auto json = parse_json(stream);
+  ASSERT_EQ(json.size(), 2u);
+  EXPECT_EQ(json[1]["name"], "forward");
+}
+
 TEST_F(WritePermission, ResultsGoWhereLinksPointTo) {
   fs::create_symlink("target.json", folder_ / "link.json");
   fs::create_symlink("link.json", folder_ / "second.json");

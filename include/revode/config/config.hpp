@@ -74,8 +74,10 @@ struct Config {
   std::string checkpoint;                        ///< a file
   std::string samples;                           ///< "first:last"
   std::string split = "test";
-  std::string json;    ///< a file or "-"
-  int log_every = 10;  ///< steps
+  std::string json;                ///< a file or "-"
+  std::string trace;               ///< a file
+  std::optional<int> trace_steps;  ///< default 10
+  int log_every = 10;              ///< steps
   std::string progress = "auto";
 
   // Asked for beside or instead of running; not keys of an INI file.
@@ -109,9 +111,9 @@ std::vector<std::string> command_names();
 Config parse_command_line(int argc, const char* const* argv);
 
 /// Checks options against each other: --micro-batches <= --batch-size (gradient: the number of
-/// samples), --data-dir given exactly where the dataset needs it. Called by parse_command_line()
-/// and apply_stored(); call it yourself where `--resume auto` found no checkpoint. Throws an input
-/// error.
+/// samples), --data-dir given exactly where the dataset needs it, --trace-steps with --trace alone.
+/// Called by parse_command_line() and apply_stored(); call it yourself where `--resume auto` found
+/// no checkpoint. Throws an input error.
 void check_config(const Config& config);
 
 /// Seconds of "HH:MM" or "HH:MM:SS", with minutes and seconds below 60; nothing unless above 0.

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json_fwd.hpp>
@@ -34,14 +35,18 @@ void write_config_ini(const std::filesystem::path& file, const Config& config);
 bool is_config_ini_of_run(const std::filesystem::path& file);
 
 /// Throws an input error, naming option and path, where the result files that the options ask for
-/// (--json; --output of eval and gradient) may not be written or cannot be: an input of the
-/// command, each other, in a run's folder, an existing file that is no result of the same command,
-/// a folder, no folder to put it in, no right to write there. For one process; looks only.
+/// (--json; --trace; --output of eval and gradient) may not be written or cannot be: an input of
+/// the command, each other, in a run's folder, an existing file that is no result of the same
+/// command, a folder, no folder to put it in, no right to write there. For one process; looks only.
 void check_result_files(const Config& config);
 
 /// The file that a result goes to: `path` with links followed to what they point to, which need not
 /// exist.
 std::filesystem::path behind_links(const std::filesystem::path& path);
+
+/// Writes what --trace asks for, so that it is complete or absent: `events`, the items of a JSON
+/// array with a comma between, under a first line that tells the file from anybody else's.
+void write_trace(const Config& config, std::string_view events);
 
 /// Writes the result of config.command: to standard output for `--json -`, into the device or FIFO
 /// where the path is one, else to a file that is complete or absent. The command and the version go

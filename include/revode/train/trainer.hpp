@@ -13,6 +13,7 @@
 #include "revode/train/run_report.hpp"
 #include "revode/train/session.hpp"
 #include "revode/train/start_point.hpp"
+#include "revode/train/trace_file.hpp"
 
 namespace revode {
 
@@ -52,7 +53,8 @@ class Trainer {
   std::int64_t checkpoint_every_;
   std::int64_t last_saved_step_ = -1;
   RunReport report_;
-  bool out_of_time_ = false;  // on the root: asked to stop by the limit
+  std::optional<TraceFile> trace_file_;  // where --trace asks for it
+  bool out_of_time_ = false;             // on the root: asked to stop by the limit
   std::optional<Evaluation> last_evaluation_;
   std::int64_t last_evaluation_step_ = -1;
   double best_in_file_ = 0;  // accuracy that best.h5 has

@@ -1,0 +1,31 @@
+// The file of --trace: what every rank did in the last steps, in Chrome's trace event format, which
+// Perfetto (https://ui.perfetto.dev) opens. A process a rank; the first of its threads is what the
+// rank does, the others are messages under way.
+#pragma once
+
+#include "revode/comm/clock_offset.hpp"
+#include "revode/train/network.hpp"
+
+namespace revode {
+
+class TraceFile {
+ public:
+  /// What is to happen where the file cannot be written.
+  enum class Failure {
+    note,   ///< rank 0 says so, and the run goes on
+    error,  ///< thrown, an error that all ranks share
+  };
+
+  /// Of what `network` does from now on, which must outlive this object and whose plan has a trace.
+  /// Collective: the clocks of the ranks are compared.
+  explicit TraceFile(Network& network);
+
+  /// Puts what is recorded in the place of what was written before. Collective.
+  void write(Failure failure);
+
+ private:
+  Network& network_;
+  ClockOffset first_offset_;
+};
+
+}  // namespace revode
