@@ -125,22 +125,26 @@ SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& sou
   NetworkWork work(placement_, rank_, slices_, source, own, mode, on_logits, timer_, trace);
   mailbox_.set_trace(trace);
   executor_.begin(program_of(rule, static_cast<int>(own.size())), work);
+  double waiting = 0;
   playing_ = true;
   while (executor_.next() != nullptr) {
     if (executor_.try_next()) continue;
     // A rank that waits goes on posting receives, so that no two can wait for each other's.
     const PhaseScope timed(timer_, Phase::waiting);
     const TraceScope traced(trace, TraceAction::wait);
-    waiting_seconds_ += wait_until([&] { return executor_.is_ready(); });
+    waiting += wait_until([&] { return executor_.is_ready(); });
   }
   playing_ = false;
   const PhaseScope timed(timer_, Phase::waiting);
   const TraceScope traced(trace, TraceAction::wait);
-  waiting_seconds_ += wait_until([&] {
+  waiting += wait_until([&] {
     mailbox_.progress();
     return mailbox_.idle();
   });
-  if (mode == Mode::train) work_seconds_ += work.work_seconds();
+  if (mode == Mode::train) {
+    waiting_seconds_ += waiting;
+    work_seconds_ += work.work_seconds();
+  }
   const SweepResult mine = work.finish();
   return grid_.num_replicas() == 1 ? mine : of_all_replicas(mine, grid_);
 }

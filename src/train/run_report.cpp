@@ -5,6 +5,8 @@
 
 #include "revode/run/write_permission.hpp"
 #include "revode/train/provenance.hpp"
+#include "revode/train/schedule_choice.hpp"
+#include "revode/train/work_balance.hpp"
 
 namespace revode {
 namespace {
@@ -75,7 +77,11 @@ double RunReport::images_per_second() const {
 
 void RunReport::step(const StepReport& report, const RunProgress& progress, double seconds) {
   timing_.step_seconds += seconds;
-  timing_.waiting_seconds += session_.network().pipeline().take_waiting_seconds();
+  Pipeline& pipeline = session_.network().pipeline();
+  const double waiting = pipeline.take_waiting_seconds();
+  timing_.waiting_seconds += waiting;
+  timing_.total_waiting_seconds += waiting;
+  timing_.total_work_seconds += pipeline.take_work_seconds();
   timing_.images += report.num_samples;
   timing_.total_seconds += seconds;
   timing_.total_images += report.num_samples;
@@ -166,38 +172,51 @@ void RunReport::stopped(const RunProgress& progress, const std::string& why,
 
 void RunReport::end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
                     const MemoryReport& memory, const std::string& checkpoint) {
+  const Grid& grid = session_.grid();
+  const WorkBalance balance = gather_balance(timing_.total_seconds, timing_.total_work_seconds,
+                                             timing_.total_waiting_seconds, grid.world());
   if (!speaks()) return;
   metrics().write({{"kind", "end"},
                    {"epoch", progress.epoch},
                    {"step", progress.step},
                    {"test_loss", test.loss},
                    {"test_accuracy", test.accuracy}});
-  print_summary(progress, test, best_accuracy, memory);
-  write_json_result(session_.config(),
-                    {{"loss", test.loss},
-                     {"accuracy", test.accuracy},
-                     {"best_accuracy", best_accuracy},
-                     {"samples", test.samples},
-                     {"steps", progress.step},
-                     {"epochs", progress.epoch},
-                     {"images_per_second", images_per_second()},
-                     {"peak_memory_bytes", memory.peak_resident},
-                     {"peak_bytes_by_use", peaks_by_category(memory)},
-                     {"parameters", session_.network().architecture().num_parameters()},
-                     {"ranks", session_.grid().world().size()},
-                     {"threads", session_.network().num_threads()},
-                     {"out_of_range", progress.range.out_of_range},
-                     {"rounded_to_zero", progress.range.rounded_to_zero},
-                     {"output", session_.config().output},
-                     {"checkpoint", checkpoint}});
+  nlohmann::ordered_json result{{"loss", test.loss},
+                                {"accuracy", test.accuracy},
+                                {"best_accuracy", best_accuracy},
+                                {"samples", test.samples},
+                                {"steps", progress.step},
+                                {"epochs", progress.epoch},
+                                {"images_per_second", images_per_second()},
+                                {"peak_memory_bytes", memory.peak_resident},
+                                {"peak_bytes_by_use", peaks_by_category(memory)},
+                                {"parameters", session_.network().architecture().num_parameters()},
+                                {"ranks", grid.world().size()},
+                                {"threads", session_.network().num_threads()},
+                                {"out_of_range", progress.range.out_of_range},
+                                {"rounded_to_zero", progress.range.rounded_to_zero},
+                                {"output", session_.config().output},
+                                {"checkpoint", checkpoint}};
+  std::string of_balance;
+  if (grid.time().size() > 1 && timing_.total_images > 0) {
+    const double predicted = simulate_step(session_.network().plan()).bubble();
+    of_balance = balance_lines(balance, predicted, grid.hosts());
+    result.update({{"bubble", balance.bubble()},
+                   {"bubble_predicted", predicted},
+                   {"waiting_seconds", balance.waiting_seconds}});
+  }
+  print_summary(progress, test, best_accuracy, memory, of_balance);
+  write_json_result(session_.config(), result);
 }
 
 void RunReport::print_summary(const RunProgress& progress, const Evaluation& test,
-                              double best_accuracy, const MemoryReport& memory) {
+                              double best_accuracy, const MemoryReport& memory,
+                              const std::string& balance) {
   std::string text = fmt::format("\n{:<20}{:.4f} on {} samples (best {:.4f})\n", "test accuracy",
                                  test.accuracy, format_count(test.samples), best_accuracy);
   text += fmt::format("{:<20}{:.4f}\n", "test loss", test.loss);
   text += fmt::format("{:<20}{:.1f}\n", "images/s", images_per_second());
+  text += balance;
   text += fmt::format("{:<20}{}\n", "peak memory a rank", peak_memory_text(memory, 20));
   if (session_.config().grid_bits > 0)
     text += fmt::format("{:<20}{}\n", "reversal",

@@ -117,11 +117,26 @@ class Reports(program.ProgramTest):
             self.assertEqual(result["samples"], 1000)
             self.assertEqual(len(result["peak_memory_bytes"]), ranks or 1)
             self.assertGreater(result["images_per_second"], 0)
+            self.expect_balance(result, ranks, done.stderr)
             end = self.metrics(f"run-{ranks}")[-1]
             self.assertEqual((result["loss"], result["accuracy"]), (end["test_loss"], end["test_accuracy"]))
             self.assertIn("hamiltonian-18", done.stderr)
         self.train("file", "--steps", "5", "--json", "result.json")
         self.assertEqual(json.loads((self.folder / "result.json").read_text())["loss"], result["loss"])
+
+    def expect_balance(self, result, ranks, text):
+        """Measured and predicted, where ranks can wait for each other."""
+        keys = {"bubble", "bubble_predicted", "waiting_seconds"}
+        if not ranks:
+            self.assertFalse(keys & result.keys())
+            self.assertNotIn("bubble", text.partition("test accuracy")[2])
+            return
+        for key in ("bubble", "bubble_predicted"):
+            self.assertTrue(0 < result[key] < 1, result)
+        self.assertEqual(len(result["waiting_seconds"]), ranks)
+        self.assertGreater(max(result["waiting_seconds"]), 0)
+        self.assertRegex(text, r"(?m)^bubble +\d+\.\d% of the ranks' time; the simulation predicts \d+\.\d%$")
+        self.assertRegex(text, r"(?m)^waiting a rank +\d+\.\d\d, \d+\.\d\d s$")
 
     def test_newest_checkpoints_and_the_best_are_kept(self):
         self.train("run", "--steps", "9", "--checkpoint-every", "1", "--keep-checkpoints", "2")

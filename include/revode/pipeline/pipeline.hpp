@@ -47,7 +47,7 @@ class Pipeline {
   /// in the first micro-batch that has one. Collective.
   std::optional<NonFiniteLayer> inspect(const MiniBatchSource& source);
 
-  /// Seconds this rank has waited for messages since the last call.
+  /// Seconds of train() in which this rank has waited for messages, since the last call.
   double take_waiting_seconds();
   /// Seconds of train() in which this rank's slices went forward or back, since the last call.
   double take_work_seconds();

@@ -32,6 +32,7 @@ class RunReport {
   /// At the end of progress.epoch; best: the test accuracy is the highest so far.
   void epoch(const RunProgress& progress, const std::optional<Evaluation>& test, bool best);
   void stopped(const RunProgress& progress, const std::string& why, const std::string& checkpoint);
+  /// Collective.
   void end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
            const MemoryReport& memory, const std::string& checkpoint);
 
@@ -41,6 +42,8 @@ class RunReport {
     double waiting_seconds = 0;
     std::int64_t images = 0;
     double total_seconds = 0;  // of all steps of this process
+    double total_work_seconds = 0;
+    double total_waiting_seconds = 0;
     std::int64_t total_images = 0;
   };
 
@@ -50,7 +53,7 @@ class RunReport {
   double images_per_second() const;
   void note_range(const StepReport& report, const RunProgress& progress);
   void print_summary(const RunProgress& progress, const Evaluation& test, double best_accuracy,
-                     const MemoryReport& memory);
+                     const MemoryReport& memory, const std::string& balance);
 
   Session& session_;
   const StartPoint& start_;
