@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 # What names a file or folder that a command writes, in these pages' examples.
-WRITES = re.compile(r"(?:(?<=\s)-o|--output|--json|tools/fetch_data \w+) ([\w./$-]+)")
+WRITES = re.compile(r"(?:(?<=\s)-o|--output|--json|--trace|tools/fetch_data \w+) ([\w./$-]+)")
 
 
 def commands(page):
