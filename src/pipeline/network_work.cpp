@@ -27,15 +27,14 @@ MicroBatchResult SweepResult::total() const {
 NetworkWork::NetworkWork(const Placement& placement, int rank,
                          const std::vector<TimeSlice<float>*>& slices,
                          const MiniBatchSource& source, std::vector<int> micro_batches, Mode mode,
-                         OnLogits on_logits, PhaseTimer* timer, TraceRecorder* trace)
+                         SweepObservers observers)
     : slices_(placement.num_slices()),
       source_(source),
       micro_batches_(std::move(micro_batches)),
       mini_batch_(source.size()),
       mode_(mode),
-      on_logits_(std::move(on_logits)),
-      timer_(timer),
-      trace_(trace) {
+      observers_(std::move(observers)),
+      backs_left_(placement.num_slices(), static_cast<int>(micro_batches_.size())) {
   for (std::size_t i = 0; i < slices.size(); ++i) {
     slices_[placement.slices_of(rank)[i]] = slices[i];
     slices[i]->begin_sweep(static_cast<int>(source.micro_batches.size()));
@@ -52,20 +51,32 @@ std::size_t NetworkWork::output_size(int slice, int micro_batch) const {
 
 void NetworkWork::compute(const Work& work, float* state, float* adjoint) {
   TimeSlice<float>& slice = own(work.slice);
-  const int m = micro_batches_[work.micro_batch];
   if (work.sweep == Sweep::forward) {
     forward(slice, work, state);
   } else {
-    count_work(work,
-               [&] { slice.backward(m, source_.micro_batches[m], mini_batch_, state, adjoint); });
+    backward(slice, work, state, adjoint);
   }
+}
+
+void NetworkWork::backward(TimeSlice<float>& slice, const Work& work, float* state,
+                           float* adjoint) {
+  TimeSlice<float>::OnGradient on_gradient;
+  const bool is_last = --backs_left_[work.slice] == 0;
+  if (GradientListener* listener = observers_.gradients; is_last && listener != nullptr)
+    on_gradient = [listener, index = work.slice](std::size_t first, std::size_t last) {
+      listener->complete(index, first, last);
+    };
+  const int m = number_of(work.micro_batch);
+  count_work(work, [&] {
+    slice.backward(m, source_.micro_batches[m], mini_batch_, state, adjoint, on_gradient);
+  });
 }
 
 template <typename Action>
 void NetworkWork::count_work(const Work& work, Action&& action) {
   using Clock = std::chrono::steady_clock;
   const bool ahead = work.sweep == Sweep::forward;
-  const TraceScope traced(trace_, ahead ? TraceAction::forward : TraceAction::backward,
+  const TraceScope traced(observers_.trace, ahead ? TraceAction::forward : TraceAction::backward,
                           number_of(work.micro_batch), work.slice);
   const Clock::time_point start = Clock::now();
   action();
@@ -76,14 +87,14 @@ void NetworkWork::forward(TimeSlice<float>& slice, const Work& work, float* stat
   const int micro_batch = number_of(work.micro_batch);
   const int batch = source_.micro_batches[micro_batch];
   if (slice.is_first()) {
-    const PhaseScope timed(timer_, Phase::data);
-    const TraceScope traced(trace_, TraceAction::data, micro_batch);
+    const PhaseScope timed(observers_.timer, Phase::data);
+    const TraceScope traced(observers_.trace, TraceAction::data, micro_batch);
     source_.images(micro_batch, slice.images(micro_batch, batch));
   }
   if (slice.is_last()) slice.set_labels(micro_batch, source_.labels(micro_batch));
   count_work(work, [&] { slice.forward(micro_batch, batch, mode_, state); });
   if (!slice.is_last()) return;
-  if (on_logits_) on_logits_(micro_batch, slice.logits(micro_batch));
+  if (observers_.on_logits) observers_.on_logits(micro_batch, slice.logits(micro_batch));
   if (mode_ != Mode::train) slice.release(micro_batch);
 }
 

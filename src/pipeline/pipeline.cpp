@@ -67,7 +67,9 @@ Pipeline::Pipeline(const Grid& grid, const Placement& placement,
       executor_(mailbox_) {
   // The MPI library moves large messages only inside its calls: look in while the kernels work.
   backend_.set_progress([this] {
-    if (playing_) mailbox_.progress();
+    if (!playing_) return;
+    mailbox_.progress();
+    if (gradients_ != nullptr) gradients_->progress();
   });
 }
 
@@ -97,17 +99,18 @@ void Pipeline::prepare(const ScheduleRule& rule, int num_micro_batches) {
 }
 
 SweepResult Pipeline::train(const ScheduleRule& rule, const MiniBatchSource& source,
-                            const OnLogits& on_logits) {
-  return sweep(&rule, source, Mode::train, on_logits);
+                            const OnLogits& on_logits, GradientListener* gradients) {
+  return sweep(&rule, source, Mode::train,
+               {.on_logits = on_logits, .gradients = gradients, .timer = timer_, .trace = trace_});
 }
 
 SweepResult Pipeline::evaluate(const MiniBatchSource& source, const OnLogits& on_logits) {
-  return sweep(nullptr, source, Mode::evaluate, on_logits);
+  return sweep(nullptr, source, Mode::evaluate, {.on_logits = on_logits, .timer = timer_});
 }
 
 // The lowest micro-batch of all slices, in it the first layer.
 std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
-  sweep(nullptr, source, Mode::inspect, {});
+  sweep(nullptr, source, Mode::inspect, {.timer = timer_});
   std::optional<NonFiniteLayer> first;
   for (const TimeSlice<float>* slice : slices_) {
     const auto found = slice->non_finite_layer();
@@ -119,10 +122,11 @@ std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
 }
 
 SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
-                            const OnLogits& on_logits) {
+                            SweepObservers observers) {
   const std::vector<int> own = own_micro_batches(static_cast<int>(source.micro_batches.size()));
-  TraceRecorder* trace = mode == Mode::train ? trace_ : nullptr;
-  NetworkWork work(placement_, rank_, slices_, source, own, mode, on_logits, timer_, trace);
+  TraceRecorder* trace = observers.trace;
+  gradients_ = observers.gradients;
+  NetworkWork work(placement_, rank_, slices_, source, own, mode, std::move(observers));
   mailbox_.set_trace(trace);
   executor_.begin(program_of(rule, static_cast<int>(own.size())), work);
   double waiting = 0;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -44,6 +45,17 @@ void unpack(const Grid& grid, const std::vector<double>& all, Statistics& statis
   statistics.values.store();
 }
 
+/// 2 MiB: large enough that their number costs nothing, small enough that the last one does not
+/// keep the others waiting.
+constexpr std::size_t bucket_entries = std::size_t{1} << 18;
+
+std::size_t num_trainable(const ParameterMap& map) {
+  std::size_t count = 0;
+  for (const ParameterEntry* entry : map.entries())
+    if (entry->trainable) count += entry->size();
+  return count;
+}
+
 /// Of the bits of an array: FNV-1a over its 32-bit words, 64 bits.
 std::int64_t digest_of(std::span<const float> values) {
   std::uint64_t digest = 14695981039346656037u;
@@ -71,16 +83,60 @@ std::optional<std::string> first_difference(const Grid& grid, Share<float>& shar
 
 }  // namespace
 
-void add_up_gradients(Network& network) {
-  const Grid& grid = network.grid();
-  if (grid.num_replicas() == 1) return;
-  const TraceScope traced(network.trace(), TraceAction::allreduce);
-  for (const auto& share : network.shares()) share->gradient().staged_sums().fetch();
-  std::vector<Request> requests;
-  for (const auto& share : network.shares())
-    requests.push_back(grid.data().sum(share->gradient().staged_sums().host()));
-  for (Request& request : requests) request.wait();
-  for (const auto& share : network.shares()) share->gradient().staged_sums().store();
+GradientExchange::GradientExchange(Network& network)
+    : network_(network),
+      early_(network.backend().space().host_accessible()),
+      complete_(network.shares().size()),
+      share_(network.shares().size()),
+      left_(num_trainable(network.shares().back()->map())) {}
+
+void GradientExchange::complete(int slice, std::size_t first, std::size_t last) {
+  if (!early_) return;
+  for (std::size_t i = 0; i < complete_.size(); ++i)
+    if (network_.shares()[i]->index() == slice) complete_[i].push_back({first, last});
+  start_complete_buckets();
+}
+
+// Neighbouring ranges make a bucket until it is large enough, or none follows that touches it.
+void GradientExchange::start_complete_buckets() {
+  while (share_ > 0 && next_ < complete_[share_ - 1].size()) {
+    const Range range = complete_[share_ - 1][next_++];
+    left_ -= range.size();
+    if (range.last == bucket_.first && bucket_.size() > 0) {
+      bucket_.first = range.first;
+    } else {
+      start(std::exchange(bucket_, range));
+    }
+    if (bucket_.size() >= bucket_entries || left_ == 0) start(std::exchange(bucket_, {}));
+    if (left_ > 0) continue;
+    next_ = 0;
+    if (--share_ > 0) left_ = num_trainable(network_.shares()[share_ - 1]->map());
+  }
+}
+
+void GradientExchange::start(Range range) {
+  if (range.size() == 0) return;
+  const std::span<ExactSum> sums = network_.shares()[share_ - 1]->gradient().staged_sums().host();
+  requests_.push_back(network_.grid().data().sum(sums.subspan(range.first, range.size())));
+}
+
+void GradientExchange::progress() {
+  std::erase_if(requests_, [](Request& request) { return request.done(); });
+}
+
+void GradientExchange::finish() {
+  const TraceScope traced(network_.trace(), TraceAction::allreduce);
+  if (early_) {
+    REVODE_CHECK(share_ == 0, "gradients of {} shares were not told of as complete", share_);
+    for (Request& request : requests_) request.wait();
+    requests_.clear();
+    return;
+  }
+  for (const auto& share : network_.shares()) share->gradient().staged_sums().fetch();
+  for (const auto& share : network_.shares())
+    requests_.push_back(network_.grid().data().sum(share->gradient().staged_sums().host()));
+  for (Request& request : requests_) request.wait();
+  for (const auto& share : network_.shares()) share->gradient().staged_sums().store();
 }
 
 void share_statistics(Network& network) {

@@ -80,10 +80,13 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
       share->gradient().clear();
     }
   }
-  const SweepResult sweep = network_.pipeline().train(schedule_, source, on_logits);
+  std::optional<GradientExchange> exchange;
+  if (network_.grid().num_replicas() > 1) exchange.emplace(network_);
+  const SweepResult sweep =
+      network_.pipeline().train(schedule_, source, on_logits, exchange ? &*exchange : nullptr);
   {
     const PhaseScope timed(timer, Phase::waiting);
-    add_up_gradients(network_);
+    if (exchange) exchange->finish();
     share_statistics(network_);
   }
   std::vector<int> layers_of_sums;  // whose sums left the range

@@ -37,14 +37,32 @@ struct SweepResult {
 
 using OnLogits = std::function<void(int micro_batch, std::span<const float> logits)>;
 
+/// Told while a sweep goes back which gradients are complete.
+class GradientListener {
+ public:
+  virtual ~GradientListener() = default;
+  /// The micro-batches of the sweep add no more to entries [first, last) of a slice's flat
+  /// gradient.
+  virtual void complete(int slice, std::size_t first, std::size_t last) = 0;
+  /// Called now and then while kernels work.
+  virtual void progress() = 0;
+};
+
+/// Who looks on during a sweep; each may be missing.
+struct SweepObservers {
+  OnLogits on_logits = {};  ///< on the last rank of a replica, after each forward
+  GradientListener* gradients = nullptr;
+  PhaseTimer* timer = nullptr;
+  TraceRecorder* trace = nullptr;
+};
+
 class NetworkWork final : public SliceWork {
  public:
   /// Begins the sweep. slices: this rank's, ascending. micro_batches: the source's that pass
-  /// through here; the work counts them from 0. All must outlive this object. timer and trace may
-  /// be null, on_logits empty.
+  /// through here; the work counts them from 0. All must outlive this object.
   NetworkWork(const Placement& placement, int rank, const std::vector<TimeSlice<float>*>& slices,
               const MiniBatchSource& source, std::vector<int> micro_batches, Mode mode,
-              OnLogits on_logits, PhaseTimer* timer, TraceRecorder* trace);
+              SweepObservers observers);
 
   std::size_t input_size(int slice, int micro_batch) const override;
   std::size_t output_size(int slice, int micro_batch) const override;
@@ -61,6 +79,7 @@ class NetworkWork final : public SliceWork {
  private:
   TimeSlice<float>& own(int slice) const { return *slices_[slice]; }
   void forward(TimeSlice<float>& slice, const Work& work, float* state);
+  void backward(TimeSlice<float>& slice, const Work& work, float* state, float* adjoint);
   template <typename Action>
   void count_work(const Work& work, Action&& action);
 
@@ -69,9 +88,8 @@ class NetworkWork final : public SliceWork {
   std::vector<int> micro_batches_;  // the source's number of each
   int mini_batch_;
   Mode mode_;
-  OnLogits on_logits_;
-  PhaseTimer* timer_;
-  TraceRecorder* trace_;
+  SweepObservers observers_;
+  std::vector<int> backs_left_;  // by slice
   double work_seconds_ = 0;
 };
 

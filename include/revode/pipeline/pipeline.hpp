@@ -36,9 +36,10 @@ class Pipeline {
 
   /// Forward and backward sweep of a mini-batch, of which each replica takes its micro-batches; the
   /// gradients of the slices += one contribution an entry for each of those. Collective. on_logits:
-  /// called on the last rank of a replica after each forward; may be empty.
+  /// called on the last rank of a replica after each forward; may be empty. gradients: told of
+  /// those of this rank's slices; may be null.
   SweepResult train(const ScheduleRule& rule, const MiniBatchSource& source,
-                    const OnLogits& on_logits = {});
+                    const OnLogits& on_logits = {}, GradientListener* gradients = nullptr);
 
   /// Forward sweep alone with running statistics. Collective.
   SweepResult evaluate(const MiniBatchSource& source, const OnLogits& on_logits = {});
@@ -64,7 +65,7 @@ class Pipeline {
   std::vector<int> own_micro_batches(int num_micro_batches) const;
   const Program& program_of(const ScheduleRule* rule, int num_micro_batches);
   SweepResult sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
-                    const OnLogits& on_logits);
+                    SweepObservers observers);
 
   const Grid& grid_;
   Placement placement_;
@@ -84,6 +85,7 @@ class Pipeline {
   };
   Made trained_, evaluated_;
   bool playing_ = false;
+  GradientListener* gradients_ = nullptr;  // of the sweep that is played
   double waiting_seconds_ = 0, work_seconds_ = 0;
   PhaseTimer* timer_ = nullptr;
   TraceRecorder* trace_ = nullptr;

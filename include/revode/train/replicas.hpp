@@ -13,9 +13,38 @@
 
 namespace revode {
 
-/// Sums of gradients, still in integers, over all replicas: so their order and grouping leave no
-/// trace.
-void add_up_gradients(Network& network);
+/// Adds up gradients over all replicas, still in integers, so that order and grouping leave no
+/// trace: a bucket of whole couplings at a time, from when this replica's last micro-batch has gone
+/// back through them, while the sweep goes on. One for each sweep.
+class GradientExchange final : public GradientListener {
+ public:
+  explicit GradientExchange(Network& network);
+
+  void complete(int slice, std::size_t first, std::size_t last) override;
+  void progress() override;
+  /// After the sweep: waits until all sums are those of all replicas.
+  void finish();
+
+ private:
+  /// Entries [first, last) of a share's gradient.
+  struct Range {
+    std::size_t first = 0, last = 0;
+    std::size_t size() const { return last - first; }
+  };
+  void start_complete_buckets();
+  void start(Range range);
+
+  Network& network_;
+  bool early_;                                ///< sums lie where the MPI library may read them
+  std::vector<std::vector<Range>> complete_;  // by share, in the order of the sweep
+  // Collectives start in the same order on all replicas, whatever their schedules: shares from the
+  // last to the first.
+  std::size_t share_;     // whose buckets are started now, + 1; 0: none is left
+  std::size_t next_ = 0;  // of its ranges
+  std::size_t left_ = 0;  // of its entries, not yet in a bucket
+  Range bucket_;
+  std::vector<Request> requests_;
+};
 
 /// Every replica gets the batch-norm statistics of all micro-batches.
 void share_statistics(Network& network);
