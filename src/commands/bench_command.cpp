@@ -11,10 +11,12 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/spread.hpp"
+#include "revode/files/host.hpp"
 #include "revode/files/json_text.hpp"
 #include "revode/model/convolution_count.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/write_permission.hpp"
+#include "revode/train/machine_file.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/schedule_choice.hpp"
 #include "revode/train/trace_file.hpp"
@@ -258,6 +260,22 @@ Json result_of(Network& network, const Measurements& seen) {
   return result;
 }
 
+/// What --machine-file holds.
+Json machine_of(Network& network) {
+  const RunPlan& plan = network.plan();
+  const int micro_batch = network.largest_micro_batch();
+  return {{"host", host_name()},
+          {"processor", processor_name()},
+          {"backend", network.backend().description()},
+          {"threads", network.num_threads()},
+          {"precision", plan.config.precision},
+          {"activations", plan.config.activations},
+          {"micro_batch", micro_batch},
+          {"revision", source_revision()},
+          {"date", utc_time()},
+          {"ranks", machine_ranks(plan.architecture, plan.costs, micro_batch)}};
+}
+
 /// The training split, of at least one mini-batch.
 std::unique_ptr<DataFeed> make_feed(const Config& config, const Grid& grid) {
   auto feed = std::make_unique<DataFeed>(config, Split::train, config.train_fraction, grid);
@@ -312,6 +330,8 @@ ExitStatus bench_command(Config given, const Communicator& world) {
   if (trace_file) trace_file->write(TraceFile::Failure::error);
   const Json result = result_of(*network, seen);
   if (prints) print_result(bench_tables(result));
+  if (grid.is_printer() && !config.machine_file.empty())
+    write_machine_file(config, machine_of(*network));
   if (grid.is_printer()) write_json_result(config, result);
   return ExitStatus::success;
 }

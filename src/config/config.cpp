@@ -265,6 +265,11 @@ void check_config(const Config& config) {
                  "--trace-steps {} without --trace FILE: say where the trace is to go",
                  config.trace_steps.value_or(0));
 
+  REVODE_REQUIRE(config.machine.empty() || config.machine_file.empty(),
+                 "--machine {} with --machine-file {}: one reads costs, the other measures and "
+                 "writes them; give one",
+                 config.machine, config.machine_file);
+
   const bool needs_folder = dataset_info(config.dataset).needs_folder;
   if (needs_folder && config.data_dir.empty() && !config.print_config) {
     throw input_error("--dataset {} needs --data-dir DIR: the folder that holds its binary files",

@@ -33,6 +33,8 @@ using Json = nlohmann::ordered_json;
 constexpr const char* config_ini_header =
     "# Written by revode at each start of the run in this folder; change a copy of it.";
 
+constexpr const char* machine_format = "revode-machine";
+
 /// Viewers pass over metadata that they do not know.
 constexpr const char* trace_header = R"([{"name":"trace of revode","ph":"M","pid":0,"args":{}})";
 
@@ -97,7 +99,7 @@ bool is_stream(const fs::path& path) {
                                   (S_ISCHR(status.st_mode) || S_ISFIFO(status.st_mode)));
 }
 
-enum class ResultFormat { json, hdf5, trace };
+enum class ResultFormat { json, hdf5, trace, machine };
 
 /// A result file that the options ask for, and everything that decides about it.
 struct Request {
@@ -122,6 +124,11 @@ bool is_result_of_same_kind(const Request& request) {
     return is_json_result_of(request.path, to_string(request.config.command));
   if (request.format == ResultFormat::trace)
     return first_line(request.path).starts_with(trace_header);
+  if (request.format == ResultFormat::machine) {
+    std::ifstream stream(request.path);
+    const auto json = parse_json(stream);
+    return json.is_object() && json.value("format", nlohmann::json()) == machine_format;
+  }
   const FileContent wanted = request.config.command == Command::eval ? FileContent::eval_result
                                                                      : FileContent::gradient_result;
   return content_of(request.path) == wanted;
@@ -131,6 +138,7 @@ void check_not_an_input(const Request& request) {
   const Config& config = request.config;
   const std::pair<const char*, const std::string&> inputs[] = {{"--checkpoint", config.checkpoint},
                                                                {"--resume", config.resume},
+                                                               {"--machine", config.machine},
                                                                {"--config", config.config_file}};
   for (const auto& [option, file] : inputs) {
     std::error_code ignored;
@@ -174,7 +182,9 @@ void check_can_be_made(const Request& request) {
 void check_stream(const Request& request) {
   REVODE_REQUIRE(request.format == ResultFormat::json,
                  "{}: that is a device or a FIFO, and {} needs a regular file", request.name(),
-                 request.format == ResultFormat::hdf5 ? "HDF5" : "a trace");
+                 request.format == ResultFormat::hdf5    ? "HDF5"
+                 : request.format == ResultFormat::trace ? "a trace"
+                                                         : "a machine file");
   if (const std::optional<int> descriptor = own_descriptor(request.path)) {
     const int flags = ::fcntl(*descriptor, F_GETFL);
     REVODE_REQUIRE(flags >= 0, "{}: can't be written: it is not open", request.name());
@@ -215,6 +225,8 @@ std::vector<Request> requests_of(const Config& config) {
   if (has_output && !config.output.empty()) add("--output", config.output, ResultFormat::hdf5);
   if (config.json_to_file()) add("--json", config.json, ResultFormat::json);
   if (!config.trace.empty()) add("--trace", config.trace, ResultFormat::trace);
+  if (!config.machine_file.empty())
+    add("--machine-file", config.machine_file, ResultFormat::machine);
   return requests;
 }
 
@@ -299,13 +311,25 @@ fs::path behind_links(const fs::path& path) {
 void check_result_files(const Config& config) {
   const std::vector<Request> requests = requests_of(config);
   for (const Request& request : requests) check(request);
-  if (requests.size() < 2) return;  // no command takes three of them
   std::error_code ignored;
-  const bool same = fs::weakly_canonical(fs::absolute(requests[0].path, ignored), ignored) ==
-                        fs::weakly_canonical(fs::absolute(requests[1].path, ignored), ignored) ||
-                    fs::equivalent(requests[0].path, requests[1].path, ignored);
-  REVODE_REQUIRE(!same, "{} and {} are the same file: name two", requests[0].name(),
-                 requests[1].name());
+  const auto same = [&](const Request& one, const Request& other) {
+    return fs::weakly_canonical(fs::absolute(one.path, ignored), ignored) ==
+               fs::weakly_canonical(fs::absolute(other.path, ignored), ignored) ||
+           fs::equivalent(one.path, other.path, ignored);
+  };
+  for (std::size_t i = 0; i < requests.size(); ++i)
+    for (std::size_t j = i + 1; j < requests.size(); ++j)
+      REVODE_REQUIRE(!same(requests[i], requests[j]), "{} and {} are the same file: name two",
+                     requests[i].name(), requests[j].name());
+}
+
+void write_machine_file(const Config& config, const Json& machine) {
+  const Request request{"--machine-file", config.machine_file, behind_links(config.machine_file),
+                        ResultFormat::machine, config};
+  check(request);  // again: a bench may take hours
+  Json whole{{"format", machine_format}, {"version", 1}};
+  whole.update(machine);
+  write_text_file(request.path, to_text(whole, 2) + "\n", request.name());
 }
 
 void write_trace(const Config& config, std::string_view events) {

@@ -10,6 +10,7 @@
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/run_log.hpp"
 #include "revode/train/layer_timing.hpp"
+#include "revode/train/machine_file.hpp"
 #include "revode/train/memory_forecast.hpp"
 
 namespace revode {
@@ -149,9 +150,23 @@ RunPlan choose_schedule(RunPlan plan, int largest_micro_batch) {
 }
 
 RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch) {
-  const bool is_open = plan.cut_rule == CutRule::measured || plan.chooses_schedule;
-  if (plan.placement.num_ranks() == 1 || !is_open) return plan;
-  plan.costs = agree_on_costs(plan, time_layers(plan, backend, largest_micro_batch), grid);
+  const bool is_open = plan.placement.num_ranks() > 1 &&
+                       (plan.cut_rule == CutRule::measured || plan.chooses_schedule);
+  if (!is_open && plan.config.machine_file.empty()) return plan;
+  if (const std::string& file = plan.config.machine; !file.empty()) {
+    std::string text;
+    grid.world().agree([&] {
+      if (grid.world().is_root()) text = read_machine_file(file);
+    });
+    text = grid.world().broadcast(text, 0);
+    grid.world().agree([&] {
+      plan.costs = costs_of_machine(text, file, plan.architecture, plan.placement.num_ranks(),
+                                    largest_micro_batch);
+    });
+  } else {
+    plan.costs = agree_on_costs(plan, time_layers(plan, backend, largest_micro_batch), grid);
+  }
+  if (!is_open) return plan;
   std::optional<RunPlan> chosen;
   grid.world().agree([&] { chosen = choose_schedule(std::move(plan), largest_micro_batch); });
   return *std::move(chosen);

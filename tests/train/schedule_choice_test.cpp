@@ -6,8 +6,11 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "revode/files/json_text.hpp"
 #include "revode/model/share.hpp"
+#include "revode/train/machine_file.hpp"
 #include "revode/train/memory_forecast.hpp"
 
 #include "support/error_text.hpp"
@@ -93,6 +96,54 @@ TEST(ScheduleChoice, HeedsTheMemoryLimit) {
       error_text(ExitStatus::bad_input, [&] { choose_schedule(limited, micro_batch); });
   for (const char* part : {"--memory-limit 1M", "1f1b with 1 slice", "MiB"})
     EXPECT_NE(text.find(part), std::string::npos) << text;
+}
+
+std::string machine_text(const RunPlan& plan, int num_images) {
+  nlohmann::ordered_json machine{{"format", "revode-machine"}};
+  machine["ranks"] = machine_ranks(plan.architecture, plan.costs, num_images);
+  return to_text(machine);
+}
+
+TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
+  RunPlan plan = plan_of({}, 1);
+  plan.costs.front() = {.opening = {1000, 2000},
+                        .closing = {3000, 4000},
+                        .blocks = {{10'000, 30'000}, {20'000, 60'000}, {50'000, 90'000}},
+                        .transitions = {{100, 200}, {300, 400}}};
+  const std::string text = machine_text(plan, 10);
+
+  const std::vector<LayerCosts> costs = costs_of_machine(text, "m.json", plan.architecture, 4, 5);
+
+  ASSERT_EQ(costs.size(), 1u);
+  EXPECT_EQ(costs[0].opening.back, 1000);
+  EXPECT_EQ(costs[0].closing.forward, 1500);
+  EXPECT_EQ(costs[0].blocks[2].back, 45'000);
+  EXPECT_EQ(costs[0].transitions[1].forward, 150);
+}
+
+TEST(MachineFile, WhatDoesNotFitIsRefused) {
+  RunPlan plan = plan_of({}, 1);
+  const auto refused = [&](const std::string& text, int num_ranks) {
+    return error_text(ExitStatus::bad_input,
+                      [&] { costs_of_machine(text, "m.json", plan.architecture, num_ranks, 5); });
+  };
+  EXPECT_NE(refused("{}", 1).find("not a machine file"), std::string::npos);
+  const std::string text = machine_text(plan, 10);
+  EXPECT_NE(refused(text.substr(0, text.size() / 2), 1).find("not a machine file"),
+            std::string::npos);
+  const RunPlan other = plan_of({"--widths", "16,32,64"}, 1);
+  EXPECT_NE(refused(machine_text(other, 10), 1).find("'hamiltonian opening 3 -> 16 x 32 x 32'"),
+            std::string::npos);
+  plan.costs.push_back(plan.costs.front());
+  EXPECT_NE(refused(machine_text(plan, 10), 3).find("2 ranks are of unequal speed"),
+            std::string::npos);
+  for (const char* wrong : {"-1", "1e300", "\"fast\"", "null"}) {
+    std::string changed = text;
+    const std::string key = "\"forward_seconds\":";
+    const auto begin = changed.find(key) + key.size();
+    changed.replace(begin, changed.find(',', begin) - begin, wrong);
+    EXPECT_NE(refused(changed, 1).find("'forward_seconds'"), std::string::npos) << wrong;
+  }
 }
 
 // The forecast knows shapes alone; slices know what they keep.

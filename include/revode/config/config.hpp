@@ -57,6 +57,7 @@ struct Config {
   std::string schedule = "auto";
   std::optional<int> slices_per_rank;  ///< default 1; --schedule auto may take more
   std::string partition = "measured";
+  std::string machine;            ///< a file
   std::string memory_limit;       ///< "<number>[K|M|G|T]", bytes of a rank; empty: none
   std::optional<int> time_ranks;  ///< default: all ranks, shared with the replicas asked for
   std::optional<int> data_ranks;  ///< default: what --time-ranks leaves, else 1
@@ -77,6 +78,7 @@ struct Config {
   std::string json;                ///< a file or "-"
   std::string trace;               ///< a file
   std::optional<int> trace_steps;  ///< default 10
+  std::string machine_file;        ///< to be written
   int log_every = 10;              ///< steps
   std::string progress = "auto";
 

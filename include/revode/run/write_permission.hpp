@@ -35,7 +35,7 @@ void write_config_ini(const std::filesystem::path& file, const Config& config);
 bool is_config_ini_of_run(const std::filesystem::path& file);
 
 /// Throws an input error, naming option and path, where the result files that the options ask for
-/// (--json; --trace; --output of eval and gradient) may not be written or cannot be: an input of
+/// (--json; --trace; --machine-file; --output of eval and gradient) may not be written or cannot be: an input of
 /// the command, each other, in a run's folder, an existing file that is no result of the same
 /// command, a folder, no folder to put it in, no right to write there. For one process; looks only.
 void check_result_files(const Config& config);
@@ -47,6 +47,10 @@ std::filesystem::path behind_links(const std::filesystem::path& path);
 /// Writes what --trace asks for, so that it is complete or absent: `events`, the items of a JSON
 /// array with a comma between, under a first line that tells the file from anybody else's.
 void write_trace(const Config& config, std::string_view events);
+
+/// Writes what --machine-file asks for, complete or absent, with the format's name and version in
+/// front.
+void write_machine_file(const Config& config, const nlohmann::ordered_json& machine);
 
 /// Writes the result of config.command: to standard output for `--json -`, into the device or FIFO
 /// where the path is one, else to a file that is complete or absent. The command and the version go

@@ -25,8 +25,9 @@ SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches);
 /// input error where nothing fits into the plan's memory limit.
 RunPlan choose_schedule(RunPlan plan, int largest_micro_batch);
 
-/// choose_schedule() with costs measured now, where the plan leaves something open and there is
-/// more than one time rank. Collective; all ranks choose alike.
+/// choose_schedule() with costs from --machine or measured now, where the plan leaves something
+/// open and there is more than one time rank. With --machine-file costs are measured in any case.
+/// Collective; all ranks choose alike.
 RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch);
 
 }  // namespace revode
