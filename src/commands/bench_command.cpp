@@ -257,6 +257,8 @@ Json result_of(Network& network, const Measurements& seen) {
   result["stages"] = stages;
   result["phases"] = gather_lists(communicator, phases_of(seen, communicator.rank()));
   result.update(settings_of(network));
+  if (network.plan().costs_are_times)
+    result["step_seconds_predicted"] = simulate_step(network.plan()).seconds / giga;
   return result;
 }
 

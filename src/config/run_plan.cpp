@@ -146,6 +146,7 @@ RunPlan plan_of(Config config, Architecture architecture, Placement placement, i
           .schedule = &schedule,
           .cut_rule = cut_rule,
           .costs = std::move(costs),
+          .costs_are_times = false,
           .chooses_schedule = is_open && config.schedule == "auto",
           .chooses_slices = is_open && config.schedule == "auto" && !config.slices_per_rank,
           .choice = {},

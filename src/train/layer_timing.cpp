@@ -1,6 +1,7 @@
 #include "revode/train/layer_timing.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -14,7 +15,7 @@ namespace revode {
 namespace {
 
 /// The first warms caches and makes scratch.
-constexpr int num_rounds = 4;
+constexpr int num_rounds = 6;
 /// Ranks within this of the median are alike: less is noise.
 constexpr double notable_difference = 0.1;
 
@@ -99,6 +100,8 @@ std::vector<double> flat(LayerCosts costs, LayerCosts* to = nullptr,
   visit(costs.closing);
   for (SweepCost& cost : costs.blocks) visit(cost);
   for (SweepCost& cost : costs.transitions) visit(cost);
+  if (from != nullptr) costs.message_value = (*from)[values.size()];
+  values.push_back(costs.message_value);
   if (to != nullptr) *to = costs;
   return values;
 }
@@ -148,6 +151,40 @@ LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch) 
     costs.transitions[k] = {share(forward.transition), share(back.transition)};
   }
   return costs;
+}
+
+double time_messages(const RunPlan& plan, const Grid& grid, int batch) {
+  const Stage& stage = plan.architecture.stages().front();
+  const std::size_t size = std::size_t{2} * batch * stage.channels * stage.plane_size();
+  const Communicator& time = grid.time();
+  const Placement chain = Placement::round_robin(time.size(), time.size());
+  const int slice = chain.slices_of(time.rank()).front();
+  std::vector<int> neighbours;  // slices
+  if (!chain.is_first(slice)) neighbours.push_back(slice - 1);
+  if (!chain.is_last(slice)) neighbours.push_back(slice + 1);
+  std::vector<Buffer<float>> out, in;
+  for (std::size_t i = 0; i < neighbours.size(); ++i) {
+    out.emplace_back(size, Memory::state);
+    in.emplace_back(size, Memory::state);
+  }
+  Least least;
+  for (int round = 0; round < num_rounds; ++round) {
+    std::vector<Request> requests;
+    time.barrier();
+    const auto start = std::chrono::steady_clock::now();
+    for (std::size_t i = 0; i < neighbours.size(); ++i) {
+      const int peer = chain.rank_of(neighbours[i]);
+      requests.push_back(time.receive(in[i].span(), peer, {MessageKind::state, slice}));
+      requests.push_back(time.send(out[i].span(), peer, {MessageKind::state, neighbours[i]}));
+    }
+    for (Request& request : requests) request.wait();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (round > 0) least.note(seconds);
+  }
+  if (neighbours.empty()) return 0;
+  return static_cast<double>(least.nanoseconds()) /
+         (2.0 * static_cast<double>(neighbours.size()) * static_cast<double>(size));
 }
 
 std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mine,

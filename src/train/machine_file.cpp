@@ -44,23 +44,24 @@ void for_each_layer(const Architecture& architecture, Costs& costs, Visit&& visi
 /// Seconds of an image, by the names of layers.
 using Seconds = std::map<std::string, std::pair<double, double>>;
 
+double number_in(const Json& object, const char* key, const std::string& file) {
+  const bool good = object.is_object() && object.contains(key) && object[key].is_number() &&
+                    object[key].get<double>() >= 0 && object[key].get<double>() < most_seconds;
+  REVODE_REQUIRE(good, "--machine {}: expected seconds in '{}', found {}", file, key,
+                 to_text(object).substr(0, 100));
+  return object[key].get<double>();
+}
+
 Seconds seconds_of(const Json& rank, const std::string& file) {
   Seconds seconds;
   REVODE_REQUIRE(rank.is_object() && rank.contains("layers") && rank["layers"].is_array(),
                  "--machine {}: expected a list 'layers' for each of its ranks", file);
   for (const Json& layer : rank["layers"]) {
-    const auto number = [&](const char* key) {
-      const bool good = layer.is_object() && layer.contains(key) && layer[key].is_number() &&
-                        layer[key].get<double>() >= 0 && layer[key].get<double>() < most_seconds;
-      REVODE_REQUIRE(good, "--machine {}: expected a layer with seconds in '{}', found {}", file,
-                     key, to_text(layer));
-      return layer[key].get<double>();
-    };
     REVODE_REQUIRE(layer.is_object() && layer.contains("layer") && layer["layer"].is_string(),
                    "--machine {}: expected a layer with its name in 'layer', found {}", file,
                    to_text(layer));
-    seconds[layer["layer"].get<std::string>()] = {number("forward_seconds"),
-                                                  number("back_seconds")};
+    seconds[layer["layer"].get<std::string>()] = {number_in(layer, "forward_seconds", file),
+                                                  number_in(layer, "back_seconds", file)};
   }
   return seconds;
 }
@@ -86,7 +87,7 @@ Json machine_ranks(const Architecture& architecture, const std::vector<LayerCost
                         {"forward_seconds", static_cast<double>(cost.forward) / giga / micro_batch},
                         {"back_seconds", static_cast<double>(cost.back) / giga / micro_batch}});
     });
-    ranks.push_back({{"layers", layers}});
+    ranks.push_back({{"message_value_seconds", of_rank.message_value / giga}, {"layers", layers}});
   }
   return ranks;
 }
@@ -112,6 +113,7 @@ std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::str
   for (const Json& rank : machine["ranks"]) {
     const Seconds seconds = seconds_of(rank, file);
     LayerCosts& of_rank = costs.emplace_back(uniform_costs(architecture));
+    of_rank.message_value = giga * number_in(rank, "message_value_seconds", file);
     for_each_layer(architecture, of_rank, [&](const std::string& name, SweepCost& cost) {
       const auto found = seconds.find(name);
       REVODE_REQUIRE(

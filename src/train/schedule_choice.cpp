@@ -17,7 +17,7 @@ namespace revode {
 namespace {
 
 constexpr int most_slices_a_rank = 4;
-/// A finer cut takes more messages, whose time the simulation leaves out.
+/// A finer cut takes more messages, which may be slower than they were measured.
 constexpr double worth_a_finer_cut = 0.98;
 /// Steps this close are equal.
 constexpr double equal = 1e-3;
@@ -95,13 +95,17 @@ bool is_better(const Candidate& one, const Candidate& other) {
          one.bytes < other.bytes;
 }
 
+/// Of the rank that owns the slice.
+const LayerCosts& costs_of(const RunPlan& plan, int slice) {
+  return plan.costs[plan.costs.size() == 1 ? 0 : plan.placement.rank_of(slice)];
+}
+
 }  // namespace
 
 std::vector<SweepCost> slice_costs(const RunPlan& plan) {
   std::vector<SweepCost> costs;
   for (int slice = 0; slice < plan.placement.num_slices(); ++slice) {
-    const std::size_t whose = plan.costs.size() == 1 ? 0 : plan.placement.rank_of(slice);
-    costs.push_back(slice_cost(plan.architecture, plan.costs[whose], plan.slices[slice]));
+    costs.push_back(slice_cost(plan.architecture, costs_of(plan, slice), plan.slices[slice]));
   }
   return costs;
 }
@@ -111,13 +115,25 @@ SimulationResult simulate_step(const RunPlan& plan) {
 }
 
 SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches) {
-  const std::vector<SweepCost> costs = slice_costs(plan);
+  const std::vector<SweepCost> work_of = slice_costs(plan);
+  const int batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
+  std::vector<SweepCost> time_of = work_of;
+  for (int slice = 0; slice < plan.placement.num_slices(); ++slice)
+    time_of[slice] +=
+        message_cost(plan.architecture, costs_of(plan, slice), plan.slices[slice], batch);
   const auto compute = [&](const Work& work) {
-    const SweepCost& cost = costs[work.slice];
-    return static_cast<double>(work.sweep == Sweep::forward ? cost.forward : cost.back);
+    const SweepCost& time = time_of[work.slice];
+    return static_cast<double>(work.sweep == Sweep::forward ? time.forward : time.back);
   };
-  return simulate(make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement,
-                  {.compute = compute});
+  SimulationResult result =
+      simulate(make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement,
+               {.compute = compute});
+  // Messages keep a rank busy, but they are no work.
+  for (SimulationResult::Rank& rank : result.ranks) rank.busy_seconds = 0;
+  for (int slice = 0; slice < plan.placement.num_slices(); ++slice)
+    result.ranks[plan.placement.rank_of(slice)].busy_seconds +=
+        num_micro_batches * static_cast<double>(work_of[slice].total());
+  return result;
 }
 
 RunPlan choose_schedule(RunPlan plan, int largest_micro_batch) {
@@ -164,8 +180,11 @@ RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int larg
                                     largest_micro_batch);
     });
   } else {
-    plan.costs = agree_on_costs(plan, time_layers(plan, backend, largest_micro_batch), grid);
+    LayerCosts mine = time_layers(plan, backend, largest_micro_batch);
+    mine.message_value = time_messages(plan, grid, largest_micro_batch);
+    plan.costs = agree_on_costs(plan, mine, grid);
   }
+  plan.costs_are_times = true;
   if (!is_open) return plan;
   std::optional<RunPlan> chosen;
   grid.world().agree([&] { chosen = choose_schedule(std::move(plan), largest_micro_batch); });

@@ -53,6 +53,16 @@ TEST(ScheduleChoice, TakesFewMessagesWhereThinSlicesSaveLittle) {
   EXPECT_EQ(slices_a_rank(plan), 1);
 }
 
+// The same network, where messages take as long as the blocks.
+TEST(ScheduleChoice, TakesFewMessagesWhereTheyAreSlow) {
+  RunPlan plan = plan_of({"--depth", "98"}, 2);
+  plan.costs.front().message_value = 1e-5;
+
+  const RunPlan chosen = choose_schedule(plan, micro_batch);
+
+  EXPECT_EQ(slices_a_rank(chosen), 1);
+}
+
 TEST(ScheduleChoice, KeepsWhatWasGiven) {
   EXPECT_EQ(slices_a_rank(choose_schedule(plan_of({"--depth", "98", "--slices-per-rank", "2"}, 2),
                                           micro_batch)),
@@ -109,7 +119,8 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
   plan.costs.front() = {.opening = {1000, 2000},
                         .closing = {3000, 4000},
                         .blocks = {{10'000, 30'000}, {20'000, 60'000}, {50'000, 90'000}},
-                        .transitions = {{100, 200}, {300, 400}}};
+                        .transitions = {{100, 200}, {300, 400}},
+                        .message_value = 0.5};
   const std::string text = machine_text(plan, 10);
 
   const std::vector<LayerCosts> costs = costs_of_machine(text, "m.json", plan.architecture, 4, 5);
@@ -119,6 +130,7 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
   EXPECT_EQ(costs[0].closing.forward, 1500);
   EXPECT_EQ(costs[0].blocks[2].back, 45'000);
   EXPECT_EQ(costs[0].transitions[1].forward, 150);
+  EXPECT_DOUBLE_EQ(costs[0].message_value, 0.5);  // whatever the micro-batch
 }
 
 TEST(MachineFile, WhatDoesNotFitIsRefused) {

@@ -50,6 +50,7 @@ struct RunPlan {
   /// What layers cost each time rank (one: all alike), by which ranks were cut and steps are
   /// simulated. Counted until they are measured (see schedule_choice.hpp).
   std::vector<LayerCosts> costs;
+  bool costs_are_times;                      ///< nanoseconds of a micro-batch; else multiply-adds
   bool chooses_schedule;                     ///< --schedule auto: costs that are measured decide
   bool chooses_slices;                       ///< likewise, how many each rank has
   std::string choice;                        ///< in words what was chosen, once it is

@@ -26,6 +26,7 @@ struct LayerCosts {
   SweepCost opening, closing;
   std::vector<SweepCost> blocks;       ///< of one block, by stage
   std::vector<SweepCost> transitions;  ///< behind a stage, by stage; none behind the last
+  double message_value = 0;            ///< a rank's for each value that it sends or receives
 };
 
 /// Every block costs the same, the rest nothing.
@@ -36,7 +37,11 @@ LayerCosts multiply_adds(const Architecture& architecture);
 /// A block, with the transition where it ends a stage: the slice that ends a stage does that, as
 /// what it sends is then half as large.
 SweepCost block_cost(const Architecture& architecture, const LayerCosts& costs, int block);
-/// Opening and closing included.
+/// Opening and closing included, messages not.
 SweepCost slice_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range);
+/// Of the messages that enter and leave a slice with a micro-batch of `batch` images: a state
+/// forward, a state and its adjoint back.
+SweepCost message_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range,
+                       int batch);
 
 }  // namespace revode

@@ -15,8 +15,13 @@ namespace revode {
 /// rank: one block of each stage and the ends are played a few times, and the least counts.
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch);
 
-/// The same on all ranks at once, as in a step. What all agree on: by time rank where some are
-/// slower than others, else one for all (medians). Collective.
+/// Nanoseconds of a rank for each value of a message, sent or received: neighbouring slices
+/// exchange states of `batch` images, as all ranks do at once. On one host that is the copying.
+/// Collective.
+double time_messages(const RunPlan& plan, const Grid& grid, int batch);
+
+/// What all ranks agree on from what each has measured: by time rank where some are slower than
+/// others, else one for all (medians). Collective.
 std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mine,
                                        const Grid& grid);
 

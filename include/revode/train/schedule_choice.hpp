@@ -15,7 +15,8 @@ namespace revode {
 /// What each slice of the plan costs its rank, in the unit of plan.costs.
 std::vector<SweepCost> slice_costs(const RunPlan& plan);
 /// A step of the plan with its costs: of the replica that has most micro-batches, or of one that
-/// has so many. Messages take no time.
+/// has so many. Messages keep their ranks busy, as they do where ranks copy them; a
+/// network that works apart from the ranks takes less. In the unit of plan.costs.
 SimulationResult simulate_step(const RunPlan& plan);
 SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches);
 
