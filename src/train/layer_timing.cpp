@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "revode/core/phase_timer.hpp"
 #include "revode/core/random.hpp"
@@ -15,16 +16,22 @@ namespace revode {
 namespace {
 
 /// The first warms caches and makes scratch.
-constexpr int num_rounds = 6;
+constexpr int num_rounds = 5;
 /// Ranks within this of the median are alike: less is noise.
 constexpr double notable_difference = 0.1;
 
-/// The same layers, a block or two of each kind.
-Architecture short_network(const Architecture& whole) {
-  const int blocks = whole.rule().couplings_per_block == 1 ? 2 : 1;
+/// Enough that weights come from as far away as in a long run of them, not from the nearest cache.
+constexpr int most_couplings_a_stage = 8;
+
+/// The same layers: of each stage a rank's share, but no more couplings than tell.
+Architecture short_network(const Architecture& whole, int num_ranks) {
+  std::vector<int> blocks;
+  for (const Stage& stage : whole.stages())
+    blocks.push_back(std::min((stage.blocks + num_ranks - 1) / num_ranks,
+                              most_couplings_a_stage / whole.rule().couplings_per_block));
   return Architecture({.arch = std::string(whole.rule().name),
                        .depth = std::nullopt,
-                       .blocks = std::vector<int>(whole.stages().size(), blocks),
+                       .blocks = std::move(blocks),
                        .widths = whole.widths(),
                        .step_size = whole.step_size(),
                        .grid_bits = whole.grid_bits(),
@@ -38,7 +45,7 @@ Architecture short_network(const Architecture& whole) {
 class OneSweep {
  public:
   OneSweep(const RunPlan& plan, Backend<float>& backend, int batch)
-      : network_(short_network(plan.architecture)),
+      : network_(short_network(plan.architecture, plan.placement.num_ranks())),
         share_(network_, 0, {0, network_.num_blocks()}, backend, plan.activations, 1),
         adjoint_(share_.slice().adjoint_capacity(batch), Memory::state, backend.space()),
         backend_(backend),

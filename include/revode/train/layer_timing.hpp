@@ -12,7 +12,7 @@
 namespace revode {
 
 /// Nanoseconds of a micro-batch of `batch` images through the layers of the plan's network on this
-/// rank: one block of each stage and the ends are played a few times, and the least counts.
+/// rank: some blocks of each stage and the ends are played a few times, and the least counts.
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch);
 
 /// Nanoseconds of a rank for each value of a message, sent or received: neighbouring slices
