@@ -106,6 +106,13 @@ std::string partition_lines(Network& network) {
       100 * balance, schedule.name, num_micro_batches, num_replicas > 1 ? " a replica" : "",
       bubble);
   if (!plan.choice.empty()) text += fmt::format("  {}\n", plan.choice);
+  // Of all replicas: a grid of more replicas shares the same micro-batches.
+  if (const int ranks = network.grid().world().size(); plan.num_micro_batches < ranks)
+    text += fmt::format(
+        "  note: a micro-batch is on one rank at a time: {} of them keep at most {} of the {} "
+        "ranks\n"
+        "  busy, on any grid\n",
+        plan.num_micro_batches, plan.num_micro_batches, ranks);
   // Where slices differ, ranks idle with any number of micro-batches.
   const int better = std::min(4 * num_ranks, most_contributions / num_replicas);
   if (bubble > notable_bubble && num_micro_batches < better)

@@ -27,13 +27,15 @@ class Resume(program.ProgramTest):
         with open(self.folder / run / "metrics.jsonl", "a") as file:
             file.write('{"kind": "step", "st')
 
-    def test_any_checkpoint_on_any_ranks_equals_the_uninterrupted_run(self):
+    def test_any_checkpoint_on_any_grid_equals_the_uninterrupted_run(self):
         self.train_uninterrupted()
-        for step, ranks in [(2, 1), (4, 3), (6, 4), (8, 2)]:
-            with self.subTest(step=step, ranks=ranks):
+        for step, ranks, grid in [(2, 1, []), (4, 3, []), (6, 4, ["--data-ranks", "2"]),
+                                  (8, 2, ["--time-ranks", "1"])]:
+            with self.subTest(step=step, ranks=ranks, grid=grid):
                 run = f"from-{step}"
                 self.copy_until(run, step)
-                self.run_program("--resume", f"{run}/checkpoint-{step}.h5", *STEPS, "--log-every", "1", ranks=ranks)
+                self.run_program("--resume", f"{run}/checkpoint-{step}.h5", *STEPS, "--log-every", "1", *grid,
+                                 ranks=ranks)
                 self.expect_same_run(run, [2, 4, 6, 8, 10])
 
     def test_four_then_three_then_one_rank_equal_the_uninterrupted_run(self):
