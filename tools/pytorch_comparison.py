@@ -133,10 +133,14 @@ def compare_gradients(name, found, expected):
     return errors
 
 
+# One slice a rank, cut in the same place each time: what PyTorch's pipeline has.
+FIXED_CUT = ["--schedule", "1f1b", "--partition", "flops"]
+
+
 def bench_revode(options, folder, micro_batches=1, smoothness=SMOOTHNESS, steps=None):
     text = run_revode(options, options.ranks, "bench", "--checkpoint", folder / "model.h5", "--dataset", "cifar10",
                       "--data-dir", folder / "data", "--batch-size", options.batch, "--micro-batches", micro_batches,
                       "--augment", "off", "--threads", options.threads, "--activations", options.activations, "--steps",
                       steps or options.steps, "--learning-rate", RATE, "--momentum", MOMENTUM, "--weight-decay",
-                      WEIGHT_DECAY, "--smoothness", smoothness, "--json", "-")
+                      WEIGHT_DECAY, "--smoothness", smoothness, *FIXED_CUT, "--json", "-")
     return json.loads(text)
