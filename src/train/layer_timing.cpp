@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <span>
+#include <type_traits>
 #include <utility>
 
 #include "revode/core/phase_timer.hpp"
@@ -58,7 +60,7 @@ class OneSweep {
 
   const Architecture& network() const { return network_; }
 
-  /// fills `forward` and `back` with the seconds of each phase
+  /// Adds the seconds of each phase to `forward` and `back`.
   void play(PhaseTimer& forward, PhaseTimer& back) {
     TimeSlice<float>& slice = share_.slice();
     slice.begin_sweep(1);
@@ -95,24 +97,32 @@ class Least {
   double least_ = std::numeric_limits<double>::infinity();
 };
 
-/// Costs as numbers in a fixed order, and back.
-std::vector<double> flat(LayerCosts costs, LayerCosts* to = nullptr,
-                         const std::vector<double>* from = nullptr) {
-  std::vector<double> values;
-  const auto visit = [&](SweepCost& cost) {
-    for (std::int64_t* value : {&cost.forward, &cost.back}) {
-      if (from != nullptr) *value = std::llround((*from)[values.size()]);
-      values.push_back(static_cast<double>(*value));
-    }
+/// Every cost of the layers, in a fixed order.
+template <typename Costs, typename Visit>
+void for_each_cost(Costs& costs, Visit&& visit) {
+  const auto both = [&](auto& cost) {
+    visit(cost.forward);
+    visit(cost.back);
   };
-  visit(costs.opening);
-  visit(costs.closing);
-  for (SweepCost& cost : costs.blocks) visit(cost);
-  for (SweepCost& cost : costs.transitions) visit(cost);
-  if (from != nullptr) costs.message_value = (*from)[values.size()];
-  values.push_back(costs.message_value);
-  if (to != nullptr) *to = costs;
-  return values;
+  both(costs.opening);
+  both(costs.closing);
+  for (auto& cost : costs.blocks) both(cost);
+  for (auto& cost : costs.transitions) both(cost);
+  visit(costs.message_value);
+}
+
+std::vector<double> to_numbers(const LayerCosts& costs) {
+  std::vector<double> numbers;
+  for_each_cost(costs, [&](auto cost) { numbers.push_back(static_cast<double>(cost)); });
+  return numbers;
+}
+
+/// costs: of the same network.
+LayerCosts from_numbers(LayerCosts costs, std::span<const double> numbers) {
+  auto next = numbers.begin();
+  for_each_cost(costs,
+                [&](auto& cost) { cost = static_cast<std::decay_t<decltype(cost)>>(*next++); });
+  return costs;
 }
 
 }  // namespace
@@ -127,8 +137,8 @@ LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch) 
   };
   Phases forward(num_stages), back(num_stages);
   for (int round = 0; round < num_rounds; ++round) {
-    PhaseTimer there(num_stages), return_(num_stages);
-    sweep.play(there, return_);
+    PhaseTimer ahead(num_stages), backward(num_stages);
+    sweep.play(ahead, backward);
     if (round == 0) continue;
     const auto note = [&](Phases& phases, const PhaseTimer& timer, Phase stage_phase) {
       phases.opening.note(timer.seconds(Phase::opening));
@@ -136,8 +146,8 @@ LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch) 
       phases.transition.note(timer.seconds(Phase::transition));
       for (int k = 0; k < num_stages; ++k) phases.stage[k].note(timer.seconds(stage_phase, k));
     };
-    note(forward, there, Phase::stage_forward);
-    note(back, return_, Phase::stage_back);
+    note(forward, ahead, Phase::stage_forward);
+    note(back, backward, Phase::stage_back);
   }
   LayerCosts costs = uniform_costs(plan.architecture);
   costs.opening = {forward.opening.nanoseconds(), back.opening.nanoseconds()};
@@ -200,7 +210,7 @@ double time_messages(const RunPlan& plan, const Grid& grid, int batch) {
 
 std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mine,
                                        const Grid& grid) {
-  const std::vector<double> values = flat(mine);
+  const std::vector<double> values = to_numbers(mine);
   const std::size_t size = values.size();
   // The slowest replica of a time rank holds the others up.
   const std::vector<double> of_replicas = grid.data().all_gather(values);
@@ -210,13 +220,13 @@ std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mi
   const std::vector<double> all = grid.time().all_gather(slowest);
 
   const int num_ranks = grid.time().size();
-  std::vector<LayerCosts> of_rank(num_ranks, mine);
+  const BlockRange all_blocks{0, plan.architecture.num_blocks()};
+  std::vector<LayerCosts> of_rank;
   std::vector<double> whole;
   for (int rank = 0; rank < num_ranks; ++rank) {
-    const std::vector<double> theirs(all.begin() + rank * size, all.begin() + (rank + 1) * size);
-    flat(mine, &of_rank[rank], &theirs);
-    whole.push_back(static_cast<double>(
-        slice_cost(plan.architecture, of_rank[rank], {0, plan.architecture.num_blocks()}).total()));
+    of_rank.push_back(from_numbers(mine, std::span(all).subspan(rank * size, size)));
+    whole.push_back(
+        static_cast<double>(slice_cost(plan.architecture, of_rank.back(), all_blocks).total()));
   }
   const double median = spread_of(whole).median;
   const bool alike = std::ranges::all_of(
@@ -228,9 +238,7 @@ std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mi
     for (int rank = 0; rank < num_ranks; ++rank) one.push_back(all[rank * size + i]);
     medians[i] = spread_of(one).median;
   }
-  LayerCosts costs = mine;
-  flat(mine, &costs, &medians);
-  return {costs};
+  return {from_numbers(mine, medians)};
 }
 
 }  // namespace revode

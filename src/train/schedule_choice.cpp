@@ -1,6 +1,7 @@
 #include "revode/train/schedule_choice.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -17,6 +18,8 @@ namespace revode {
 namespace {
 
 constexpr int most_slices_a_rank = 4;
+/// Micro-batches x slices of a simulation that takes a tenth of a second; finer cuts are left out.
+constexpr std::int64_t most_to_simulate = std::int64_t{1} << 16;
 /// A finer cut takes more messages, which may be slower than they were measured.
 constexpr double worth_a_finer_cut = 0.98;
 /// Steps this close are equal.
@@ -71,11 +74,11 @@ Candidate examine(RunPlan plan, int largest_micro_batch) {
 std::vector<Candidate> candidates_of(const RunPlan& plan, int largest_micro_batch) {
   std::vector<Candidate> candidates;
   const int given = slices_a_rank(plan);
-  const int num_ranks = plan.placement.num_ranks();
-  for (int number = plan.chooses_slices ? 1 : given;
-       number <= (plan.chooses_slices ? most_slices_a_rank : given) &&
-       number * num_ranks <= plan.architecture.num_blocks();
-       ++number) {
+  const int most = plan.chooses_slices ? most_slices_a_rank : given;
+  for (int number = given; number <= most; ++number) {
+    const int num_slices = number * plan.placement.num_ranks();
+    const bool is_large = std::int64_t{1} * num_slices * plan.num_micro_batches > most_to_simulate;
+    if (number > given && (is_large || num_slices > plan.architecture.num_blocks())) break;
     RunPlan cut = with_slices(plan, number);
     for (const std::string& name : schedule_names()) {
       const ScheduleRule& rule = schedule_rule(name);
@@ -104,9 +107,8 @@ const LayerCosts& costs_of(const RunPlan& plan, int slice) {
 
 std::vector<SweepCost> slice_costs(const RunPlan& plan) {
   std::vector<SweepCost> costs;
-  for (int slice = 0; slice < plan.placement.num_slices(); ++slice) {
+  for (int slice = 0; slice < plan.placement.num_slices(); ++slice)
     costs.push_back(slice_cost(plan.architecture, costs_of(plan, slice), plan.slices[slice]));
-  }
   return costs;
 }
 

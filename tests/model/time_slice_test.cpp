@@ -295,7 +295,7 @@ TEST_P(TimeSliceOf, MicroBatchesMayGoBackInAnyOrder) {
 
 // What is told must be final then: replicas begin to add it up while the sweep goes on.
 TEST_P(TimeSliceOf, GradientsAreToldOnceAndWhenTheyAreComplete) {
-  const Architecture network = make(GetParam(), {7, 4, 1});
+  const Architecture network = make(GetParam(), {7, 1, 1});
   for (const char* name : {"reference", "cpu"}) {
     SCOPED_TRACE(name);
     const auto backend = make_backend(name, 1);

@@ -35,9 +35,10 @@ void write_config_ini(const std::filesystem::path& file, const Config& config);
 bool is_config_ini_of_run(const std::filesystem::path& file);
 
 /// Throws an input error, naming option and path, where the result files that the options ask for
-/// (--json; --trace; --machine-file; --output of eval and gradient) may not be written or cannot be: an input of
-/// the command, each other, in a run's folder, an existing file that is no result of the same
-/// command, a folder, no folder to put it in, no right to write there. For one process; looks only.
+/// (--json; --trace; --machine-file; --output of eval and gradient) may not be written or cannot
+/// be: an input of the command, each other, in a run's folder, an existing file that is no result
+/// of the same command, a folder, no folder to put it in, no right to write there. For one process;
+/// looks only.
 void check_result_files(const Config& config);
 
 /// The file that a result goes to: `path` with links followed to what they point to, which need not
