@@ -55,7 +55,7 @@ ClockOffset offset_of(std::span<const PingPong> rounds) {
   const std::int64_t half = length(fastest) / 2, middle = fastest.sent + half;
   const std::int64_t ahead = fastest.answered - middle;
   // Rounded up: half of an odd length is rounded down.
-  return {middle, std::abs(ahead) <= half + 1 ? 0 : ahead};
+  return {middle, std::abs(ahead) <= half + 1 ? 0 : ahead, half + 1};
 }
 
 ClockOffset measure_clock_offset(const Communicator& world) {
@@ -66,10 +66,13 @@ ClockOffset measure_clock_offset(const Communicator& world) {
 
 std::int64_t by_clock_of_root(std::int64_t time, const ClockOffset& first,
                               const ClockOffset& last) {
-  if (last.at == first.at) return time + last.ahead;
+  // Clocks that may go at the same rate do: what is less sure must not bend them.
+  const std::int64_t drift = last.ahead - first.ahead;
+  if (last.at == first.at || std::abs(drift) <= first.uncertainty + last.uncertainty)
+    return time + (first.uncertainty < last.uncertainty ? first : last).ahead;
   const double part =
       static_cast<double>(time - first.at) / static_cast<double>(last.at - first.at);
-  const double change = part * static_cast<double>(last.ahead - first.ahead);
+  const double change = part * static_cast<double>(drift);
   return time + first.ahead + std::llround(change);
 }
 

@@ -76,7 +76,7 @@ std::vector<Delays> adversarial_delays(std::uint64_t seed) {
 
 // Sanitizers look at memory, and find in small programs what there is.
 #ifdef __SANITIZE_ADDRESS__
-constexpr int most_ranks = 5, most_micro_batches = 8;
+constexpr int most_ranks = 4, most_micro_batches = 7;
 #else
 constexpr int most_ranks = 16, most_micro_batches = 32;
 #endif

@@ -22,6 +22,7 @@ struct PingPong {
 struct ClockOffset {
   std::int64_t at;
   std::int64_t ahead;
+  std::int64_t uncertainty = 0;  ///< half the round trip that it comes from
 };
 
 /// From the fastest of the rounds, at least one, as if both ways took equally long: off by at most
@@ -31,7 +32,8 @@ ClockOffset offset_of(std::span<const PingPong> rounds);
 /// Of this rank, now. Collective; takes 20 round trips of each rank in turn.
 ClockOffset measure_clock_offset(const Communicator& world);
 
-/// `time` by the clock of rank 0: the offset changes linearly from `first` to `last`.
+/// `time` by the clock of rank 0: the offset changes linearly from `first` to `last`, if they
+/// differ by more than they are uncertain; else it is the surer of both throughout.
 std::int64_t by_clock_of_root(std::int64_t time, const ClockOffset& first, const ClockOffset& last);
 
 /// A message as the clocks of its two ranks tell it.
