@@ -224,7 +224,7 @@ std::vector<Option> make_table() {
        "costs of layers from a file of bench --machine-file, instead of measuring", "", computing,
        trains, Stored::no, &Config::machine, text("a machine file")},
       {"memory-limit", "SIZE",
-       "a rank's memory for weights and states that --schedule auto may take (800M, 1.5G)",
+       "most memory of a rank for weights and states (800M, 1.5G); --schedule auto heeds it",
        "no limit", computing, trains, Stored::no, &Config::memory_limit, bytes()},
       {"time-ranks", "T", "ranks that share the depth of a replica", "all ranks / D", computing,
        networks, Stored::no, &Config::time_ranks, whole(1)},

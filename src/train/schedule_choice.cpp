@@ -91,6 +91,14 @@ std::vector<Candidate> candidates_of(const RunPlan& plan, int largest_micro_batc
   return candidates;
 }
 
+/// smallest: what needs least of all that can be played.
+[[noreturn]] void refuse_memory(const Candidate& smallest) {
+  throw input_error(
+      "--memory-limit {}: {} needs least of what can be played here, {} on a rank for weights and "
+      "states; a smaller --batch-size, more --micro-batches or more ranks need less",
+      smallest.plan.config.memory_limit, smallest.in_words(), format_bytes(smallest.bytes));
+}
+
 bool is_better(const Candidate& one, const Candidate& other) {
   const double finer = slices_a_rank(one.plan) > slices_a_rank(other.plan) ? worth_a_finer_cut : 1;
   if (one.step.seconds < finer * other.step.seconds * (1 - equal)) return true;
@@ -146,11 +154,7 @@ RunPlan choose_schedule(RunPlan plan, int largest_micro_batch) {
     if (plan.memory_limit && candidate.bytes > static_cast<double>(*plan.memory_limit)) continue;
     if (best == nullptr || is_better(candidate, *best)) best = &candidate;
   }
-  REVODE_REQUIRE(best != nullptr,
-                 "--memory-limit {}: {} needs least of what can be played here, {} on a rank for "
-                 "weights and states; a smaller --batch-size, more --micro-batches or more ranks "
-                 "need less",
-                 plan.config.memory_limit, smallest->in_words(), format_bytes(smallest->bytes));
+  if (best == nullptr) refuse_memory(*smallest);
   RunPlan taken = best->plan;
   if (!plan.chooses_schedule) return taken;
   const bool is_coarsest = slices_a_rank(taken) == slices_a_rank(candidates.front().plan);
@@ -170,7 +174,12 @@ RunPlan choose_schedule(RunPlan plan, int largest_micro_batch) {
 RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch) {
   const bool is_open = plan.placement.num_ranks() > 1 &&
                        (plan.cut_rule == CutRule::measured || plan.chooses_schedule);
-  if (!is_open && plan.config.machine_file.empty()) return plan;
+  if (!is_open && plan.memory_limit)
+    grid.world().agree([&] {
+      const Candidate only = examine(plan, largest_micro_batch);
+      if (only.bytes > static_cast<double>(*plan.memory_limit)) refuse_memory(only);
+    });
+  if (!is_open && plan.config.machine.empty() && plan.config.machine_file.empty()) return plan;
   if (const std::string& file = plan.config.machine; !file.empty()) {
     std::string text;
     grid.world().agree([&] {

@@ -106,6 +106,13 @@ class Options(program.ProgramTest):
                           "--micro-batches", "2", ranks=4)
         self.assertEqual(list(self.folder.glob("runs/*/*")), [])
 
+    def test_limits_and_costs_are_heeded_where_nothing_is_chosen_too(self):
+        for ranks, options in [(1, []), (2, ["--schedule", "1f1b", "--partition", "flops"]), (2, ["--time-ranks", "1"])]:
+            with self.subTest(ranks=ranks, options=options):
+                self.expect_error(["--memory-limit 1K", "least"], *NETWORK, *options, "--memory-limit", "1K", ranks=ranks)
+                self.expect_error(["--machine no.json", "no such file"], *NETWORK, *options, "--machine", "no.json",
+                                  ranks=ranks)
+
     def test_data_that_can_not_be_read(self):
         cifar = ["--dataset", "cifar10", "--data-dir", "cifar", "--batch-size", "20", *NETWORK]
         self.expect_error(["--data-dir", "cifar"], *cifar)

@@ -15,9 +15,8 @@ namespace revode {
 /// rank: some blocks of each stage and the ends are played a few times, and the least counts.
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch);
 
-/// Nanoseconds of a rank for each value of a message, sent or received: neighbouring slices
-/// exchange states of `batch` images, as all ranks do at once. On one host that is the copying.
-/// Collective.
+/// Nanoseconds of a rank for each value of a message, sent or received: neighbours in time exchange
+/// states of `batch` images, all at once. On one host that is the copying. Collective.
 double time_messages(const RunPlan& plan, const Grid& grid, int batch);
 
 /// What all ranks agree on from what each has measured: by time rank where some are slower than

@@ -15,8 +15,8 @@ namespace revode {
 /// What each slice of the plan costs its rank, in the unit of plan.costs.
 std::vector<SweepCost> slice_costs(const RunPlan& plan);
 /// A step of the plan with its costs: of the replica that has most micro-batches, or of one that
-/// has so many. Messages keep their ranks busy, as they do where ranks copy them; a
-/// network that works apart from the ranks takes less. In the unit of plan.costs.
+/// has so many. Messages keep their ranks busy, as they do where ranks copy them; a network
+/// that works apart from the ranks takes less. In the unit of plan.costs.
 SimulationResult simulate_step(const RunPlan& plan);
 SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches);
 
@@ -27,8 +27,9 @@ SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches);
 RunPlan choose_schedule(RunPlan plan, int largest_micro_batch);
 
 /// choose_schedule() with costs from --machine or measured now, where the plan leaves something
-/// open and there is more than one time rank. With --machine-file costs are measured in any case.
-/// Collective; all ranks choose alike.
+/// open and there is more than one time rank. Where nothing is open, --machine and --machine-file
+/// still give the plan its costs, and the plan is held against its memory limit. Collective; all
+/// ranks choose alike.
 RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch);
 
 }  // namespace revode
