@@ -226,6 +226,7 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
   if (is_first()) {
     open(kept, micro_batch, batch, mode, state);
   } else {
+    const PhaseScope timed(timer_, Phase::stage_forward, pieces_.front().stage);
     copy(state, message, input_size(batch));
   }
   if (measures_reversal_ && mode == Mode::train) {
@@ -276,6 +277,7 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
     tell_whole(on_gradient, map_.closing_bias, map_.closing_weight, map_.closing_norm.shift,
                map_.closing_norm.scale);
   } else {
+    const PhaseScope timed(timer_, Phase::stage_back, pieces_.back().stage);
     copy(adjoint, message_adjoint, output_size(batch));
   }
   Real* state = nullptr;
@@ -309,6 +311,7 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
     finish_backward(kept, micro_batch, batch, state, adjoint);
     tell_whole(on_gradient, map_.opening_norm.shift, map_.opening_norm.scale, map_.opening_kernel);
   } else {
+    const PhaseScope timed(timer_, Phase::stage_back, pieces_.front().stage);
     copy(message, state, input_size(batch));
   }
   release(micro_batch);

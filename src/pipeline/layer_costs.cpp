@@ -19,7 +19,8 @@ LayerCosts uniform_costs(const Architecture& architecture) {
   return {.opening = {},
           .closing = {},
           .blocks = std::vector<SweepCost>(num_stages, a_quarter_forward(4)),
-          .transitions = std::vector<SweepCost>(num_stages - 1)};
+          .transitions = std::vector<SweepCost>(num_stages - 1),
+          .visits = std::vector<SweepCost>(num_stages)};
 }
 
 LayerCosts multiply_adds(const Architecture& architecture) {
@@ -33,16 +34,22 @@ LayerCosts multiply_adds(const Architecture& architecture) {
 
 SweepCost block_cost(const Architecture& architecture, const LayerCosts& costs, int block) {
   const int stage = architecture.stage_of_block(block);
+  const int first = first_block_of(architecture, stage);
   SweepCost cost = costs.blocks[stage];
-  const bool ends_stage =
-      block + 1 == first_block_of(architecture, stage) + architecture.stages()[stage].blocks;
+  if (block == first) cost += costs.visits[stage];
+  const bool ends_stage = block + 1 == first + architecture.stages()[stage].blocks;
   if (ends_stage && stage < static_cast<int>(costs.transitions.size()))
     cost += costs.transitions[stage];
   return cost;
 }
 
+SweepCost entry_cost(const Architecture& architecture, const LayerCosts& costs, int block) {
+  const int stage = architecture.stage_of_block(block);
+  return block == first_block_of(architecture, stage) ? SweepCost{} : costs.visits[stage];
+}
+
 SweepCost slice_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range) {
-  SweepCost cost;
+  SweepCost cost = entry_cost(architecture, costs, range.first);
   for (int block = range.first; block < range.last; ++block)
     cost += block_cost(architecture, costs, block);
   if (range.first == 0) cost += costs.opening;

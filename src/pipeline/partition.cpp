@@ -15,16 +15,17 @@ class RunCosts {
   RunCosts(const std::vector<BlockCosts>& costs, const std::vector<int>& of_slice)
       : of_slice_(of_slice) {
     for (const BlockCosts& some : costs) {
-      Sums& sums = sums_.emplace_back(Sums{{0}, some.first_extra, some.last_extra});
+      Sums& sums = sums_.emplace_back(Sums{{0}, some.entries, some.first_extra, some.last_extra});
       for (const std::int64_t cost : some.blocks) sums.blocks.push_back(sums.blocks.back() + cost);
+      sums.entries.resize(some.blocks.size());
     }
   }
   int num_slices() const { return static_cast<int>(of_slice_.size()); }
   int num_blocks() const { return static_cast<int>(sums_.front().blocks.size()) - 1; }
   std::int64_t operator()(int slice, int first, int last) const {
     const Sums& sums = sums_[of_slice_[slice]];
-    return sums.blocks[last] - sums.blocks[first] + (first == 0 ? sums.first_extra : 0) +
-           (last == num_blocks() ? sums.last_extra : 0);
+    return sums.entries[first] + sums.blocks[last] - sums.blocks[first] +
+           (first == 0 ? sums.first_extra : 0) + (last == num_blocks() ? sums.last_extra : 0);
   }
   /// Where it costs most.
   std::int64_t of_all_blocks() const {
@@ -37,6 +38,7 @@ class RunCosts {
  private:
   struct Sums {
     std::vector<std::int64_t> blocks;  // of those before each
+    std::vector<std::int64_t> entries;
     std::int64_t first_extra, last_extra;
   };
   std::vector<Sums> sums_;
@@ -213,8 +215,10 @@ std::vector<BlockRange> partition(const Architecture& architecture, const Placem
     BlockCosts& rank = of_rank.emplace_back();
     rank.first_extra = layers.opening.total();
     rank.last_extra = layers.closing.total();
-    for (int block = 0; block < num_blocks; ++block)
+    for (int block = 0; block < num_blocks; ++block) {
       rank.blocks.push_back(block_cost(architecture, layers, block).total());
+      rank.entries.push_back(entry_cost(architecture, layers, block).total());
+    }
   }
   std::vector<int> of_slice;
   for (int slice = 0; slice < num_slices; ++slice)

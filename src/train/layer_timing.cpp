@@ -4,7 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
-#include <limits>
+#include <memory>
+#include <ranges>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -18,7 +19,10 @@ namespace revode {
 namespace {
 
 /// The first warms caches and makes scratch.
-constexpr int num_rounds = 5;
+constexpr int num_rounds = 7;
+/// Of layers that take long, where rounds beyond `fewest_rounds` would hold up the start.
+constexpr int fewest_rounds = 4;
+constexpr auto long_enough = std::chrono::milliseconds(500);
 /// Of a timed message: 1 MiB.
 constexpr std::size_t most_values_sent = std::size_t{1} << 18;
 /// Ranks within this of the median are alike: less is noise.
@@ -27,12 +31,15 @@ constexpr double notable_difference = 0.1;
 /// Enough that weights come from as far away as in a long run of them, not from the nearest cache.
 constexpr int most_couplings_a_stage = 8;
 
-/// The same layers: of each stage a rank's share, but no more couplings than tell.
+/// The same layers: of each stage a rank's share, but no more couplings than tell, and two blocks
+/// where there are as many, which tell what a visit takes.
 Architecture short_network(const Architecture& whole, int num_ranks) {
   std::vector<int> blocks;
-  for (const Stage& stage : whole.stages())
-    blocks.push_back(std::min((stage.blocks + num_ranks - 1) / num_ranks,
-                              most_couplings_a_stage / whole.rule().couplings_per_block));
+  for (const Stage& stage : whole.stages()) {
+    const int share = std::min((stage.blocks + num_ranks - 1) / num_ranks,
+                               most_couplings_a_stage / whole.rule().couplings_per_block);
+    blocks.push_back(std::min(stage.blocks, std::max(share, 2)));
+  }
   return Architecture({.arch = std::string(whole.rule().name),
                        .depth = std::nullopt,
                        .blocks = std::move(blocks),
@@ -45,56 +52,104 @@ Architecture short_network(const Architecture& whole, int num_ranks) {
                        .num_classes = whole.num_classes()});
 }
 
-/// One micro-batch through a network, forward and back.
-class OneSweep {
+/// Nanoseconds of the layers in every round, forward or back.
+class Times {
  public:
-  OneSweep(const RunPlan& plan, Backend<float>& backend, int batch)
-      : network_(short_network(plan.architecture, plan.placement.num_ranks())),
-        share_(network_, 0, {0, network_.num_blocks()}, backend, plan.activations, 1),
-        adjoint_(share_.slice().adjoint_capacity(batch), Memory::state, backend.space()),
-        backend_(backend),
-        batch_(batch),
-        labels_(batch) {
-    share_.gradient().clear();
+  explicit Times(int num_stages) : stages_(num_stages) {}
+
+  void note(const PhaseTimer& timer, Phase stage_phase) {
+    opening_.push_back(1e9 * timer.seconds(Phase::opening));
+    closing_.push_back(1e9 * timer.seconds(Phase::closing));
+    transitions_.push_back(1e9 * timer.seconds(Phase::transition));
+    for (int k = 0; k < timer.num_stages(); ++k)
+      stages_[k].push_back(1e9 * timer.seconds(stage_phase, k));
   }
 
-  const Architecture& network() const { return network_; }
+  double opening() const { return spread_of(opening_).median; }
+  double closing() const { return spread_of(closing_).median; }
+  double transitions() const { return spread_of(transitions_).median; }
+  double stage(int k) const { return spread_of(stages_[k]).median; }
 
-  /// Adds the seconds of each phase to `forward` and `back`.
-  void play(PhaseTimer& forward, PhaseTimer& back) {
-    TimeSlice<float>& slice = share_.slice();
-    slice.begin_sweep(1);
-    float* images = slice.images(0, batch_);
+ private:
+  std::vector<double> opening_, closing_, transitions_;
+  std::vector<std::vector<double>> stages_;
+};
+
+/// One micro-batch through a network that is cut into slices, forward and back.
+class OneSweep {
+ public:
+  OneSweep(const Architecture& network, int blocks_a_slice, Activations activations,
+           Backend<float>& backend, int batch)
+      : network_(network),
+        backend_(backend),
+        batch_(batch),
+        labels_(batch),
+        forward_(static_cast<int>(network.stages().size())),
+        back_(forward_) {
+    for (int first = 0; first < network.num_blocks(); first += blocks_a_slice) {
+      const BlockRange range{first, std::min(first + blocks_a_slice, network.num_blocks())};
+      shares_.push_back(std::make_unique<Share<float>>(network_, static_cast<int>(shares_.size()),
+                                                       range, backend, activations, 1));
+      shares_.back()->gradient().clear();
+    }
+    std::size_t state_size = 0, adjoint_size = 0;
+    for (const auto& share : shares_) {
+      state_size = std::max(state_size, share->slice().message_capacity(batch));
+      adjoint_size = std::max(adjoint_size, share->slice().adjoint_capacity(batch));
+    }
+    state_ = Buffer<float>(state_size, Memory::state, backend.space());
+    adjoint_ = Buffer<float>(adjoint_size, Memory::state, backend.space());
+  }
+
+  const Times& forward() const { return forward_; }
+  const Times& back() const { return back_; }
+
+  void play(bool is_noted) {
+    PhaseTimer forward(static_cast<int>(network_.stages().size())), back = forward;
+    for (const auto& share : shares_) share->slice().begin_sweep(1);
+    fill_images();
+    shares_.back()->slice().set_labels(0, labels_);
+    for (const auto& share : shares_) {
+      share->slice().set_phase_timer(&forward);
+      share->slice().forward(0, batch_, Mode::train, state_.data());
+    }
+    backend_.wait(backend_.mark());
+    for (const auto& share : std::views::reverse(shares_)) {
+      share->slice().set_phase_timer(&back);
+      share->slice().backward(0, batch_, batch_, state_.data(), adjoint_.data());
+    }
+    for (const auto& share : shares_) share->slice().finish_sweep();
+    if (!is_noted) return;
+    forward_.note(forward, Phase::stage_forward);
+    back_.note(back, Phase::stage_back);
+  }
+
+ private:
+  void fill_images() {
+    float* images = shares_.front()->slice().images(0, batch_);
     const std::size_t size = std::size_t{1} * batch_ * network_.image_channels() *
                              network_.image_height() * network_.image_width();
     RandomStream random(1, Purpose::check, 0);
     for (std::size_t i = 0; i < size; ++i) images[i] = static_cast<float>(random.uniform(-1, 1));
-    slice.set_labels(0, labels_);
-    slice.set_phase_timer(&forward);
-    slice.forward(0, batch_, Mode::train, nullptr);
-    backend_.wait(backend_.mark());
-    slice.set_phase_timer(&back);
-    slice.backward(0, batch_, batch_, nullptr, adjoint_.data());
-    slice.finish_sweep();
   }
 
- private:
-  Architecture network_;
-  Share<float> share_;
-  Buffer<float> adjoint_;
+  const Architecture& network_;
   Backend<float>& backend_;
   int batch_;
+  std::vector<std::unique_ptr<Share<float>>> shares_;
+  Buffer<float> state_, adjoint_;
   std::vector<std::uint8_t> labels_;
+  Times forward_, back_;
 };
 
-/// Least nanoseconds of a phase, over the rounds but the first.
-class Least {
- public:
-  void note(double seconds) { least_ = std::min(least_, seconds); }
-  std::int64_t nanoseconds() const { return std::llround(1e9 * least_); }
+/// Of one block, and of a visit, from the times of a stage's blocks in one slice and in slices of
+/// one block.
+struct StageTime {
+  StageTime(double together, double apart, int num_blocks)
+      : visit(num_blocks > 1 ? std::max(0.0, (apart - together) / (num_blocks - 1)) : 0),
+        block(std::max(0.0, (together - visit) / num_blocks)) {}
 
- private:
-  double least_ = std::numeric_limits<double>::infinity();
+  double visit, block;
 };
 
 /// Every cost of the layers, in a fixed order.
@@ -108,6 +163,7 @@ void for_each_cost(Costs& costs, Visit&& visit) {
   both(costs.closing);
   for (auto& cost : costs.blocks) both(cost);
   for (auto& cost : costs.transitions) both(cost);
+  for (auto& cost : costs.visits) both(cost);
   visit(costs.message_value);
 }
 
@@ -128,46 +184,39 @@ LayerCosts from_numbers(LayerCosts costs, std::span<const double> numbers) {
 }  // namespace
 
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch) {
-  OneSweep sweep(plan, backend, batch);
-  const int num_stages = static_cast<int>(sweep.network().stages().size());
-  struct Phases {
-    explicit Phases(int stages) : stage(stages) {}
-    Least opening, closing, transition;
-    std::vector<Least> stage;
-  };
-  Phases forward(num_stages), back(num_stages);
+  const Architecture network = short_network(plan.architecture, plan.placement.num_ranks());
+  OneSweep whole(network, network.num_blocks(), plan.activations, backend, batch);
+  OneSweep in_blocks(network, 1, plan.activations, backend, batch);
+  const auto start = std::chrono::steady_clock::now();
   for (int round = 0; round < num_rounds; ++round) {
-    PhaseTimer ahead(num_stages), backward(num_stages);
-    sweep.play(ahead, backward);
-    if (round == 0) continue;
-    const auto note = [&](Phases& phases, const PhaseTimer& timer, Phase stage_phase) {
-      phases.opening.note(timer.seconds(Phase::opening));
-      phases.closing.note(timer.seconds(Phase::closing));
-      phases.transition.note(timer.seconds(Phase::transition));
-      for (int k = 0; k < num_stages; ++k) phases.stage[k].note(timer.seconds(stage_phase, k));
-    };
-    note(forward, ahead, Phase::stage_forward);
-    note(back, backward, Phase::stage_back);
+    if (round >= fewest_rounds && std::chrono::steady_clock::now() - start > long_enough) break;
+    whole.play(round > 0);
+    in_blocks.play(round > 0);
   }
+  const Times &forward = whole.forward(), &back = whole.back();
+  const auto rounded = [](double ahead, double backward) {
+    return SweepCost{std::llround(ahead), std::llround(backward)};
+  };
   LayerCosts costs = uniform_costs(plan.architecture);
-  costs.opening = {forward.opening.nanoseconds(), back.opening.nanoseconds()};
-  costs.closing = {forward.closing.nanoseconds(), back.closing.nanoseconds()};
+  costs.opening = rounded(forward.opening(), back.opening());
+  costs.closing = rounded(forward.closing(), back.closing());
+  const int num_stages = static_cast<int>(network.stages().size());
   double all_pixels = 0;
   const auto pixels = [&](int k) {
-    const Stage& stage = plan.architecture.stages()[k];
+    const Stage& stage = network.stages()[k];
     return static_cast<double>(stage.channels) * static_cast<double>(stage.plane_size());
   };
   for (int k = 0; k + 1 < num_stages; ++k) all_pixels += pixels(k);
   for (int k = 0; k < num_stages; ++k) {
-    const int blocks = sweep.network().stages()[k].blocks;
-    costs.blocks[k] = {forward.stage[k].nanoseconds() / blocks,
-                       back.stage[k].nanoseconds() / blocks};
+    const int blocks = network.stages()[k].blocks;
+    const StageTime ahead(forward.stage(k), in_blocks.forward().stage(k), blocks);
+    const StageTime backward(back.stage(k), in_blocks.back().stage(k), blocks);
+    costs.blocks[k] = rounded(ahead.block, backward.block);
+    costs.visits[k] = rounded(ahead.visit, backward.visit);
     if (k + 1 == num_stages) break;
     // Transitions are timed together; each takes what its pixels take.
-    const auto share = [&](const Least& all) {
-      return std::llround(static_cast<double>(all.nanoseconds()) * pixels(k) / all_pixels);
-    };
-    costs.transitions[k] = {share(forward.transition), share(back.transition)};
+    const double part = pixels(k) / all_pixels;
+    costs.transitions[k] = rounded(part * forward.transitions(), part * back.transitions());
   }
   return costs;
 }
@@ -186,7 +235,7 @@ double time_messages(const RunPlan& plan, const Grid& grid, int batch) {
   // never was is no memory yet.
   Buffer<float> memory(2 * num_rounds * neighbours.size() * size, Memory::state);
   std::ranges::fill(memory.span(), 1.0f);
-  Least least;
+  std::vector<double> nanoseconds;
   for (int round = 0; round < num_rounds; ++round) {
     std::vector<Request> requests;
     time.barrier();
@@ -201,10 +250,10 @@ double time_messages(const RunPlan& plan, const Grid& grid, int batch) {
     for (Request& request : requests) request.wait();
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (round > 0) least.note(seconds);
+    if (round > 0) nanoseconds.push_back(1e9 * seconds);
   }
   if (neighbours.empty()) return 0;
-  return static_cast<double>(least.nanoseconds()) /
+  return spread_of(nanoseconds).median /
          (2.0 * static_cast<double>(neighbours.size()) * static_cast<double>(size));
 }
 

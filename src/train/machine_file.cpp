@@ -32,8 +32,10 @@ void for_each_layer(const Architecture& architecture, Costs& costs, Visit&& visi
   visit(fmt::format("{} opening {} -> {}", arch, architecture.image_channels(),
                     planes(stages.front())),
         costs.opening);
-  for (std::size_t k = 0; k < stages.size(); ++k)
+  for (std::size_t k = 0; k < stages.size(); ++k) {
     visit(fmt::format("{} block {}", arch, planes(stages[k])), costs.blocks[k]);
+    visit(fmt::format("{} visit {}", arch, planes(stages[k])), costs.visits[k]);
+  }
   for (std::size_t k = 0; k + 1 < stages.size(); ++k)
     visit(fmt::format("transition {} -> {}", planes(stages[k]), planes(stages[k + 1])),
           costs.transitions[k]);

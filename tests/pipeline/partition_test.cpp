@@ -154,7 +154,11 @@ TEST(Partition, OfRanksOfAnySpeedIsTheLeastPossible) {
     for (BlockCosts& some : costs) {
       some.first_extra = random.below(30);
       some.last_extra = random.below(30);
-      for (int block = 0; block < num_blocks; ++block) some.blocks.push_back(1 + random.below(40));
+      for (int block = 0; block < num_blocks; ++block) {
+        some.blocks.push_back(1 + random.below(40));
+        const std::int64_t most = block == 0 ? 20 : some.entries.back() + some.blocks[block - 1];
+        some.entries.push_back(random.below(static_cast<std::uint32_t>(most + 1)));
+      }
     }
     std::vector<int> of_slice(num_slices);
     for (int& which : of_slice) which = static_cast<int>(random.below(2));
@@ -162,8 +166,8 @@ TEST(Partition, OfRanksOfAnySpeedIsTheLeastPossible) {
       std::int64_t most = 0;
       for (int s = 0; s < num_slices; ++s) {
         const BlockCosts& some = costs[of_slice[s]];
-        std::int64_t cost =
-            (s == 0 ? some.first_extra : 0) + (s + 1 == num_slices ? some.last_extra : 0);
+        std::int64_t cost = some.entries[cut[s].first] + (s == 0 ? some.first_extra : 0) +
+                            (s + 1 == num_slices ? some.last_extra : 0);
         for (int block = cut[s].first; block < cut[s].last; ++block) cost += some.blocks[block];
         most = std::max(most, cost);
       }
@@ -202,15 +206,18 @@ TEST(LayerCosts, AddUpToTheNetwork) {
   LayerCosts costs{.opening = {1, 2},
                    .closing = {3, 4},
                    .blocks = {{10, 30}, {100, 300}, {1000, 3000}},
-                   .transitions = {{5, 6}, {7, 8}}};
+                   .transitions = {{5, 6}, {7, 8}},
+                   .visits = {{20, 50}, {200, 500}, {2000, 5000}}};
 
   const SweepCost first = slice_cost(network, costs, {0, 2}),
                   second = slice_cost(network, costs, {2, 3}),
+                  two_stages = slice_cost(network, costs, {2, 4}),
                   rest = slice_cost(network, costs, {3, 6});
 
-  EXPECT_EQ(first.forward, 1 + 2 * 10);
-  EXPECT_EQ(second.back, 30 + 6);
-  EXPECT_EQ(rest.forward, 2 * 100 + 1000 + 7 + 3);
+  EXPECT_EQ(first.forward, 1 + 2 * 10 + 20);
+  EXPECT_EQ(second.back, 30 + 6 + 50);
+  EXPECT_EQ(two_stages.back, 30 + 6 + 50 + 300 + 500);
+  EXPECT_EQ(rest.forward, 2 * 100 + 200 + 1000 + 2000 + 7 + 3);
   EXPECT_EQ(uniform_costs(network).blocks[0].total(), uniform_costs(network).blocks[2].total());
   EXPECT_EQ(multiply_adds(network).blocks[1].total(), network.block_cost(3));
 }

@@ -120,6 +120,7 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
                         .closing = {3000, 4000},
                         .blocks = {{10'000, 30'000}, {20'000, 60'000}, {50'000, 90'000}},
                         .transitions = {{100, 200}, {300, 400}},
+                        .visits = {{10, 20}, {30, 40}, {50, 60}},
                         .message_value = 0.5};
   const std::string text = machine_text(plan, 10);
 
@@ -130,6 +131,7 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
   EXPECT_EQ(costs[0].closing.forward, 1500);
   EXPECT_EQ(costs[0].blocks[2].back, 45'000);
   EXPECT_EQ(costs[0].transitions[1].forward, 150);
+  EXPECT_EQ(costs[0].visits[2].back, 30);
   EXPECT_DOUBLE_EQ(costs[0].message_value, 0.5);  // whatever the micro-batch
 }
 

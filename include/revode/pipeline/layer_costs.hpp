@@ -26,17 +26,21 @@ struct LayerCosts {
   SweepCost opening, closing;
   std::vector<SweepCost> blocks;       ///< of one block, by stage
   std::vector<SweepCost> transitions;  ///< behind a stage, by stage; none behind the last
+  std::vector<SweepCost> visits;       ///< of a slice's blocks of one stage, however many; by stage
   double message_value = 0;            ///< a rank's for each value that it sends or receives
 };
 
 /// Every block costs the same, the rest nothing.
 LayerCosts uniform_costs(const Architecture& architecture);
-/// Multiply-adds of one image; transitions have none.
+/// Multiply-adds of one image; transitions and visits have none.
 LayerCosts multiply_adds(const Architecture& architecture);
 
-/// A block, with the transition where it ends a stage: the slice that ends a stage does that, as
-/// what it sends is then half as large.
+/// A block, with the visit where it begins a stage, and with the transition where it ends one: the
+/// slice that ends a stage does that, as what it sends is then half as large.
 SweepCost block_cost(const Architecture& architecture, const LayerCosts& costs, int block);
+/// What a slice that begins with this block takes beside its blocks: a visit, unless the block
+/// begins a stage.
+SweepCost entry_cost(const Architecture& architecture, const LayerCosts& costs, int block);
 /// Opening and closing included, messages not.
 SweepCost slice_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range);
 /// Of the messages that enter and leave a slice with a micro-batch of `batch` images: a state

@@ -11,11 +11,13 @@
 namespace revode {
 
 /// What blocks would cost in one slice: `first_extra` counts where it begins the network (the
-/// opening), `last_extra` where it ends it (the closing).
+/// opening), `last_extra` where it ends it (the closing), entries[b] where block b is its first
+/// (at most entries[b - 1] + blocks[b - 1]; empty: nothing).
 struct BlockCosts {
   std::vector<std::int64_t> blocks;
   std::int64_t first_extra = 0;
   std::int64_t last_extra = 0;
+  std::vector<std::int64_t> entries = {};
 };
 
 /// The cut of the blocks into non-empty contiguous slices whose largest cost is least, and among

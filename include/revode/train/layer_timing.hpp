@@ -12,7 +12,8 @@
 namespace revode {
 
 /// Nanoseconds of a micro-batch of `batch` images through the layers of the plan's network on this
-/// rank: some blocks of each stage and the ends are played a few times, and the least counts.
+/// rank: some blocks of each stage and the ends are played a few times, in one slice and in slices
+/// of a block, and the median counts.
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch);
 
 /// Nanoseconds of a rank for each value of a message, sent or received: neighbours in time exchange
