@@ -5,4 +5,11 @@
 // as the register tiles are. Processors that have only these use the next set below.
 #pragma once
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#ifdef REVODE_WITHOUT_SSE4
+#define REVODE_LEFT_OUT HWY_SSE4
+#else
+#define REVODE_LEFT_OUT 0
+#endif
+
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | REVODE_LEFT_OUT)
