@@ -1,0 +1,85 @@
+// All that the CUDA backend asks of a device, about a dozen calls, in the terms of CUDA: work is
+// queued on streams and runs some time later; streams run side by side but where events order them.
+// device_cuda.cu is the real one, host_device.hpp the same in host memory, which checks the order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "backend/cuda/kernels.hpp"
+
+namespace revode::cuda {
+
+struct Stream {
+  int index = 0;
+};
+struct Event {
+  int index = 0;
+};
+
+/// y <- K * x, zero padding 1. All in NHWC: x [batch, height, width, in_channels], y the same with
+/// out_channels, kernel [out_channels, 3, 3, in_channels].
+struct Convolution {
+  int batch = 0;
+  int height = 0;
+  int width = 0;
+  int in_channels = 0;
+  int out_channels = 0;
+  const float* x = nullptr;
+  const float* kernel = nullptr;
+  float* y = nullptr;
+};
+
+/// grad_kernel <- (or, with `adds`, +=) the gradient of the kernel of such a convolution, summed
+/// over batch and plane in an order that depends on the shape alone.
+struct ConvolutionGradient {
+  int batch = 0;
+  int height = 0;
+  int width = 0;
+  int in_channels = 0;
+  int out_channels = 0;
+  const float* x = nullptr;
+  const float* grad_y = nullptr;
+  float* grad_kernel = nullptr;
+  bool adds = false;
+};
+
+/// Every call but reached() and synchronize() returns before its work is done. Errors of a device
+/// are thrown as std::runtime_error, by the call that learns of them.
+class Device {
+ public:
+  virtual ~Device() = default;
+  /// One phrase: which device this is.
+  virtual std::string description() const = 0;
+  /// Multiply-adds counted as two: single-precision operations a second, from the device's data.
+  virtual double peak_flops() const = 0;
+
+  virtual Stream make_stream() = 0;
+  virtual Event make_event() = 0;
+  /// The event stands for all that `stream` has been given so far.
+  virtual void record(Event event, Stream stream) = 0;
+  /// What `stream` is given from now on runs behind the last record of the event before this call;
+  /// where there was none, nothing is waited for.
+  virtual void wait(Stream stream, Event event) = 0;
+  /// Whether the last record of the event is done; true where there was none.
+  virtual bool reached(Event event) = 0;
+  /// The host waits for it.
+  virtual void synchronize(Event event) = 0;
+
+  /// Memory of the device, from this place in the stream on; holds anything. Throws std::bad_alloc.
+  virtual void* allocate(std::size_t bytes, Stream stream) = 0;
+  /// Gives it back behind all that the stream has been given.
+  virtual void release(void* pointer, std::size_t bytes, Stream stream) noexcept = 0;
+
+  virtual void zero(void* to, std::size_t bytes, Stream stream) = 0;
+  virtual void copy(void* to, const void* from, std::size_t bytes, Stream stream) = 0;
+  virtual void copy_in(void* to, const void* host, std::size_t bytes, Stream stream) = 0;
+  virtual void copy_out(void* host, const void* from, std::size_t bytes, Stream stream) = 0;
+
+  virtual void launch(const Kernel& kernel, Stream stream) = 0;
+  virtual void convolve(const Convolution& convolution, Stream stream) = 0;
+  virtual void convolve(const ConvolutionGradient& gradient, Stream stream) = 0;
+};
+
+}  // namespace revode::cuda

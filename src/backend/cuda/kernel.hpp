@@ -1,0 +1,116 @@
+// What a kernel is. A plain struct with its arguments, in one of two forms:
+//
+//   elementwise   size(), and operator()(i) for each of so many items
+//   in blocks     num_blocks(), num_threads, num_phases and Shared, and
+//                 operator()(phase, block, thread, shared): the threads of a block meet between
+//                 phases
+//
+// The body is compiled for the device and for the host, where the tests run it; each kernel says in
+// accesses() which memory it touches. Nothing here depends on CUDA.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "revode/backend/exact_sum.hpp"
+
+#ifdef __CUDACC__
+#define REVODE_ON_DEVICE __host__ __device__
+#else
+#define REVODE_ON_DEVICE
+#endif
+
+namespace revode::cuda {
+
+/// What an operation does with some bytes. To add is to add integers, or to raise to a maximum,
+/// atomically: any order gives the same.
+enum class Access { read, write, add };
+
+struct AccessedBytes {
+  const void* begin = nullptr;
+  std::size_t bytes = 0;
+  Access access = Access::read;
+};
+
+/// What an operation touches; nothing is said of null pointers.
+class Accesses {
+ public:
+  template <typename T>
+  Accesses&& reads(const T* values, std::size_t size) && {
+    return list(values, size * sizeof(T), Access::read);
+  }
+  template <typename T>
+  Accesses&& writes(T* values, std::size_t size) && {
+    return list(values, size * sizeof(T), Access::write);
+  }
+  template <typename T>
+  Accesses&& adds(T* values, std::size_t size) && {
+    return list(values, size * sizeof(T), Access::add);
+  }
+
+  const std::vector<AccessedBytes>& all() const { return all_; }
+
+ private:
+  Accesses&& list(const void* begin, std::size_t bytes, Access access) {
+    if (begin != nullptr && bytes > 0) all_.push_back({begin, bytes, access});
+    return std::move(*this);
+  }
+
+  std::vector<AccessedBytes> all_;
+};
+
+/// Threads of a block that adds up.
+inline constexpr int summing_threads = 256;
+
+/// One double a thread, added up in their order at the end: a sum that depends on nothing else.
+struct PartialSums {
+  double of_thread[summing_threads];
+
+  REVODE_ON_DEVICE double total() const {
+    double sum = 0;
+    for (double part : of_thread) sum += part;
+    return sum;
+  }
+};
+
+REVODE_ON_DEVICE inline void add_atomically(std::int64_t* to, std::int64_t value) {
+#ifdef __CUDA_ARCH__
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+#else
+  *to += value;
+#endif
+}
+
+REVODE_ON_DEVICE inline void raise_atomically(int* to, int value) {
+#ifdef __CUDA_ARCH__
+  atomicMax(to, value);
+#else
+  if (*to < value) *to = value;
+#endif
+}
+REVODE_ON_DEVICE inline void raise_atomically(std::int64_t* to, std::int64_t value) {
+#ifdef __CUDA_ARCH__
+  atomicMax(reinterpret_cast<long long*>(to), static_cast<long long>(value));
+#else
+  if (*to < value) *to = value;
+#endif
+}
+
+/// max(x, 0); NaN stays NaN.
+REVODE_ON_DEVICE inline float relu(float x) { return x < 0 ? 0.0f : x; }
+
+/// The nearest multiple of 1 / unit, a power of two, ties to even, -0 to +0; unit 0: x itself.
+REVODE_ON_DEVICE inline float round_to_grid(float x, float unit) {
+  return unit == 0 ? x : rintf(x * unit) / unit + 0.0f;
+}
+
+/// *sum += value, as one contribution; false where it is none.
+REVODE_ON_DEVICE inline bool add_contribution(float value, ExactSum* sum) {
+  if (!(fabsf(value) < static_cast<float>(contribution_limit))) return false;
+  *sum += static_cast<ExactSum>(rint(static_cast<double>(value) * exact_sum_scale));
+  return true;
+}
+
+}  // namespace revode::cuda

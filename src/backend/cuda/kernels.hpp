@@ -1,0 +1,28 @@
+// Every kernel that there is. A new one is a struct in a file of kernels/ and one line here.
+#pragma once
+
+#include <variant>
+
+#include "backend/cuda/kernels/arrays.hpp"
+#include "backend/cuda/kernels/coupling.hpp"
+#include "backend/cuda/kernels/ends.hpp"
+#include "backend/cuda/kernels/images.hpp"
+#include "backend/cuda/kernels/loss.hpp"
+#include "backend/cuda/kernels/norm.hpp"
+
+namespace revode::cuda {
+
+// clang-format off
+using Kernel = std::variant<
+    ChannelsLast, ChannelsFirst,
+    BiasRelu, AdvanceLine, RetreatLine, AdjointLine, Mask, AddScaled,
+    PackKernels, AddKernelGradient, AddBiasGradient,
+    ComputeStatistics, NormaliseFeatures, NormBackwardSums, NormBackward,
+    ScatterFeatures, GatherFeatures, PackOpeningKernel, AddOpeningGradient,
+    PoolSlot, UnpoolSlot,
+    PoolFeatures, ClosingLogits, AddClosingGradient, ClosingAdjoint, SpreadOverPlanes,
+    SoftmaxOfSamples, SumLosses, SoftmaxGradient, ReadRunningAverages, UpdateRunningAverages,
+    CompareParts, AddComparisons, FindNonFinite, NoteFound, FinishSums, RegularizeRows, SgdStep>;
+// clang-format on
+
+}  // namespace revode::cuda

@@ -1,0 +1,228 @@
+// What a coupling does beside its convolutions; see backend/segment.hpp for the equations. Arrays
+// are [batch, height, width, channels] of one slot.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "revode/backend/segment.hpp"
+
+#include "backend/cuda/kernel.hpp"
+
+namespace revode::cuda {
+
+/// One line of the scheme: target <- gamma * target + beta * other + round(scale * F).
+struct CouplingLine {
+  float gamma = 1;
+  float beta = 0;
+  float scale = 0;
+  float unit = 0;   ///< 2^grid_bits, 0 without a grid
+  float limit = 0;  ///< magnitudes from here on are out of range
+};
+
+/// values <- relu(values + bias of the channel)
+struct BiasRelu {
+  static constexpr std::string_view name = "bias_relu";
+  std::int64_t num_values = 0;
+  int channels = 0;
+  const float* bias = nullptr;
+  float* values = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    values[i] = relu(values[i] + bias[i % channels]);
+  }
+  Accesses accesses() const { return Accesses().reads(bias, channels).writes(values, num_values); }
+};
+
+/// target <- (gamma target + beta other) + round(scale F); *counts += what left the range.
+struct AdvanceLine {
+  static constexpr std::string_view name = "advance_line";
+  CouplingLine line;
+  std::int64_t num_values = 0;
+  const float* force = nullptr;
+  const float* other = nullptr;
+  float* target = nullptr;
+  RangeCounts* counts = nullptr;  ///< may be null
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const float base = line.gamma * target[i] + line.beta * other[i];
+    const float increment = line.scale * force[i];
+    const float rounded = round_to_grid(increment, line.unit);
+    target[i] = base + rounded;
+    if (counts == nullptr || line.unit == 0) return;
+    const int out_of_range = (fabsf(target[i]) >= line.limit ? 1 : 0) +
+                             (line.beta != 0 && fabsf(base) >= line.limit ? 1 : 0);
+    if (out_of_range > 0) add_atomically(&counts->out_of_range, out_of_range);
+    if (increment != 0 && rounded == 0) add_atomically(&counts->rounded_to_zero, 1);
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(force, num_values)
+        .reads(other, num_values)
+        .writes(target, num_values)
+        .adds(counts, 1);
+  }
+};
+
+/// old target = gamma ((target - round(scale F)) - beta other); gamma = +-1.
+struct RetreatLine {
+  static constexpr std::string_view name = "retreat_line";
+  CouplingLine line;
+  std::int64_t num_values = 0;
+  const float* force = nullptr;
+  const float* other = nullptr;
+  float* target = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const float rounded = round_to_grid(line.scale * force[i], line.unit);
+    target[i] = line.gamma * ((target[i] - rounded) - line.beta * other[i]) + 0.0f;
+  }
+  Accesses accesses() const {
+    return Accesses().reads(force, num_values).reads(other, num_values).writes(target, num_values);
+  }
+};
+
+/// The adjoint of the line but for F: grad_force <- scale adjoint_target; adjoint_other += beta
+/// adjoint_target; adjoint_target <- gamma adjoint_target.
+struct AdjointLine {
+  static constexpr std::string_view name = "adjoint_line";
+  CouplingLine line;
+  std::int64_t num_values = 0;
+  float* adjoint_target = nullptr;
+  float* adjoint_other = nullptr;
+  float* grad_force = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const float a = adjoint_target[i];
+    grad_force[i] = line.scale * a;
+    adjoint_other[i] += line.beta * a;
+    adjoint_target[i] = line.gamma * a;
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .writes(adjoint_target, num_values)
+        .writes(adjoint_other, num_values)
+        .writes(grad_force, num_values);
+  }
+};
+
+/// values <- 0 where hidden is not positive: sigma'(0) = 0.
+struct Mask {
+  static constexpr std::string_view name = "mask";
+  std::int64_t num_values = 0;
+  const float* hidden = nullptr;
+  float* values = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    if (!(hidden[i] > 0)) values[i] = 0;
+  }
+  Accesses accesses() const {
+    return Accesses().reads(hidden, num_values).writes(values, num_values);
+  }
+};
+
+/// to += factor * values
+struct AddScaled {
+  static constexpr std::string_view name = "add_scaled";
+  std::int64_t num_values = 0;
+  float factor = 1;
+  const float* values = nullptr;
+  float* to = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const { to[i] += factor * values[i]; }
+  Accesses accesses() const { return Accesses().reads(values, num_values).writes(to, num_values); }
+};
+
+/// For every coupling: forward [c, 3, 3, c] <- K (antisymmetric: K - K^T), and adjoint, where there
+/// is one, <- K^T, from kernel [num_couplings, c, c, 3, 3].
+struct PackKernels {
+  static constexpr std::string_view name = "pack_kernels";
+  int num_couplings = 0;
+  int channels = 0;
+  const float* kernel = nullptr;
+  float* forward = nullptr;
+  float* adjoint = nullptr;  ///< null for the antisymmetric force
+
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{9} * num_couplings * channels * channels;
+  }
+  REVODE_ON_DEVICE void operator()(std::int64_t index) const {
+    const std::int64_t i = index % channels, tap = index / channels % 9;
+    const std::int64_t o = index / channels / 9 % channels;
+    const std::int64_t coupling = index / channels / 9 / channels;
+    const float* k = kernel + coupling * 9 * channels * channels;
+    const float value = k[(o * channels + i) * 9 + tap];
+    const float transposed = k[(i * channels + o) * 9 + 8 - tap];
+    if (adjoint != nullptr) {
+      forward[index] = value;
+      adjoint[index] = transposed;
+    } else {
+      forward[index] = value - transposed;
+    }
+  }
+  Accesses accesses() const {
+    return Accesses().reads(kernel, size()).writes(forward, size()).writes(adjoint, size());
+  }
+};
+
+/// sums [c, c, 3, 3] += the gradient of a kernel, one contribution an entry, from that of its
+/// packed form [c, 3, 3, c]; of A = K - K^T: dK[o][i][k] = dA[o][i][k] - dA[i][o][-k].
+struct AddKernelGradient {
+  static constexpr std::string_view name = "add_kernel_gradient";
+  Force force = Force::symmetric;
+  int channels = 0;
+  const float* gradient = nullptr;
+  ExactSum* sums = nullptr;
+  int* overflow = nullptr;  ///< becomes at least `overflow_code` where an entry does not fit
+  int overflow_code = 0;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return std::int64_t{9} * channels * channels; }
+  REVODE_ON_DEVICE void operator()(std::int64_t index) const {
+    const std::int64_t tap = index % 9, i = index / 9 % channels, o = index / 9 / channels;
+    float value = gradient[(o * 9 + tap) * channels + i];
+    if (force == Force::antisymmetric) value -= gradient[(i * 9 + 8 - tap) * channels + o];
+    if (!add_contribution(value, sums + index)) raise_atomically(overflow, overflow_code);
+  }
+  Accesses accesses() const {
+    return Accesses().reads(gradient, size()).writes(sums, size()).adds(overflow, 1);
+  }
+};
+
+/// sums [channels] += of every channel the sum of values [num_pixels, channels], one contribution
+/// an entry. A block a channel.
+struct AddBiasGradient {
+  static constexpr std::string_view name = "add_bias_gradient";
+  static constexpr int num_threads = summing_threads, num_phases = 2;
+  using Shared = PartialSums;
+  std::int64_t num_pixels = 0;
+  int channels = 0;
+  const float* values = nullptr;
+  ExactSum* sums = nullptr;
+  int* overflow = nullptr;
+  int overflow_code = 0;
+
+  REVODE_ON_DEVICE std::int64_t num_blocks() const { return channels; }
+  REVODE_ON_DEVICE void operator()(int phase, std::int64_t channel, int thread,
+                                   Shared& shared) const {
+    if (phase == 0) {
+      double sum = 0;
+      for (std::int64_t p = thread; p < num_pixels; p += num_threads)
+        sum += values[p * channels + channel];
+      shared.of_thread[thread] = sum;
+    } else if (thread == 0) {
+      const auto sum = static_cast<float>(shared.total());
+      if (!add_contribution(sum, sums + channel)) raise_atomically(overflow, overflow_code);
+    }
+  }
+  Accesses accesses() const {
+    return Accesses().reads(values, num_pixels * channels).writes(sums, channels).adds(overflow, 1);
+  }
+};
+
+}  // namespace revode::cuda

@@ -1,0 +1,276 @@
+// Opening, transitions and closing but for their convolutions and norms; see backend/ends.hpp.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "revode/backend/ends.hpp"
+
+#include "backend/cuda/kernel.hpp"
+#include "backend/cuda/kernels/norm.hpp"
+
+namespace revode::cuda {
+
+/// Feature planes <- values [batch, height, width, features].
+struct ScatterFeatures {
+  static constexpr std::string_view name = "scatter_features";
+  FeaturePlanes planes;
+  const float* values = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return planes.size(); }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const int features = planes.num_features();
+    const std::int64_t pixel = i % planes.plane_size, f = i / planes.plane_size % features;
+    const std::int64_t n = i / planes.plane_size / features;
+    planes.at(i) = values[(n * planes.plane_size + pixel) * features + f];
+  }
+  Accesses accesses() const { return planes.writes().reads(values, size()); }
+};
+
+/// values [batch, height, width, features] <- feature planes.
+struct GatherFeatures {
+  static constexpr std::string_view name = "gather_features";
+  FeaturePlanes planes;
+  float* values = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return planes.size(); }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const int features = planes.num_features();
+    const std::int64_t pixel = i % planes.plane_size, f = i / planes.plane_size % features;
+    const std::int64_t n = i / planes.plane_size / features;
+    values[(n * planes.plane_size + pixel) * features + f] = planes.at(i);
+  }
+  Accesses accesses() const { return planes.reads().writes(values, size()); }
+};
+
+/// packed [out, 3, 3, in] <- kernel [out, in, 3, 3]
+struct PackOpeningKernel {
+  static constexpr std::string_view name = "pack_opening_kernel";
+  int out_channels = 0;
+  int in_channels = 0;
+  const float* kernel = nullptr;
+  float* packed = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{9} * out_channels * in_channels;
+  }
+  REVODE_ON_DEVICE void operator()(std::int64_t index) const {
+    const std::int64_t i = index % in_channels, tap = index / in_channels % 9;
+    const std::int64_t o = index / in_channels / 9;
+    packed[index] = kernel[(o * in_channels + i) * 9 + tap];
+  }
+  Accesses accesses() const { return Accesses().reads(kernel, size()).writes(packed, size()); }
+};
+
+/// sums [out, in, 3, 3] += gradient [out, 3, 3, in], one contribution an entry.
+struct AddOpeningGradient {
+  static constexpr std::string_view name = "add_opening_gradient";
+  int out_channels = 0;
+  int in_channels = 0;
+  const float* gradient = nullptr;
+  ExactSum* sums = nullptr;
+  int* overflow = nullptr;
+  int overflow_code = 0;
+
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{9} * out_channels * in_channels;
+  }
+  REVODE_ON_DEVICE void operator()(std::int64_t index) const {
+    const std::int64_t tap = index % 9, i = index / 9 % in_channels, o = index / 9 / in_channels;
+    const float value = gradient[(o * 9 + tap) * in_channels + i];
+    if (!add_contribution(value, sums + index)) raise_atomically(overflow, overflow_code);
+  }
+  Accesses accesses() const {
+    return Accesses().reads(gradient, size()).writes(sums, size()).adds(overflow, 1);
+  }
+};
+
+/// One slot: out <- round(mean of 2 x 2), zero channels in front and behind.
+struct PoolSlot {
+  static constexpr std::string_view name = "pool_slot";
+  int batch = 0, in_channels = 0, out_channels = 0, channels_in_front = 0;
+  int height = 0, width = 0;  ///< of the input
+  float unit = 0;
+  const float* in = nullptr;
+  float* out = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{1} * batch * out_channels * (height / 2) * (width / 2);
+  }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t x = i % (width / 2), y = i / (width / 2) % (height / 2);
+    const std::int64_t row = i / (width / 2) / (height / 2);
+    const std::int64_t channel = row % out_channels - channels_in_front, n = row / out_channels;
+    if (channel < 0 || channel >= in_channels) {
+      out[i] = 0;
+      return;
+    }
+    const float* corner = in + ((n * in_channels + channel) * height + 2 * y) * width + 2 * x;
+    out[i] =
+        round_to_grid((corner[0] + corner[1] + corner[width] + corner[width + 1]) * 0.25f, unit);
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(in, std::size_t{1} * batch * in_channels * height * width)
+        .writes(out, size());
+  }
+};
+
+/// One slot: grad_in <- a quarter of grad_out at each of the 2 x 2.
+struct UnpoolSlot {
+  static constexpr std::string_view name = "unpool_slot";
+  int batch = 0, in_channels = 0, out_channels = 0, channels_in_front = 0;
+  int height = 0, width = 0;  ///< of the input
+  const float* grad_out = nullptr;
+  float* grad_in = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{1} * batch * in_channels * height * width;
+  }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t x = i % width / 2, y = i / width % height / 2;
+    const std::int64_t row = i / width / height;
+    const std::int64_t channel = row % in_channels + channels_in_front, n = row / in_channels;
+    grad_in[i] =
+        grad_out[((n * out_channels + channel) * (height / 2) + y) * (width / 2) + x] * 0.25f;
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(grad_out, std::size_t{1} * batch * out_channels * (height / 2) * (width / 2))
+        .writes(grad_in, size());
+  }
+};
+
+/// pooled [batch, features] <- mean over the plane of relu(norm(x)). A block a mean.
+struct PoolFeatures {
+  static constexpr std::string_view name = "pool_features";
+  static constexpr int num_threads = summing_threads, num_phases = 2;
+  using Shared = PartialSums;
+  FeaturePlanes planes;
+  NormParameters norm;
+  float* pooled = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t num_blocks() const {
+    return std::int64_t{1} * planes.batch * planes.num_features();
+  }
+  REVODE_ON_DEVICE void operator()(int phase, std::int64_t block, int thread,
+                                   Shared& shared) const {
+    if (phase == 0) {
+      const int f = static_cast<int>(block % planes.num_features());
+      const float* x = planes.plane(block / planes.num_features(), f);
+      const FeatureNorm at = norm.of(f);
+      double sum = 0;
+      for (std::int64_t p = thread; p < planes.plane_size; p += num_threads) sum += relu(at(x[p]));
+      shared.of_thread[thread] = sum;
+    } else if (thread == 0) {
+      pooled[block] = static_cast<float>(shared.total() / static_cast<double>(planes.plane_size));
+    }
+  }
+  Accesses accesses() const {
+    return norm.read_in(planes.reads(), planes.num_features())
+        .writes(pooled, std::size_t{1} * planes.batch * planes.num_features());
+  }
+};
+
+/// logits [batch, classes] <- W pooled + b
+struct ClosingLogits {
+  static constexpr std::string_view name = "closing_logits";
+  int batch = 0, num_features = 0, num_classes = 0;
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  const float* pooled = nullptr;
+  float* logits = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return std::int64_t{1} * batch * num_classes; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const float* row = weight + i % num_classes * num_features;
+    const float* features = pooled + i / num_classes * num_features;
+    float sum = bias[i % num_classes];
+    for (int f = 0; f < num_features; ++f) sum += row[f] * features[f];
+    logits[i] = sum;
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(weight, std::size_t{1} * num_classes * num_features)
+        .reads(bias, num_classes)
+        .reads(pooled, std::size_t{1} * batch * num_features)
+        .writes(logits, size());
+  }
+};
+
+/// weight [classes, features] += grad_logits^T pooled, bias [classes] += sum of grad_logits: one
+/// contribution an entry. Item (k, f), and (k, features) for the bias.
+struct AddClosingGradient {
+  static constexpr std::string_view name = "add_closing_gradient";
+  int batch = 0, num_features = 0, num_classes = 0;
+  const float* grad_logits = nullptr;
+  const float* pooled = nullptr;
+  ExactSum* weight = nullptr;
+  ExactSum* bias = nullptr;
+  int* overflow = nullptr;
+  int overflow_code = 0;
+
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{1} * num_classes * (num_features + 1);
+  }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t k = i / (num_features + 1), f = i % (num_features + 1);
+    float sum = 0;
+    for (int n = 0; n < batch; ++n) {
+      const float g = grad_logits[n * num_classes + k];
+      sum += f == num_features ? g : g * pooled[n * num_features + f];
+    }
+    ExactSum* const to = f == num_features ? bias + k : weight + k * num_features + f;
+    if (!add_contribution(sum, to)) raise_atomically(overflow, overflow_code);
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(grad_logits, std::size_t{1} * batch * num_classes)
+        .reads(pooled, std::size_t{1} * batch * num_features)
+        .writes(weight, std::size_t{1} * num_classes * num_features)
+        .writes(bias, num_classes)
+        .adds(overflow, 1);
+  }
+};
+
+/// grad of pooled [batch, features] <- W^T grad_logits / plane size
+struct ClosingAdjoint {
+  static constexpr std::string_view name = "closing_adjoint";
+  int batch = 0, num_features = 0, num_classes = 0;
+  std::int64_t plane_size = 0;
+  const float* weight = nullptr;
+  const float* grad_logits = nullptr;
+  float* grad_pooled = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return std::int64_t{1} * batch * num_features; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t n = i / num_features, f = i % num_features;
+    float sum = 0;
+    for (int k = 0; k < num_classes; ++k)
+      sum += grad_logits[n * num_classes + k] * weight[k * num_features + f];
+    grad_pooled[i] = sum / static_cast<float>(plane_size);
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(weight, std::size_t{1} * num_classes * num_features)
+        .reads(grad_logits, std::size_t{1} * batch * num_classes)
+        .writes(grad_pooled, size());
+  }
+};
+
+/// Each plane of a feature <- its value in values [batch, features].
+struct SpreadOverPlanes {
+  static constexpr std::string_view name = "spread_over_planes";
+  FeaturePlanes planes;
+  const float* values = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return planes.size(); }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    planes.at(i) = values[i / planes.plane_size];
+  }
+  Accesses accesses() const {
+    return planes.writes().reads(values, std::size_t{1} * planes.batch * planes.num_features());
+  }
+};
+
+}  // namespace revode::cuda
