@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <array>
 
-#include "backend/cpu_sweep.hpp"
+#include "backend/backend_sweep.hpp"
+#include "backend/cpu_backend_test.hpp"
 #include "support/backend_calls.hpp"
 
 namespace revode {

@@ -50,6 +50,11 @@ class Accesses {
     return list(values, size * sizeof(T), Access::add);
   }
 
+  Accesses&& and_also(const Accesses& more) && {
+    all_.insert(all_.end(), more.all_.begin(), more.all_.end());
+    return std::move(*this);
+  }
+
   const std::vector<AccessedBytes>& all() const { return all_; }
 
  private:

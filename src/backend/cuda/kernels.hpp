@@ -18,7 +18,7 @@ using Kernel = std::variant<
     BiasRelu, AdvanceLine, RetreatLine, AdjointLine, Mask, AddScaled,
     PackKernels, AddKernelGradient, AddBiasGradient,
     ComputeStatistics, NormaliseFeatures, NormBackwardSums, NormBackward,
-    ScatterFeatures, GatherFeatures, PackOpeningKernel, AddOpeningGradient,
+    ScatterFeatures, CopyFeatures, GatherFeatures, PackOpeningKernel, AddOpeningGradient,
     PoolSlot, UnpoolSlot,
     PoolFeatures, ClosingLogits, AddClosingGradient, ClosingAdjoint, SpreadOverPlanes,
     SoftmaxOfSamples, SumLosses, SoftmaxGradient, ReadRunningAverages, UpdateRunningAverages,

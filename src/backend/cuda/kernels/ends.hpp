@@ -27,6 +27,16 @@ struct ScatterFeatures {
   Accesses accesses() const { return planes.writes().reads(values, size()); }
 };
 
+/// Feature planes of another array <- feature planes.
+struct CopyFeatures {
+  static constexpr std::string_view name = "copy_features";
+  FeaturePlanes from, to;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return from.size(); }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const { to.at(i) = from.at(i); }
+  Accesses accesses() const { return from.reads().and_also(to.writes()); }
+};
+
 /// values [batch, height, width, features] <- feature planes.
 struct GatherFeatures {
   static constexpr std::string_view name = "gather_features";

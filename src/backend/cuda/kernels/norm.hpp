@@ -33,14 +33,14 @@ struct FeaturePlanes {
     Accesses list;
     for (int which = 0; which < 2; ++which)
       if (features.joined || which == features.slot)
-        list = std::move(list).reads(slot[which], batch * channels * plane_size);
+        std::move(list).reads(slot[which], batch * channels * plane_size);
     return list;
   }
   Accesses writes() const {
     Accesses list;
     for (int which = 0; which < 2; ++which)
       if (features.joined || which == features.slot)
-        list = std::move(list).writes(slot[which], batch * channels * plane_size);
+        std::move(list).writes(slot[which], batch * channels * plane_size);
     return list;
   }
 };
@@ -177,10 +177,8 @@ struct NormBackwardSums {
   }
   Accesses accesses() const {
     const int features = x.num_features();
-    Accesses list = norm.read_in(x.reads(), features);
-    for (const AccessedBytes& written : grad.writes().all())
-      list = std::move(list).writes(static_cast<const std::byte*>(written.begin), written.bytes);
-    return std::move(list)
+    return norm.read_in(x.reads(), features)
+        .and_also(grad.writes())
         .writes(grad_scale, features)
         .writes(grad_shift, features)
         .writes(means, 2 * features)
@@ -204,10 +202,9 @@ struct NormBackward {
         (g - means[2 * f] - at.normalised(x.at(i)) * means[2 * f + 1]);
   }
   Accesses accesses() const {
-    Accesses list = norm.read_in(x.reads(), x.num_features());
-    for (const AccessedBytes& written : grad.writes().all())
-      list = std::move(list).writes(static_cast<const std::byte*>(written.begin), written.bytes);
-    return std::move(list).reads(means, 2 * x.num_features());
+    return norm.read_in(x.reads(), x.num_features())
+        .and_also(grad.writes())
+        .reads(means, 2 * x.num_features());
   }
 };
 

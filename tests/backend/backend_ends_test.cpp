@@ -1,4 +1,4 @@
-// Opening, transition and closing of the cpu backend against the reference. What is overwritten is
+// Opening, transition and closing of any backend against the reference. What is overwritten is
 // handed in full of NaN.
 #include <memory>
 #include <string>
@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "backend/cpu_backend_test.hpp"
+#include "backend/backend_under_test.hpp"
 #include "support/backend_calls.hpp"
 #include "support/exact_values.hpp"
 
@@ -61,8 +61,8 @@ struct Opening {
   std::vector<float> images, kernel, scale, shift;
 };
 
-TEST_P(CpuBackend, OpeningEqualsReference) {
-  const auto cpu = make_cpu_backend(2);
+TEST_P(AnyBackend, OpeningEqualsReference) {
+  const auto tested = make(2);
   const auto reference = make_reference_backend<float>();
   for (const OpeningShape& shape : opening_shapes()) {
     SCOPED_TRACE(fmt::format("{} x [{}, {}, {}], joined {}", shape.batch, shape.in_channels,
@@ -72,12 +72,12 @@ TEST_P(CpuBackend, OpeningEqualsReference) {
     State got(shape.batch, opening.state_size, poison);
     State expected(shape.batch, opening.state_size, poison);
     OwnStatistics got_statistics(opening.num_features), statistics(opening.num_features);
-    cpu->opening_convolve(shape, images, opening.weights(), got.view(), got_statistics);
+    tested->opening_convolve(shape, images, opening.weights(), got.view(), got_statistics);
     reference->opening_convolve(shape, images, opening.weights(), expected.view(), statistics);
     expect_close(got_statistics, statistics);
 
     // The same statistics: outputs differ by the order of the sums, at most one step of the grid.
-    cpu->opening_normalise(shape, opening.weights(), statistics, got.view());
+    tested->opening_normalise(shape, opening.weights(), statistics, got.view());
     reference->opening_normalise(shape, opening.weights(), statistics, expected.view());
     const float step = shape.grid_bits > 0 ? std::ldexp(1.0f, -shape.grid_bits) : 0;
     for (int slot = 0; slot < 2; ++slot)
@@ -97,22 +97,22 @@ TEST_P(CpuBackend, OpeningEqualsReference) {
       return std::vector{real_values<float>(kernel), real_values<float>(scale),
                          real_values<float>(shift)};
     };
-    const auto got_gradient = gradient_of(*cpu), expected_gradient = gradient_of(*reference);
+    const auto got_gradient = gradient_of(*tested), expected_gradient = gradient_of(*reference);
     for (int part = 0; part < 3; ++part)
       EXPECT_LT(relative_error(got_gradient[part], expected_gradient[part]), sum_tolerance) << part;
   }
 }
 
-TEST_P(CpuBackend, OpeningIsOnTheGridWithoutNegativeZeros) {
-  const auto cpu = make_cpu_backend(1);
+TEST_P(AnyBackend, OpeningIsOnTheGridWithoutNegativeZeros) {
+  const auto tested = make(1);
   const OpeningShape shape = opening_shapes()[0];
   const Opening opening(shape);
   const float* images = opening.images.data();
   State state(shape.batch, opening.state_size, poison);
 
   OwnStatistics statistics(opening.num_features);
-  cpu->opening_convolve(shape, images, opening.weights(), state.view(), statistics);
-  cpu->opening_normalise(shape, opening.weights(), statistics, state.view());
+  tested->opening_convolve(shape, images, opening.weights(), state.view(), statistics);
+  tested->opening_normalise(shape, opening.weights(), statistics, state.view());
 
   for (const std::vector<float>& slot : state.slot) {
     for (const float value : slot) {
@@ -122,8 +122,8 @@ TEST_P(CpuBackend, OpeningIsOnTheGridWithoutNegativeZeros) {
   }
 }
 
-TEST_P(CpuBackend, TransitionEqualsReferenceBitForBit) {
-  const auto cpu = make_cpu_backend(2);
+TEST_P(AnyBackend, TransitionEqualsReferenceBitForBit) {
+  const auto tested = make(2);
   const auto reference = make_reference_backend<float>();
   for (const TransitionShape& shape :
        {TransitionShape{3, 16, 32, 32, 32, 16}, TransitionShape{2, 3, 6, 2, 6, 0},
@@ -136,10 +136,10 @@ TEST_P(CpuBackend, TransitionEqualsReferenceBitForBit) {
     State in(shape.batch, in_size, std::uint64_t{1});
     State out(shape.batch, out_size, poison), expected_out(shape.batch, out_size, poison);
 
-    cpu->transition_forward(shape, in.view(), out.view());
+    tested->transition_forward(shape, in.view(), out.view());
     reference->transition_forward(shape, in.view(), expected_out.view());
     State adjoint(shape.batch, in_size, poison), expected_adjoint(shape.batch, in_size, poison);
-    cpu->transition_backward(shape, out.view(), adjoint.view());
+    tested->transition_backward(shape, out.view(), adjoint.view());
     reference->transition_backward(shape, expected_out.view(), expected_adjoint.view());
 
     for (int slot = 0; slot < 2; ++slot) {
@@ -196,8 +196,8 @@ std::vector<std::vector<float>> closing_backward(Backend<float>& backend, const 
   return result;
 }
 
-TEST_P(CpuBackend, ClosingEqualsReference) {
-  const auto cpu = make_cpu_backend(2);
+TEST_P(AnyBackend, ClosingEqualsReference) {
+  const auto tested = make(2);
   const auto reference = make_reference_backend<float>();
   for (const ClosingShape& shape : closing_shapes()) {
     SCOPED_TRACE(fmt::format("{} x [{}, {}, {}], joined {}", shape.batch, shape.channels,
@@ -206,21 +206,21 @@ TEST_P(CpuBackend, ClosingEqualsReference) {
     const auto view = closing.state.view();
     OwnStatistics statistics = closing_statistics(*reference, shape, view);
 
-    expect_close(closing_statistics(*cpu, shape, view), statistics);
+    expect_close(closing_statistics(*tested, shape, view), statistics);
 
     std::vector<float> logits = poison(closing.grad_logits.size()), expected_logits = logits;
-    cpu->closing_forward(shape, view, closing.weights(), statistics, logits.data());
+    tested->closing_forward(shape, view, closing.weights(), statistics, logits.data());
     reference->closing_forward(shape, view, closing.weights(), statistics, expected_logits.data());
     EXPECT_LT(relative_error(logits, expected_logits), sum_tolerance);
 
-    const auto got = closing_backward(*cpu, shape, closing, statistics);
+    const auto got = closing_backward(*tested, shape, closing, statistics);
     const auto expected = closing_backward(*reference, shape, closing, statistics);
     for (std::size_t part = 0; part < got.size(); ++part)
       EXPECT_LT(relative_error(got[part], expected[part]), sum_tolerance) << part;
   }
 }
 
-TEST_P(CpuBackend, EndLayersDoNotDependOnTheNumberOfThreads) {
+TEST_P(AnyBackend, EndLayersDoNotDependOnTheNumberOfThreads) {
   const OpeningShape opening_shape{19, 3, 5, 7, 3, {true, 1}, 16};
   const ClosingShape closing_shape{19, 3, 3, 5, {false, 1}, 7};
   const Opening opening(opening_shape);
@@ -228,23 +228,23 @@ TEST_P(CpuBackend, EndLayersDoNotDependOnTheNumberOfThreads) {
   std::vector<std::vector<float>> results;
   std::vector<OwnStatistics> statistics;
   for (const int num_threads : {1, 2, 3}) {
-    const auto cpu = make_cpu_backend(num_threads);
+    const auto tested = make(num_threads);
     State adjoint(opening_shape.batch, opening.state_size, std::uint64_t{5});
     State state(opening_shape.batch, opening.state_size, poison);
     OwnStatistics opened(opening.num_features);
-    cpu->opening_convolve(opening_shape, opening.images.data(), opening.weights(), state.view(),
-                          opened);
-    OwnStatistics closed = closing_statistics(*cpu, closing_shape, closing.state.view());
+    tested->opening_convolve(opening_shape, opening.images.data(), opening.weights(), state.view(),
+                             opened);
+    OwnStatistics closed = closing_statistics(*tested, closing_shape, closing.state.view());
     statistics.insert(statistics.end(), {opened, closed});
 
     std::vector<ExactSum> sums(opening.kernel.size() + 2 * opening.scale.size());
     ExactSum* grad_scale = sums.data() + opening.kernel.size();
     int overflow = 0;
-    cpu->opening_backward(
+    tested->opening_backward(
         opening_shape, opening.images.data(), opening.weights(), opened, state.view(),
         adjoint.view(), {sums.data(), grad_scale, grad_scale + opening.scale.size()}, {&overflow});
     std::vector<float> all = real_values<float>(sums);
-    for (const auto& part : closing_backward(*cpu, closing_shape, closing, closed))
+    for (const auto& part : closing_backward(*tested, closing_shape, closing, closed))
       all.insert(all.end(), part.begin(), part.end());
     results.push_back(all);
   }

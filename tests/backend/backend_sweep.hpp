@@ -1,4 +1,4 @@
-// Sweeps through segments of the cpu backend: shapes, data and calls that its tests share.
+// Sweeps through segments: shapes, data and calls that the tests of backends share.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include "backend/cpu_backend_test.hpp"
+#include "backend/backend_under_test.hpp"
 #include "support/backend_calls.hpp"
 #include "support/exact_values.hpp"
 

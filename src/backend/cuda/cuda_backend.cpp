@@ -1,0 +1,327 @@
+#include "backend/cuda/cuda_backend.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "backend/cuda/cuda_segment.hpp"
+#include "backend/cuda/engine.hpp"
+
+namespace revode::cuda {
+namespace {
+
+float unit_of(int grid_bits) { return grid_bits > 0 ? std::ldexp(1.0f, grid_bits) : 0; }
+
+template <typename Shape>
+std::size_t plane_size(const Shape& shape) {
+  return static_cast<std::size_t>(shape.height) * shape.width;
+}
+
+template <typename Shape>
+int features(const Shape& shape) {
+  return shape.features.num_features(shape.channels);
+}
+
+template <typename Shape>
+FeaturePlanes planes_of(const Shape& shape, const StateView<float>& state) {
+  return {.batch = shape.batch,
+          .channels = shape.channels,
+          .plane_size = static_cast<std::int64_t>(plane_size(shape)),
+          .features = shape.features,
+          .slot = {state.slot[0], state.slot[1]}};
+}
+
+class CudaBackend final : public Backend<float> {
+ public:
+  explicit CudaBackend(std::unique_ptr<Device> device)
+      : engine_(std::make_shared<Engine>(std::move(device))) {}
+
+  MemorySpace& space() override { return engine_->space(); }
+  Mark mark() override { return engine_->mark(); }
+  bool reached(Mark mark) override { return engine_->reached(mark); }
+  void wait(Mark mark) override { engine_->wait(mark, progress_); }
+  void zero(void* to, std::size_t bytes) override { engine_->zero(to, bytes); }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    engine_->copy(to, from, bytes);
+  }
+  void copy_in(void* to, const void* host, std::size_t bytes) override {
+    engine_->copy_in(to, host, bytes);
+  }
+  void copy_out(void* host, const void* from, std::size_t bytes) override {
+    engine_->copy_out(host, from, bytes);
+  }
+
+  std::string_view name() const override { return "cuda"; }
+  std::string description() const override { return engine_->device().description(); }
+  double measure_peak_flops() override { return engine_->device().peak_flops(); }
+  void set_progress(std::function<void()> progress) override { progress_ = std::move(progress); }
+
+  std::unique_ptr<Segment<float>> make_segment(const SegmentShape& shape) override {
+    return std::make_unique<CudaSegment>(shape, engine_);
+  }
+
+  void opening_convolve(const OpeningShape& shape, const float* images,
+                        const OpeningWeights<float>& weights, StateView<float> state,
+                        NormStatistics statistics) override {
+    const std::size_t kernel_size = std::size_t{9} * features(shape) * shape.in_channels;
+    float* const kernel = engine_->scratch(Scratch::kernel, kernel_size);
+    float* const values = engine_->scratch(
+        Scratch::hidden, std::size_t{1} * shape.batch * features(shape) * plane_size(shape));
+    engine_->launch(PackOpeningKernel{features(shape), shape.in_channels, weights.kernel, kernel});
+    engine_->convolve(Convolution{.batch = shape.batch,
+                                  .height = shape.height,
+                                  .width = shape.width,
+                                  .in_channels = shape.in_channels,
+                                  .out_channels = features(shape),
+                                  .x = take_images(shape, images),
+                                  .kernel = kernel,
+                                  .y = values});
+    const FeaturePlanes planes = planes_of(shape, state);
+    engine_->launch(ScatterFeatures{planes, values});
+    if (statistics.mean != nullptr) engine_->launch(ComputeStatistics{planes, statistics});
+  }
+
+  void opening_normalise(const OpeningShape& shape, const OpeningWeights<float>& weights,
+                         NormStatistics statistics, StateView<float> state) override {
+    engine_->launch(NormaliseFeatures{planes_of(shape, state),
+                                      {statistics, weights.scale, weights.shift},
+                                      unit_of(shape.grid_bits)});
+    if (!shape.features.joined)
+      zero(state.slot[1 - shape.features.slot],
+           shape.batch * shape.channels * plane_size(shape) * sizeof(float));
+  }
+
+  void opening_backward(const OpeningShape& shape, const float* images,
+                        const OpeningWeights<float>& weights, NormStatistics statistics,
+                        StateView<float> state, StateView<float> adjoint,
+                        const OpeningGradient& gradient, OverflowNote overflow) override {
+    opening_convolve(shape, images, weights, state, NormStatistics{});
+    const int num_features = features(shape);
+    const std::size_t size = std::size_t{1} * shape.batch * num_features * plane_size(shape);
+    const FeaturePlanes grad{.batch = shape.batch,
+                             .channels = num_features,
+                             .plane_size = static_cast<std::int64_t>(plane_size(shape)),
+                             .features = {.joined = false, .slot = 0},
+                             .slot = {engine_->scratch(Scratch::grad_force, size), nullptr}};
+    engine_->launch(CopyFeatures{planes_of(shape, adjoint), grad});
+    norm_backward(planes_of(shape, state), grad, {statistics, weights.scale, weights.shift},
+                  gradient.scale, gradient.shift, overflow);
+    float* const grad_values = engine_->scratch(Scratch::grad_hidden, size);
+    float* const grad_kernel = engine_->scratch(Scratch::kernel_gradient,
+                                                std::size_t{9} * num_features * shape.in_channels);
+    engine_->launch(GatherFeatures{grad, grad_values});
+    engine_->convolve(ConvolutionGradient{.batch = shape.batch,
+                                          .height = shape.height,
+                                          .width = shape.width,
+                                          .in_channels = shape.in_channels,
+                                          .out_channels = num_features,
+                                          .x = take_images(shape, images),
+                                          .grad_y = grad_values,
+                                          .grad_kernel = grad_kernel});
+    engine_->launch(AddOpeningGradient{.out_channels = num_features,
+                                       .in_channels = shape.in_channels,
+                                       .gradient = grad_kernel,
+                                       .sums = gradient.kernel,
+                                       .overflow = overflow.highest,
+                                       .overflow_code = overflow.first});
+  }
+
+  void transition_forward(const TransitionShape& shape, StateView<float> in,
+                          StateView<float> out) override {
+    for (int slot = 0; slot < 2; ++slot)
+      engine_->launch(PoolSlot{.batch = shape.batch,
+                               .in_channels = shape.in_channels,
+                               .out_channels = shape.out_channels,
+                               .channels_in_front = shape.channels_in_front(),
+                               .height = shape.height,
+                               .width = shape.width,
+                               .unit = unit_of(shape.grid_bits),
+                               .in = in.slot[slot],
+                               .out = out.slot[slot]});
+  }
+
+  void transition_backward(const TransitionShape& shape, StateView<float> adjoint_out,
+                           StateView<float> adjoint_in) override {
+    for (int slot = 0; slot < 2; ++slot)
+      engine_->launch(UnpoolSlot{.batch = shape.batch,
+                                 .in_channels = shape.in_channels,
+                                 .out_channels = shape.out_channels,
+                                 .channels_in_front = shape.channels_in_front(),
+                                 .height = shape.height,
+                                 .width = shape.width,
+                                 .grad_out = adjoint_out.slot[slot],
+                                 .grad_in = adjoint_in.slot[slot]});
+  }
+
+  void closing_statistics(const ClosingShape& shape, StateView<float> state,
+                          NormStatistics statistics) override {
+    engine_->launch(ComputeStatistics{planes_of(shape, state), statistics});
+  }
+
+  void closing_forward(const ClosingShape& shape, StateView<float> state,
+                       const ClosingWeights<float>& weights, NormStatistics statistics,
+                       float* logits) override {
+    engine_->launch(ClosingLogits{.batch = shape.batch,
+                                  .num_features = features(shape),
+                                  .num_classes = shape.num_classes,
+                                  .weight = weights.weight,
+                                  .bias = weights.bias,
+                                  .pooled = pool_features(shape, state, weights, statistics),
+                                  .logits = logits});
+  }
+
+  void closing_backward(const ClosingShape& shape, StateView<float> state,
+                        const ClosingWeights<float>& weights, NormStatistics statistics,
+                        const float* grad_logits, StateView<float> adjoint,
+                        const ClosingGradient& gradient, OverflowNote overflow) override {
+    const int num_features = features(shape);
+    // logits = W pooled + b, pooled = mean over the plane
+    engine_->launch(AddClosingGradient{.batch = shape.batch,
+                                       .num_features = num_features,
+                                       .num_classes = shape.num_classes,
+                                       .grad_logits = grad_logits,
+                                       .pooled = pool_features(shape, state, weights, statistics),
+                                       .weight = gradient.weight,
+                                       .bias = gradient.bias,
+                                       .overflow = overflow.highest,
+                                       .overflow_code = overflow.first});
+    float* const grad_pooled =
+        engine_->scratch(Scratch::grad_hidden, std::size_t{1} * shape.batch * num_features);
+    engine_->launch(ClosingAdjoint{.batch = shape.batch,
+                                   .num_features = num_features,
+                                   .num_classes = shape.num_classes,
+                                   .plane_size = static_cast<std::int64_t>(plane_size(shape)),
+                                   .weight = weights.weight,
+                                   .grad_logits = grad_logits,
+                                   .grad_pooled = grad_pooled});
+    for (float* slot : adjoint.slot)
+      zero(slot, shape.batch * shape.channels * plane_size(shape) * sizeof(float));
+    const FeaturePlanes grad = planes_of(shape, adjoint);
+    engine_->launch(SpreadOverPlanes{grad, grad_pooled});
+    norm_backward(planes_of(shape, state), grad, {statistics, weights.scale, weights.shift},
+                  gradient.scale, gradient.shift, overflow);
+  }
+
+  void softmax_cross_entropy(const LossShape& shape, const float* logits,
+                             const std::uint8_t* labels, double* probabilities,
+                             LossSums* sums) override {
+    auto* const losses = engine_->scratch<double>(Scratch::sums, shape.batch);
+    auto* const hits = engine_->scratch<std::int32_t>(Scratch::hidden, shape.batch);
+    engine_->launch(SoftmaxOfSamples{shape, logits, labels, probabilities, losses, hits});
+    engine_->launch(SumLosses{shape.batch, losses, hits, sums});
+  }
+
+  void softmax_cross_entropy_gradient(const LossShape& shape, const double* probabilities,
+                                      const std::uint8_t* labels, int mini_batch,
+                                      float* grad_logits) override {
+    engine_->launch(SoftmaxGradient{shape, mini_batch, probabilities, labels, grad_logits});
+  }
+
+  void read_running_averages(int num_features, const float* mean, const float* variance,
+                             NormStatistics statistics) override {
+    engine_->launch(ReadRunningAverages{num_features, mean, variance, statistics});
+  }
+
+  void update_running_averages(int num_features, const std::vector<double>& counts,
+                               NormStatistics statistics, float* mean, float* variance) override {
+    counts_.ensure(counts.size(), Memory::workspace, *this);
+    std::ranges::copy(counts, counts_.host().begin());
+    counts_.store(counts.size());
+    engine_->launch(UpdateRunningAverages{.num_features = num_features,
+                                          .num_batches = static_cast<int>(counts.size()),
+                                          .counts = counts_.data(),
+                                          .statistics = statistics,
+                                          .mean = mean,
+                                          .variance = variance});
+  }
+
+  void compare(std::size_t size, const float* values, const float* expected,
+               Comparison* result) override {
+    auto* const partial = engine_->scratch<Comparison>(Scratch::sums, CompareParts::num_parts);
+    engine_->launch(CompareParts{static_cast<std::int64_t>(size), values, expected, partial});
+    engine_->launch(AddComparisons{partial, result});
+  }
+
+  void find_non_finite(std::size_t size, const float* values, int code, int* found) override {
+    int* const any = engine_->scratch<int>(Scratch::sums, 1);
+    zero(any, sizeof(int));
+    engine_->launch(FindNonFinite{static_cast<std::int64_t>(size), values, any});
+    engine_->launch(NoteFound{code, any, found});
+  }
+
+  // Part by part, front to back: value i lies in front of sum i, so none is overwritten unread.
+  void finish_sums(std::size_t size, const ExactSum* sums, float* values,
+                   std::int64_t* last_out_of_range) override {
+    constexpr std::size_t part_size = std::size_t{1} << 20;
+    float* const part = engine_->scratch(Scratch::hidden, std::min(size, part_size));
+    for (std::size_t first = 0; first < size; first += part_size) {
+      const std::size_t count = std::min(part_size, size - first);
+      engine_->launch(FinishSums{.num_values = static_cast<std::int64_t>(count),
+                                 .first = static_cast<std::int64_t>(first),
+                                 .sums = sums + first,
+                                 .values = part,
+                                 .last_out_of_range = last_out_of_range});
+      copy(values + first, part, count * sizeof(float));
+    }
+  }
+
+  void regularize(const RegularizedRows<float>& rows, RowSum* sums) override {
+    engine_->launch(RegularizeRows{rows, sums});
+  }
+
+  void sgd_step(std::size_t size, const SgdRates& rates, const float* gradient, float* velocity,
+                float* values) override {
+    engine_->launch(SgdStep{.num_values = static_cast<std::int64_t>(size),
+                            .rate = static_cast<float>(rates.rate),
+                            .momentum = static_cast<float>(rates.momentum),
+                            .gradient_scale = static_cast<float>(rates.gradient_scale),
+                            .gradient = gradient,
+                            .velocity = velocity,
+                            .values = values});
+  }
+
+ private:
+  /// The images in the layout of the convolutions.
+  const float* take_images(const OpeningShape& shape, const float* images) {
+    const ImageShape layout{shape.batch, shape.in_channels, shape.height, shape.width};
+    float* const taken = engine_->scratch(Scratch::state_0, layout.size());
+    engine_->launch(ChannelsLast{layout, images, taken});
+    return taken;
+  }
+
+  void norm_backward(const FeaturePlanes& x, const FeaturePlanes& grad, const NormParameters& norm,
+                     ExactSum* grad_scale, ExactSum* grad_shift, OverflowNote overflow) {
+    float* const means = engine_->scratch(Scratch::sums, 2 * x.num_features());
+    engine_->launch(NormBackwardSums{.x = x,
+                                     .grad = grad,
+                                     .norm = norm,
+                                     .grad_scale = grad_scale,
+                                     .grad_shift = grad_shift,
+                                     .means = means,
+                                     .overflow = overflow.highest,
+                                     .overflow_code = overflow.first});
+    engine_->launch(NormBackward{x, grad, norm, means});
+  }
+
+  /// [batch, features]: means over the plane of relu(norm(features)).
+  const float* pool_features(const ClosingShape& shape, StateView<float> state,
+                             const ClosingWeights<float>& weights, NormStatistics statistics) {
+    float* const pooled =
+        engine_->scratch(Scratch::hidden, std::size_t{1} * shape.batch * features(shape));
+    engine_->launch(
+        PoolFeatures{planes_of(shape, state), {statistics, weights.scale, weights.shift}, pooled});
+    return pooled;
+  }
+
+  std::shared_ptr<Engine> engine_;
+  std::function<void()> progress_;
+  StagedBuffer<double> counts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend<float>> make_cuda_backend(std::unique_ptr<Device> device) {
+  return std::make_unique<CudaBackend>(std::move(device));
+}
+
+}  // namespace revode::cuda

@@ -1,0 +1,52 @@
+// Couplings on a device: convolutions by the device's library, the rest by kernels.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "revode/backend/segment.hpp"
+#include "revode/core/buffer.hpp"
+
+#include "backend/cuda/engine.hpp"
+
+namespace revode::cuda {
+
+class CudaSegment final : public Segment<float> {
+ public:
+  CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine);
+
+  const SegmentShape& shape() const override { return shape_; }
+  std::string description() const override { return "convolutions of the device's library"; }
+  void bind(const SegmentWeights<float>& weights) override { weights_ = weights; }
+  void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
+  void load_weights() override;
+  std::unique_ptr<Recording> make_recording(int batch) override;
+  void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
+               Recording* recording) override;
+  void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
+               const Recording* recording, OverflowNote overflow) override;
+  int couplings_a_chunk() const override;
+
+ private:
+  struct Pair;
+
+  CouplingLine line(int target_slot) const;
+  int target_slot(int coupling) const { return (shape_.first_target + coupling) % 2; }
+  std::size_t size(int batch) const { return batch * shape_.image_size(); }
+  ImageShape images(int batch) const;
+  void convolve(const Buffer<float>& kernels, int coupling, int batch, const float* x, float* y);
+  void evaluate_hidden(int coupling, int batch, const float* x, float* hidden);
+  const float* evaluate_force(int coupling, int batch, const float* hidden);
+  void retreat_adjoint(int coupling, int batch, const float* x, const float* hidden,
+                       float* adjoint_target, float* adjoint_other, OverflowNote overflow);
+
+  SegmentShape shape_;
+  std::shared_ptr<Engine> engine_;
+  SegmentWeights<float> weights_;
+  SegmentGradient gradient_;
+  Buffer<float> kernel_;          ///< [num_couplings, c, 3, 3, c]: K, or K - K^T
+  Buffer<float> adjoint_kernel_;  ///< [num_couplings, c, 3, 3, c]: K^T, for the symmetric force
+  Buffer<float> bias_;            ///< [num_couplings, c]
+};
+
+}  // namespace revode::cuda

@@ -1,0 +1,389 @@
+#include "backend/cuda/host_device.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+namespace revode::cuda {
+namespace {
+
+constexpr std::size_t capacity = std::size_t{64} << 30;  // of addresses, not of memory
+constexpr std::size_t page_size = 4096;
+constexpr int poison = 0xff;  // NaN, as a number
+constexpr int guard = 0xa5;   // between the end of an array and that of its last page
+/// Of an event whose work nobody waits for: a device gets on while it is asked.
+constexpr int most_polls = 3;
+
+std::size_t pages_of(std::size_t bytes) { return (bytes + page_size - 1) / page_size * page_size; }
+
+template <typename Body>
+constexpr bool is_elementwise = requires(const Body& body) {
+  body.size();
+};
+
+/// As a device would: every item, or every phase of every block's threads.
+template <typename Body>
+void run_body(const Body& body) {
+  if constexpr (is_elementwise<Body>) {
+    for (std::int64_t i = 0; i < body.size(); ++i) body(i);
+  } else {
+    typename Body::Shared shared;
+    static_assert(std::is_trivially_copyable_v<typename Body::Shared>);
+    for (std::int64_t block = 0; block < body.num_blocks(); ++block) {
+      std::memset(&shared, poison, sizeof shared);
+      for (int phase = 0; phase < Body::num_phases; ++phase)
+        for (int thread = 0; thread < Body::num_threads; ++thread)
+          body(phase, block, thread, shared);
+    }
+  }
+}
+
+std::size_t num_images_values(int batch, int height, int width, int channels) {
+  return std::size_t{1} * batch * height * width * channels;
+}
+
+/// Calls f(y, x, kernel entry without input channel, x offset) for every tap inside the image.
+template <typename Shape, typename Function>
+void for_each_tap(const Shape& shape, Function&& f) {
+  for (int n = 0; n < shape.batch; ++n)
+    for (int y = 0; y < shape.height; ++y)
+      for (int x = 0; x < shape.width; ++x)
+        for (int ky = 0; ky < 3; ++ky)
+          for (int kx = 0; kx < 3; ++kx) {
+            const int from_y = y + ky - 1, from_x = x + kx - 1;
+            if (from_y < 0 || from_y >= shape.height || from_x < 0 || from_x >= shape.width)
+              continue;
+            const std::size_t out = (std::size_t{1} * n * shape.height + y) * shape.width + x;
+            const std::size_t in =
+                (std::size_t{1} * n * shape.height + from_y) * shape.width + from_x;
+            f(out * shape.out_channels, in * shape.in_channels, ky * 3 + kx);
+          }
+}
+
+void run_convolution(const Convolution& c) {
+  std::fill_n(c.y, num_images_values(c.batch, c.height, c.width, c.out_channels), 0.0f);
+  for_each_tap(c, [&](std::size_t out, std::size_t in, int tap) {
+    for (int o = 0; o < c.out_channels; ++o) {
+      const float* row = c.kernel + (std::size_t{9} * o + tap) * c.in_channels;
+      float sum = c.y[out + o];
+      for (int i = 0; i < c.in_channels; ++i) sum += row[i] * c.x[in + i];
+      c.y[out + o] = sum;
+    }
+  });
+}
+
+void run_gradient(const ConvolutionGradient& g) {
+  if (!g.adds) std::fill_n(g.grad_kernel, std::size_t{9} * g.out_channels * g.in_channels, 0.0f);
+  for_each_tap(g, [&](std::size_t out, std::size_t in, int tap) {
+    for (int o = 0; o < g.out_channels; ++o) {
+      float* row = g.grad_kernel + (std::size_t{9} * o + tap) * g.in_channels;
+      const float grad = g.grad_y[out + o];
+      for (int i = 0; i < g.in_channels; ++i) row[i] += grad * g.x[in + i];
+    }
+  });
+}
+
+bool is_commutative(Access one, Access other) { return one == other && one != Access::write; }
+
+const std::byte* end_of(const AccessedBytes& accessed) {
+  return static_cast<const std::byte*>(accessed.begin) + accessed.bytes;
+}
+
+}  // namespace
+
+HostDevice::HostDevice(RunOrder order, std::uint32_t seed)
+    : order_(order),
+      random_(seed),
+      base_(static_cast<std::byte*>(
+          mmap(nullptr, capacity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+  if (base_ == MAP_FAILED) throw std::bad_alloc();
+}
+
+HostDevice::~HostDevice() { munmap(base_, capacity); }
+
+std::string HostDevice::description() const { return "a device in host memory"; }
+
+Stream HostDevice::make_stream() {
+  streams_.emplace_back();
+  return {static_cast<int>(streams_.size()) - 1};
+}
+
+Event HostDevice::make_event() {
+  events_.emplace_back();
+  return {static_cast<int>(events_.size()) - 1};
+}
+
+void HostDevice::learn(Clock& clock, const Clock& more) const {
+  clock.resize(streams_.size());
+  for (std::size_t i = 0; i < more.size(); ++i) clock[i] = std::max(clock[i], more[i]);
+}
+
+void HostDevice::record(Event event, Stream stream) {
+  StreamState& state = streams_[stream.index];
+  learn(state.clock, host_clock_);
+  events_[event.index] = {true, stream.index, state.num_queued, state.clock, 0};
+  // Waits that nothing has followed yet are part of what the event stands for.
+  if (!state.waits.empty()) {
+    enqueue(stream, "record", Accesses(), [] {});
+    events_[event.index].number = state.num_queued;
+    events_[event.index].clock = state.clock;
+  }
+}
+
+void HostDevice::wait(Stream stream, Event event) {
+  const EventState& awaited = events_[event.index];
+  if (!awaited.is_recorded) return;
+  StreamState& state = streams_[stream.index];
+  learn(state.clock, awaited.clock);
+  state.waits.emplace_back(awaited.stream, awaited.number);
+}
+
+bool HostDevice::reached(Event event) {
+  run_some();
+  EventState& asked = events_[event.index];
+  if (!asked.is_recorded) return true;
+  if (++asked.num_polls >= most_polls) run_to(asked.stream, asked.number);
+  if (streams_[asked.stream].num_done < asked.number) return false;
+  learn(host_clock_, asked.clock);
+  return true;
+}
+
+void HostDevice::synchronize(Event event) {
+  if (!fault_.empty()) throw std::logic_error(std::exchange(fault_, {}));
+  const EventState awaited = events_[event.index];
+  if (!awaited.is_recorded) return;
+  run_to(awaited.stream, awaited.number);
+  learn(host_clock_, awaited.clock);
+  // What the host knows to be done is in front of all that it will ask for.
+  std::erase_if(touched_, [&](const Touched& touched) {
+    return touched.number <= host_clock_[touched.stream];
+  });
+}
+
+bool HostDevice::owns(const void* pointer) const {
+  return base_ <= pointer && pointer < base_ + capacity;
+}
+
+void* HostDevice::allocate(std::size_t bytes, Stream stream) {
+  std::byte* const pointer = base_ + used_;
+  // A closed page lies between two arrays.
+  used_ += pages_of(bytes) + page_size;
+  if (used_ > capacity) throw std::bad_alloc();
+  allocations_[pointer] = {bytes, true};
+  enqueue(stream, "allocate", Accesses().writes(pointer, bytes), [pointer, bytes] {
+    std::memset(pointer, poison, bytes);
+    std::memset(pointer + bytes, guard, pages_of(bytes) - bytes);
+  });
+  return pointer;
+}
+
+// An address is given out once: whoever still uses it is found.
+void HostDevice::release(void* pointer, std::size_t bytes, Stream stream) noexcept {
+  auto* const memory = static_cast<std::byte*>(pointer);
+  try {
+    enqueue(stream, "release", Accesses().writes(memory, bytes),
+            [=] { madvise(memory, pages_of(bytes), MADV_DONTNEED); });
+  } catch (const std::logic_error& error) {
+    fault_ = error.what();
+  }
+  allocations_[memory].is_live = false;
+}
+
+void HostDevice::zero(void* to, std::size_t bytes, Stream stream) {
+  auto* const memory = static_cast<std::byte*>(to);
+  enqueue(stream, "zero", Accesses().writes(memory, bytes), [=] { std::memset(memory, 0, bytes); });
+}
+
+void HostDevice::copy(void* to, const void* from, std::size_t bytes, Stream stream) {
+  auto* const memory = static_cast<std::byte*>(to);
+  const auto* const source = static_cast<const std::byte*>(from);
+  enqueue(stream, "copy", Accesses().reads(source, bytes).writes(memory, bytes),
+          [=] { std::memcpy(memory, source, bytes); });
+}
+
+void HostDevice::copy_in(void* to, const void* host, std::size_t bytes, Stream stream) {
+  copy(to, host, bytes, stream);
+}
+
+void HostDevice::copy_out(void* host, const void* from, std::size_t bytes, Stream stream) {
+  copy(host, from, bytes, stream);
+  // Until it is there the host reads poison, but for what a copy in front still takes from it.
+  const AccessedBytes there{host, bytes, Access::write};
+  for (const StreamState& state : streams_)
+    for (const Operation& operation : state.queue)
+      for (const AccessedBytes& accessed : operation.accesses)
+        if (accessed.access == Access::read && accessed.begin < end_of(there) &&
+            host < end_of(accessed))
+          return;
+  const StreamState& state = streams_[stream.index];
+  if (state.num_done < state.num_queued) std::memset(host, poison, bytes);
+}
+
+void HostDevice::launch(const Kernel& kernel, Stream stream) {
+  std::visit(
+      [&](const auto& body) {
+        enqueue(stream, std::string(body.name), body.accesses(), [body] { run_body(body); });
+      },
+      kernel);
+}
+
+void HostDevice::convolve(const Convolution& c, Stream stream) {
+  const auto num_values = [&](int channels) {
+    return num_images_values(c.batch, c.height, c.width, channels);
+  };
+  enqueue(stream, "convolve",
+          Accesses()
+              .reads(c.x, num_values(c.in_channels))
+              .reads(c.kernel, std::size_t{9} * c.in_channels * c.out_channels)
+              .writes(c.y, num_values(c.out_channels)),
+          [c] { run_convolution(c); });
+}
+
+void HostDevice::convolve(const ConvolutionGradient& g, Stream stream) {
+  const auto num_values = [&](int channels) {
+    return num_images_values(g.batch, g.height, g.width, channels);
+  };
+  enqueue(stream, "convolve_gradient",
+          Accesses()
+              .reads(g.x, num_values(g.in_channels))
+              .reads(g.grad_y, num_values(g.out_channels))
+              .writes(g.grad_kernel, std::size_t{9} * g.in_channels * g.out_channels),
+          [g] { run_gradient(g); });
+}
+
+void HostDevice::enqueue(Stream stream, std::string name, Accesses accesses,
+                         std::function<void()> run) {
+  if (!fault_.empty()) throw std::logic_error(std::exchange(fault_, {}));
+  StreamState& state = streams_[stream.index];
+  learn(state.clock, host_clock_);
+  Operation operation{.name = std::move(name),
+                      .number = ++state.num_queued,
+                      .accesses = accesses.all(),
+                      .run = std::move(run),
+                      .behind = std::exchange(state.waits, {})};
+  state.clock[stream.index] = operation.number;
+  for (const AccessedBytes& accessed : operation.accesses) {
+    check(accessed, operation.name);
+    note(accessed, stream.index, operation);
+  }
+  state.queue.push_back(std::move(operation));
+  run_some();
+}
+
+/// Inside one array that is there.
+void HostDevice::check(const AccessedBytes& accessed, const std::string& name) const {
+  if (!owns(accessed.begin)) return;
+  const auto* const begin = static_cast<const std::byte*>(accessed.begin);
+  const auto behind = allocations_.upper_bound(begin);
+  if (behind != allocations_.begin()) {
+    const auto& [first, allocation] = *std::prev(behind);
+    if (end_of(accessed) <= first + allocation.bytes) {
+      if (allocation.is_live) return;
+      throw std::logic_error(fmt::format("{} uses memory that was given back", name));
+    }
+  }
+  throw std::logic_error(fmt::format("{} goes beyond its array: {} bytes from {}", name,
+                                     accessed.bytes, static_cast<const void*>(begin)));
+}
+
+void HostDevice::note(const AccessedBytes& accessed, int stream, const Operation& operation) {
+  const auto* const begin = static_cast<const std::byte*>(accessed.begin);
+  const std::byte* const end = end_of(accessed);
+  const Clock& clock = streams_[stream].clock;
+  for (const Touched& other : touched_) {
+    if (other.end <= begin || end <= other.begin) continue;
+    const bool is_itself = other.stream == stream && other.number == operation.number;
+    const bool is_ordered = other.number <= clock[other.stream];
+    if (is_itself || is_ordered || is_commutative(other.access, accessed.access)) continue;
+    throw std::logic_error(fmt::format("nothing orders {} on stream {} and {} on stream {}",
+                                       other.name, other.stream, operation.name, stream));
+  }
+  // What clashes with an access that this one stands for, clashes with this one.
+  std::erase_if(touched_, [&](const Touched& other) {
+    const bool is_covered = begin <= other.begin && other.end <= end;
+    const bool is_ordered = other.number <= clock[other.stream];
+    return is_covered && is_ordered &&
+           (accessed.access == Access::write ||
+            (accessed.access == other.access && other.stream == stream));
+  });
+  touched_.push_back({begin, end, accessed.access, stream, operation.number, operation.name});
+}
+
+bool HostDevice::can_run(const StreamState& stream) const {
+  return !stream.queue.empty() &&
+         std::ranges::all_of(stream.queue.front().behind, [&](const auto& awaited) {
+           return streams_[awaited.first].num_done >= awaited.second;
+         });
+}
+
+/// Opens what the operation said that it touches, or closes it again.
+void HostDevice::protect(const Operation& operation, bool is_open) {
+  const auto change = [&](const AccessedBytes& accessed, int protection) {
+    if (!owns(accessed.begin)) return;
+    const auto offset =
+        static_cast<std::size_t>(static_cast<const std::byte*>(accessed.begin) - base_);
+    const std::size_t first = offset / page_size * page_size;
+    if (mprotect(base_ + first, pages_of(offset + accessed.bytes) - first, protection) != 0)
+      throw std::runtime_error("mprotect failed");
+  };
+  // Pages that are also written are opened last.
+  for (const AccessedBytes& accessed : operation.accesses)
+    if (accessed.access == Access::read || !is_open)
+      change(accessed, is_open ? PROT_READ : PROT_NONE);
+  if (!is_open) return;
+  for (const AccessedBytes& accessed : operation.accesses)
+    if (accessed.access != Access::read) change(accessed, PROT_READ | PROT_WRITE);
+}
+
+void HostDevice::run_next(StreamState& stream) {
+  Operation operation = std::move(stream.queue.front());
+  stream.queue.pop_front();
+  protect(operation, true);
+  operation.run();
+  for (const AccessedBytes& accessed : operation.accesses) {
+    if (!owns(accessed.begin) || accessed.access == Access::read || operation.name == "release")
+      continue;
+    const auto& [first, allocation] =
+        *std::prev(allocations_.upper_bound(static_cast<const std::byte*>(accessed.begin)));
+    const std::byte* const end = first + allocation.bytes;
+    const std::byte* const end_of_page = first + pages_of(allocation.bytes);
+    // The guard lies in the array's last page, which is open if the access ends there.
+    if (end_of(accessed) != end) continue;
+    if (!std::all_of(end, end_of_page,
+                     [](std::byte value) { return value == static_cast<std::byte>(guard); }))
+      throw std::logic_error(fmt::format("{} wrote behind the end of an array", operation.name));
+  }
+  protect(operation, false);
+  ++stream.num_done;
+}
+
+void HostDevice::run_to(int stream, std::int64_t number) {
+  StreamState& state = streams_[stream];
+  while (state.num_done < number) {
+    const auto behind = state.queue.front().behind;
+    for (const auto& [other, other_number] : behind) run_to(other, other_number);
+    run_next(state);
+  }
+}
+
+void HostDevice::run_some() {
+  if (order_ == RunOrder::lazy) return;
+  const bool is_random = order_ == RunOrder::random;
+  int budget = is_random ? static_cast<int>(random_() % 4) : -1;  // -1: all that can run
+  while (budget != 0) {
+    std::vector<StreamState*> ready;
+    for (StreamState& stream : streams_)
+      if (can_run(stream)) ready.push_back(&stream);
+    if (ready.empty()) return;
+    run_next(*ready[is_random ? random_() % ready.size() : 0]);
+    --budget;
+  }
+}
+
+}  // namespace revode::cuda

@@ -1,0 +1,120 @@
+// A device in host memory, for tests of the CUDA backend on any machine. Streams are queues whose
+// work runs some time later, in an order that CUDA would allow: as early or as late as possible, or
+// at random by a seed. Whatever order runs, each operation's accesses are held against all others:
+// two that touch the same bytes, one of them writing, must be ordered by streams, events and waits
+// of the host (vector clocks). Memory lies apart: closed to the host, open to an operation where it
+// said that it reads or writes, poisoned when fresh, gone when given back.
+//
+// Faults are thrown as std::logic_error by the call that shows them, naming both operations.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/device.hpp"
+
+namespace revode::cuda {
+
+/// When work runs.
+enum class RunOrder {
+  eager,   ///< as soon as what it waits for is done
+  lazy,    ///< when the host waits for it
+  random,  ///< now and then, by a seed
+};
+
+class HostDevice final : public Device {
+ public:
+  explicit HostDevice(RunOrder order, std::uint32_t seed = 0);
+  ~HostDevice() override;
+  HostDevice(const HostDevice&) = delete;
+  HostDevice& operator=(const HostDevice&) = delete;
+
+  std::string description() const override;
+  double peak_flops() const override { return 1e9; }
+
+  Stream make_stream() override;
+  Event make_event() override;
+  void record(Event event, Stream stream) override;
+  void wait(Stream stream, Event event) override;
+  bool reached(Event event) override;
+  void synchronize(Event event) override;
+
+  void* allocate(std::size_t bytes, Stream stream) override;
+  void release(void* pointer, std::size_t bytes, Stream stream) noexcept override;
+
+  void zero(void* to, std::size_t bytes, Stream stream) override;
+  void copy(void* to, const void* from, std::size_t bytes, Stream stream) override;
+  void copy_in(void* to, const void* host, std::size_t bytes, Stream stream) override;
+  void copy_out(void* host, const void* from, std::size_t bytes, Stream stream) override;
+
+  void launch(const Kernel& kernel, Stream stream) override;
+  void convolve(const Convolution& convolution, Stream stream) override;
+  void convolve(const ConvolutionGradient& gradient, Stream stream) override;
+
+ private:
+  /// How far each stream has come; of an operation: which others are known to be in front of it.
+  using Clock = std::vector<std::int64_t>;
+
+  struct Operation {
+    std::string name;
+    std::int64_t number = 0;  // within its stream, from 1 on
+    std::vector<AccessedBytes> accesses;
+    std::function<void()> run;
+    std::vector<std::pair<int, std::int64_t>> behind;  // stream and number
+  };
+  struct StreamState {
+    Clock clock;
+    std::int64_t num_queued = 0, num_done = 0;
+    std::deque<Operation> queue;
+    std::vector<std::pair<int, std::int64_t>> waits;  // of the next operation
+  };
+  struct EventState {
+    bool is_recorded = false;
+    int stream = 0;
+    std::int64_t number = 0;
+    Clock clock;
+    int num_polls = 0;
+  };
+  /// Of an operation that was queued, as long as a later one may clash with it.
+  struct Touched {
+    const std::byte *begin, *end;
+    Access access;
+    int stream;
+    std::int64_t number;
+    std::string name;
+  };
+  struct Allocation {
+    std::size_t bytes;
+    bool is_live;
+  };
+
+  bool owns(const void* pointer) const;
+  void enqueue(Stream stream, std::string name, Accesses accesses, std::function<void()> run);
+  void check(const AccessedBytes& accessed, const std::string& name) const;
+  void note(const AccessedBytes& accessed, int stream, const Operation& operation);
+  void learn(Clock& clock, const Clock& more) const;
+  bool can_run(const StreamState& stream) const;
+  void run_next(StreamState& stream);
+  void run_to(int stream, std::int64_t number);
+  void run_some();
+  void protect(const Operation& operation, bool is_open);
+
+  RunOrder order_;
+  std::mt19937 random_;
+  std::byte* base_;
+  std::size_t used_ = 0;
+  std::map<const std::byte*, Allocation> allocations_;  // by where they begin
+  std::deque<StreamState> streams_;
+  std::vector<EventState> events_;
+  Clock host_clock_;
+  std::vector<Touched> touched_;
+  std::string fault_;  // of release(), which cannot throw
+};
+
+}  // namespace revode::cuda

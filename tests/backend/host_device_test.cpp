@@ -1,0 +1,231 @@
+// The device in host memory: it runs what CUDA would run, and finds what CUDA would not forgive,
+// whatever order work happens to run in.
+#include "backend/cuda/host_device.hpp"
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+namespace revode::cuda {
+namespace {
+
+struct OrderOfRuns {
+  RunOrder order;
+  std::uint32_t seed;
+};
+
+std::vector<OrderOfRuns> all_orders() {
+  std::vector<OrderOfRuns> orders{{RunOrder::eager, 0}, {RunOrder::lazy, 0}};
+  for (std::uint32_t seed = 1; seed <= 20; ++seed) orders.push_back({RunOrder::random, seed});
+  return orders;
+}
+
+std::string name_of(const testing::TestParamInfo<OrderOfRuns>& info) {
+  switch (info.param.order) {
+    case RunOrder::eager:
+      return "eager";
+    case RunOrder::lazy:
+      return "lazy";
+    case RunOrder::random:
+      return fmt::format("random_seed_{}", info.param.seed);
+  }
+  return "";
+}
+
+/// Two streams, three arrays of 100 values, and a step that takes one to another.
+class HostDeviceOfAnyOrder : public testing::TestWithParam<OrderOfRuns> {
+ protected:
+  static constexpr std::int64_t size = 100;
+
+  void double_values(const float* from, float* to, Stream stream, std::int64_t count = size) {
+    device.zero(to, count * sizeof(float), stream);
+    device.launch(AddScaled{count, 2, from, to}, stream);
+  }
+  float* array(Stream stream) {
+    return static_cast<float*>(device.allocate(size * sizeof(float), stream));
+  }
+  void synchronize(Stream stream) {
+    const Event end = device.make_event();
+    device.record(end, stream);
+    device.synchronize(end);
+  }
+  /// What the device says of it, at the latest when the host waits for both streams.
+  template <typename Action>
+  std::string fault_of(Action&& action) {
+    try {
+      action();
+      synchronize(first);
+      synchronize(second);
+    } catch (const std::logic_error& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  HostDevice device{GetParam().order, GetParam().seed};
+  Stream first = device.make_stream(), second = device.make_stream();
+  Event event = device.make_event();
+  float *a = array(first), *b = array(first), *c = array(second);
+  std::vector<float> host = std::vector<float>(size, 1.5f), result = std::vector<float>(size);
+};
+
+INSTANTIATE_TEST_SUITE_P(Order, HostDeviceOfAnyOrder, testing::ValuesIn(all_orders()), name_of);
+
+TEST_P(HostDeviceOfAnyOrder, RunsWhatEventsOrder) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  double_values(a, b, first);
+  device.record(event, first);
+  device.wait(second, event);
+  double_values(b, c, second);
+  device.copy_out(result.data(), c, size * sizeof(float), second);
+  synchronize(second);
+
+  EXPECT_EQ(result, std::vector<float>(size, 6.0f));
+}
+
+TEST_P(HostDeviceOfAnyOrder, TheHostOrdersWhatItHasWaitedFor) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.record(event, first);
+  while (!device.reached(event)) {
+  }
+  double_values(a, c, second);
+  device.copy_out(result.data(), c, size * sizeof(float), second);
+  synchronize(second);
+
+  EXPECT_EQ(result, std::vector<float>(size, 3.0f));
+}
+
+// An event binds to its last record before the wait.
+TEST_P(HostDeviceOfAnyOrder, AnEventMayBeRecordedAgain) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.record(event, first);
+  double_values(a, b, first);
+  device.record(event, first);
+  device.wait(second, event);
+  double_values(b, c, second);
+  device.copy_out(result.data(), c, size * sizeof(float), second);
+  synchronize(second);
+
+  EXPECT_EQ(result.front(), 6.0f);
+}
+
+TEST_P(HostDeviceOfAnyOrder, AdditionsOfIntegersNeedNoOrder) {
+  auto* const any = static_cast<int*>(device.allocate(sizeof(int), first));
+  device.zero(any, sizeof(int), first);
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.record(event, first);
+  device.wait(second, event);
+
+  EXPECT_EQ(fault_of([&] {
+              device.launch(FindNonFinite{size, a, any}, first);
+              device.launch(FindNonFinite{size, a, any}, second);
+            }),
+            "");
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsAMissingEvent) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+
+  const std::string fault = fault_of([&] { double_values(a, c, second); });
+
+  EXPECT_NE(fault.find("nothing orders copy on stream 0 and add_scaled on stream 1"),
+            std::string::npos)
+      << fault;
+}
+
+// A wait for an event that was never recorded passes at once.
+TEST_P(HostDeviceOfAnyOrder, FindsAWaitBeforeTheRecord) {
+  device.wait(second, event);
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.record(event, first);
+
+  EXPECT_NE(fault_of([&] { double_values(a, c, second); }).find("nothing orders"),
+            std::string::npos);
+}
+
+// A record that is taken before the work binds to nothing behind it.
+TEST_P(HostDeviceOfAnyOrder, FindsARecordThatIsTooEarly) {
+  device.record(event, first);
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.wait(second, event);
+
+  EXPECT_NE(fault_of([&] { double_values(a, c, second); }).find("nothing orders"),
+            std::string::npos);
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsMemoryThatIsGivenBackTooEarly) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.record(event, first);
+  device.wait(second, event);
+  double_values(a, c, second);
+
+  const std::string fault = fault_of([&] { device.release(a, size * sizeof(float), first); });
+
+  EXPECT_NE(fault.find("add_scaled on stream 1 and release on stream 0"), std::string::npos)
+      << fault;
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsMemoryThatIsUsedAgain) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.release(a, size * sizeof(float), first);
+
+  EXPECT_NE(fault_of([&] { double_values(a, b, first); }).find("given back"), std::string::npos);
+}
+
+// Of two that use one array in turn, the second must wait for the first to have read it.
+TEST_P(HostDeviceOfAnyOrder, FindsAnArrayThatIsFilledAgainTooEarly) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.record(event, first);
+  device.wait(second, event);
+  double_values(a, c, second);
+
+  EXPECT_NE(fault_of([&] {
+              device.copy_in(a, host.data(), size * sizeof(float), first);
+            }).find("nothing orders add_scaled on stream 1 and copy on stream 0"),
+            std::string::npos);
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsALaunchBeyondItsArray) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+
+  EXPECT_NE(fault_of([&] { double_values(a, b, first, size + 1); }).find("beyond its array"),
+            std::string::npos);
+}
+
+// It may be done early, but never looks done without a wait where it runs late.
+TEST_P(HostDeviceOfAnyOrder, AResultIsPoisonUntilItIsThere) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.copy_out(result.data(), a, size * sizeof(float), first);
+
+  if (GetParam().order == RunOrder::lazy) {
+    EXPECT_TRUE(std::isnan(result.front()));
+  }
+  for (const float value : result) EXPECT_TRUE(std::isnan(value) || value == 1.5f) << value;
+  synchronize(first);
+  EXPECT_EQ(result, host);
+}
+
+TEST_P(HostDeviceOfAnyOrder, FreshMemoryHoldsNoNumbers) {
+  device.launch(AddScaled{size, 1, a, b}, first);
+  device.copy_out(result.data(), b, size * sizeof(float), first);
+  synchronize(first);
+
+  for (const float value : result) EXPECT_TRUE(std::isnan(value));
+}
+
+using HostDeviceDeathTest = HostDeviceOfAnyOrder;
+INSTANTIATE_TEST_SUITE_P(Order, HostDeviceDeathTest, testing::ValuesIn(all_orders()), name_of);
+
+TEST_P(HostDeviceDeathTest, TheHostCannotReadMemoryOfTheDevice) {
+  synchronize(first);
+  EXPECT_DEATH(std::printf("%f", static_cast<double>(*a)), "");
+}
+
+}  // namespace
+}  // namespace revode::cuda
