@@ -12,8 +12,8 @@
 
 #include "revode/core/buffer.hpp"
 
-#include "support/deferred_backend.hpp"
 #include "support/slice_chain.hpp"
+#include "support/test_backends.hpp"
 
 namespace revode {
 namespace {
@@ -79,8 +79,9 @@ TEST_P(TimeSliceOf, SizesOfNeighboursFitTogether) {
 
 TEST_P(TimeSliceOf, StoreEqualsReverseBitForBit) {
   const Architecture network = make(GetParam());
-  for (const std::string& name : backend_names()) {
-    const auto backend = make_backend(name, 2);
+  for (const std::string& name : test_backend_names()) {
+    SCOPED_TRACE(name);
+    const auto backend = make_test_backend(name, 2);
     const TestBatch<float> batch(network, {3, 2});
     SliceChain<float> reversed(network, *backend, Activations::reverse);
     SliceChain<float> stored(network, *backend, Activations::store);

@@ -17,8 +17,8 @@
 #include "revode/pipeline/schedule.hpp"
 
 #include "pipeline/shuffled_schedule.hpp"
-#include "support/deferred_backend.hpp"
 #include "support/mini_batch_source.hpp"
+#include "support/test_backends.hpp"
 
 namespace revode {
 namespace {

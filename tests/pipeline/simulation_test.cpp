@@ -16,9 +16,9 @@
 #include "revode/pipeline/partition.hpp"
 
 #include "pipeline/shuffled_schedule.hpp"
-#include "support/deferred_backend.hpp"
 #include "support/mini_batch_source.hpp"
 #include "support/slice_chain.hpp"
+#include "support/test_backends.hpp"
 
 namespace revode {
 namespace {
@@ -75,12 +75,14 @@ class Ranks {
 
 class SimulationOf : public testing::TestWithParam<std::string> {};
 
-INSTANTIATE_TEST_SUITE_P(Backends, SimulationOf, testing::Values("cpu", "deferred"),
+INSTANTIATE_TEST_SUITE_P(Backends, SimulationOf, testing::Values("cpu", "deferred", "cuda_on_host"),
                          [](const auto& backend) { return backend.param; });
 
 TEST_P(SimulationOf, TrainsWithTheBitsOfOneSliceOnAnyPlacement) {
   const Architecture network = make();
-  const auto backend = make_test_backend(GetParam(), 1);
+  // The clock of the simulation does not come back to ask again.
+  const auto backend =
+      GetParam() == "cuda_on_host" ? make_late_cuda_backend(1) : make_test_backend(GetParam(), 1);
   const TestBatch<float> batch(network, {3, 3, 2, 2});
   const MiniBatchSource source = source_of(batch);
   SliceChain<float> whole(network, *backend);

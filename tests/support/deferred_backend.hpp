@@ -274,15 +274,4 @@ class DeferredBackend final : public Backend<Real> {
   std::function<void()> progress_;
 };
 
-/// The backends of the program, and the deferred one.
-inline std::vector<std::string> test_backend_names() {
-  std::vector<std::string> names = backend_names();
-  names.emplace_back("deferred");
-  return names;
-}
-inline std::unique_ptr<Backend<float>> make_test_backend(const std::string& name, int num_threads) {
-  if (name == "deferred") return std::make_unique<DeferredBackend<float>>();
-  return make_backend(name, num_threads);
-}
-
 }  // namespace revode

@@ -10,8 +10,8 @@
 
 #include "revode/train/replicas.hpp"
 
-#include "support/deferred_backend.hpp"
 #include "support/error_text.hpp"
+#include "support/test_backends.hpp"
 #include "train/small_network.hpp"
 
 namespace revode {
@@ -191,6 +191,26 @@ TEST_P(TrainingStepOf, ABackendThatIsLateAndApartTrainsWithTheSameBits) {
                         std::make_unique<DeferredBackend<float>>());
 
     expect_same_training(spread, alone);
+  }
+}
+
+// On one rank as soon as it can be, on many ranks as late as it can be, or at random.
+TEST_P(TrainingStepOf, ACudaBackendHasTheSameBitsOnEveryGrid) {
+  Config config = small_config(std::get<0>(GetParam()));
+  config.schedule = std::get<1>(GetParam());
+  const auto backend = [](cuda::RunOrder order) {
+    return cuda::make_cuda_backend(std::make_unique<cuda::HostDevice>(order));
+  };
+  for (int time_ranks = 1; time_ranks <= world_.size(); time_ranks *= 2) {
+    SCOPED_TRACE(fmt::format("{} time ranks", time_ranks));
+    const bool is_late = time_ranks == world_.size();
+    config.activations = is_late ? "reverse" : "store";
+    SmallNetwork alone(config, self_, Placement::round_robin(1, 1), backend(cuda::RunOrder::eager));
+    SmallNetwork spread(config, world_, Placement::round_robin(time_ranks, time_ranks),
+                        backend(is_late ? cuda::RunOrder::lazy : cuda::RunOrder::random));
+
+    expect_same_training(spread, alone);
+    require_equal_replicas(spread.network);
   }
 }
 

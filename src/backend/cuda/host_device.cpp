@@ -17,8 +17,6 @@ constexpr std::size_t capacity = std::size_t{64} << 30;  // of addresses, not of
 constexpr std::size_t page_size = 4096;
 constexpr int poison = 0xff;  // NaN, as a number
 constexpr int guard = 0xa5;   // between the end of an array and that of its last page
-/// Of an event whose work nobody waits for: a device gets on while it is asked.
-constexpr int most_polls = 3;
 
 std::size_t pages_of(std::size_t bytes) { return (bytes + page_size - 1) / page_size * page_size; }
 
@@ -97,8 +95,9 @@ const std::byte* end_of(const AccessedBytes& accessed) {
 
 }  // namespace
 
-HostDevice::HostDevice(RunOrder order, std::uint32_t seed)
+HostDevice::HostDevice(RunOrder order, std::uint32_t seed, int most_polls)
     : order_(order),
+      most_polls_(most_polls),
       random_(seed),
       base_(static_cast<std::byte*>(
           mmap(nullptr, capacity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
@@ -148,7 +147,7 @@ bool HostDevice::reached(Event event) {
   run_some();
   EventState& asked = events_[event.index];
   if (!asked.is_recorded) return true;
-  if (++asked.num_polls >= most_polls) run_to(asked.stream, asked.number);
+  if (++asked.num_polls >= most_polls_) run_to(asked.stream, asked.number);
   if (streams_[asked.stream].num_done < asked.number) return false;
   learn(host_clock_, asked.clock);
   return true;

@@ -30,7 +30,9 @@ enum class RunOrder {
 
 class HostDevice final : public Device {
  public:
-  explicit HostDevice(RunOrder order, std::uint32_t seed = 0);
+  /// most_polls: an event is done when reached() has been asked so often, if not before: a device
+  /// gets on while it is asked.
+  explicit HostDevice(RunOrder order, std::uint32_t seed = 0, int most_polls = 3);
   ~HostDevice() override;
   HostDevice(const HostDevice&) = delete;
   HostDevice& operator=(const HostDevice&) = delete;
@@ -106,6 +108,7 @@ class HostDevice final : public Device {
   void protect(const Operation& operation, bool is_open);
 
   RunOrder order_;
+  int most_polls_;
   std::mt19937 random_;
   std::byte* base_;
   std::size_t used_ = 0;
