@@ -25,6 +25,8 @@ class CallQueue {
 
   /// Where arrays that are handed to the calls live, unless they say "host".
   virtual MemorySpace& space() = 0;
+  /// Memory of the host that is copied to and from fastest.
+  virtual MemorySpace& staging() { return host_memory(); }
 
   /// Behind all calls made so far.
   virtual Mark mark() = 0;
@@ -113,7 +115,7 @@ class StagedBuffer {
  private:
   bool is_shared() const { return size() == 0 || queue_->space().host_accessible(); }
   Buffer<T>& side() {
-    side_.ensure(size(), category_);
+    side_.ensure(size(), category_, queue_->staging());
     return side_;
   }
 

@@ -37,6 +37,7 @@ class CudaBackend final : public Backend<float> {
       : engine_(std::make_shared<Engine>(std::move(device))) {}
 
   MemorySpace& space() override { return engine_->space(); }
+  MemorySpace& staging() override { return engine_->staging(); }
   Mark mark() override { return engine_->mark(); }
   bool reached(Mark mark) override { return engine_->reached(mark); }
   void wait(Mark mark) override { engine_->wait(mark, progress_); }

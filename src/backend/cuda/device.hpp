@@ -72,6 +72,10 @@ class Device {
   /// Gives it back behind all that the stream has been given.
   virtual void release(void* pointer, std::size_t bytes, Stream stream) noexcept = 0;
 
+  /// Memory of the host that the device copies to and from without help, zeroed.
+  virtual void* allocate_host(std::size_t bytes) = 0;
+  virtual void release_host(void* pointer) noexcept = 0;
+
   virtual void zero(void* to, std::size_t bytes, Stream stream) = 0;
   virtual void copy(void* to, const void* from, std::size_t bytes, Stream stream) = 0;
   virtual void copy_in(void* to, const void* host, std::size_t bytes, Stream stream) = 0;

@@ -1,98 +1,172 @@
 #include "backend/cuda/engine.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "revode/core/error.hpp"
 
 namespace revode::cuda {
+namespace {
 
-void* DeviceMemory::allocate(std::size_t bytes) {
-  void* const memory = device_.allocate(bytes, stream_);
-  device_.zero(memory, bytes, stream_);
+Accesses accesses_of(const Convolution& c) {
+  const std::size_t pixels = std::size_t{1} * c.batch * c.height * c.width;
+  return Accesses()
+      .reads(c.x, pixels * c.in_channels)
+      .reads(c.kernel, std::size_t{9} * c.in_channels * c.out_channels)
+      .writes(c.y, pixels * c.out_channels);
+}
+
+Accesses accesses_of(const ConvolutionGradient& g) {
+  const std::size_t pixels = std::size_t{1} * g.batch * g.height * g.width;
+  return Accesses()
+      .reads(g.x, pixels * g.in_channels)
+      .reads(g.grad_y, pixels * g.out_channels)
+      .writes(g.grad_kernel, std::size_t{9} * g.in_channels * g.out_channels);
+}
+
+Accesses bytes_at(const void* pointer, std::size_t bytes) {
+  return Accesses().reads(static_cast<const std::byte*>(pointer), bytes);
+}
+
+}  // namespace
+
+Engine::Engine(std::unique_ptr<Device> device)
+    : device_(std::move(device)), space_(*this), staging_(*this) {
+  for (Stream& stream : streams_) stream = device_->make_stream();
+  for (Event& event : turn_events_) event = device_->make_event();
+}
+
+void* Engine::allocate(std::size_t bytes) {
+  ++num_calls_;
+  void* const memory = device_->allocate(bytes, streams_[kernels]);
+  device_->zero(memory, bytes, streams_[kernels]);
+  Allocation& allocation = allocations_[static_cast<const std::byte*>(memory)];
+  allocation.bytes = bytes;
+  allocation.last_call[kernels] = last_call_[kernels] = num_calls_;
   return memory;
 }
 
-void DeviceMemory::release(void* pointer, std::size_t bytes) noexcept {
-  device_.release(pointer, bytes, stream_);
+void Engine::release(void* pointer, std::size_t bytes) noexcept {
+  begin_call(kernels, bytes_at(pointer, bytes));
+  allocations_.erase(static_cast<const std::byte*>(pointer));
+  device_->release(pointer, bytes, streams_[kernels]);
 }
 
-Engine::Engine(std::unique_ptr<Device> device)
-    : device_(std::move(device)), stream_(device_->make_stream()), space_(*device_, stream_) {}
+/// Null for memory of the host.
+Engine::Allocation* Engine::allocation_of(const void* pointer) {
+  const auto* const memory = static_cast<const std::byte*>(pointer);
+  const auto behind = allocations_.upper_bound(memory);
+  if (behind == allocations_.begin()) return nullptr;
+  auto& [first, allocation] = *std::prev(behind);
+  return memory < first + allocation.bytes ? &allocation : nullptr;
+}
+
+/// A call of `lane` that touches these bytes: behind all calls of other lanes on the same arrays.
+void Engine::begin_call(Lane lane, const Accesses& accesses) {
+  ++num_calls_;
+  for (const AccessedBytes& accessed : accesses.all()) {
+    Allocation* const allocation = allocation_of(accessed.begin);
+    if (allocation == nullptr) continue;
+    for (int other = 0; other < num_lanes; ++other)
+      if (other != lane) wait_for(lane, static_cast<Lane>(other), allocation->last_call[other]);
+    allocation->last_call[lane] = num_calls_;
+  }
+  last_call_[lane] = num_calls_;
+}
+
+void Engine::wait_for(Lane lane, Lane other, Mark call) {
+  if (call <= done_ || call <= awaited_[lane][other]) return;
+  device_->record(turn_events_[other], streams_[other]);
+  device_->wait(streams_[lane], turn_events_[other]);
+  awaited_[lane][other] = last_call_[other];
+}
 
 void Engine::launch(const Kernel& kernel) {
-  ++num_calls_;
-  device_->launch(kernel, stream_);
+  begin_call(kernels, std::visit([](const auto& body) { return body.accesses(); }, kernel));
+  device_->launch(kernel, streams_[kernels]);
 }
 
 void Engine::convolve(const Convolution& convolution) {
-  ++num_calls_;
-  device_->convolve(convolution, stream_);
+  begin_call(kernels, accesses_of(convolution));
+  device_->convolve(convolution, streams_[kernels]);
 }
 
 void Engine::convolve(const ConvolutionGradient& gradient) {
-  ++num_calls_;
-  device_->convolve(gradient, stream_);
+  begin_call(kernels, accesses_of(gradient));
+  device_->convolve(gradient, streams_[kernels]);
 }
 
 void Engine::zero(void* to, std::size_t bytes) {
   if (bytes == 0) return;
-  ++num_calls_;
-  device_->zero(to, bytes, stream_);
+  begin_call(kernels, bytes_at(to, bytes));
+  device_->zero(to, bytes, streams_[kernels]);
 }
 
 void Engine::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  ++num_calls_;
-  device_->copy(to, from, bytes, stream_);
+  begin_call(kernels, bytes_at(to, bytes).and_also(bytes_at(from, bytes)));
+  device_->copy(to, from, bytes, streams_[kernels]);
 }
 
 void Engine::copy_in(void* to, const void* host, std::size_t bytes) {
   if (bytes == 0) return;
-  ++num_calls_;
-  device_->copy_in(to, host, bytes, stream_);
+  begin_call(copies_in, bytes_at(to, bytes));
+  device_->copy_in(to, host, bytes, streams_[copies_in]);
 }
 
 void Engine::copy_out(void* host, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  ++num_calls_;
-  device_->copy_out(host, from, bytes, stream_);
+  begin_call(copies_out, bytes_at(from, bytes));
+  device_->copy_out(host, from, bytes, streams_[copies_out]);
 }
 
 Mark Engine::mark() {
   const Mark last = recorded_.empty() ? done_ : recorded_.back().mark;
   if (num_calls_ == last) return last;
-  if (spare_events_.empty()) spare_events_.push_back(device_->make_event());
-  const Event event = spare_events_.back();
-  spare_events_.pop_back();
-  device_->record(event, stream_);
-  recorded_.push_back({num_calls_, event});
+  Recorded recorded{num_calls_, {}};
+  for (int lane = 0; lane < num_lanes; ++lane) {
+    if (last_call_[lane] <= last) continue;
+    if (spare_events_.empty()) spare_events_.push_back(device_->make_event());
+    recorded.events[lane] = spare_events_.back();
+    spare_events_.pop_back();
+    device_->record(*recorded.events[lane], streams_[lane]);
+  }
+  recorded_.push_back(std::move(recorded));
   return num_calls_;
 }
 
+bool Engine::reached(const Recorded& recorded) {
+  return std::ranges::all_of(recorded.events, [&](const std::optional<Event>& event) {
+    return !event || device_->reached(*event);
+  });
+}
+
 bool Engine::reached(Mark mark) {
-  while (done_ < mark && !recorded_.empty() && device_->reached(recorded_.front().event)) finish(1);
+  while (done_ < mark && !recorded_.empty() && reached(recorded_.front())) finish_first();
   return mark <= done_;
 }
 
+// Progress may ask for marks itself, and so finish some.
 void Engine::wait(Mark mark, const std::function<void()>& progress) {
-  if (mark <= done_) return;
-  const auto found = std::ranges::find_if(
-      recorded_, [&](const Recorded& recorded) { return recorded.mark >= mark; });
-  REVODE_CHECK(found != recorded_.end(), "there is no mark {} behind {} calls", mark, num_calls_);
-  if (progress)
-    while (!device_->reached(found->event)) progress();
-  device_->synchronize(found->event);
-  finish(found - recorded_.begin() + 1);
+  while (!reached(mark)) {
+    REVODE_CHECK(!recorded_.empty(), "there is no mark {} behind {} calls", mark, num_calls_);
+    if (progress) {
+      progress();
+      continue;
+    }
+    for (const std::optional<Event>& event : recorded_.front().events)
+      if (event) device_->synchronize(*event);
+    finish_first();
+  }
 }
 
 /// The first of the recorded events are done.
-void Engine::finish(std::size_t num_recorded) {
-  for (; num_recorded > 0; --num_recorded) {
-    done_ = recorded_.front().mark;
-    spare_events_.push_back(recorded_.front().event);
-    recorded_.pop_front();
-  }
+void Engine::finish_first() {
+  done_ = recorded_.front().mark;
+  for (const std::optional<Event>& event : recorded_.front().events)
+    if (event) spare_events_.push_back(*event);
+  recorded_.pop_front();
 }
 
 }  // namespace revode::cuda

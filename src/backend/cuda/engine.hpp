@@ -1,12 +1,19 @@
-// What the parts of the CUDA backend share: the device, the stream that its calls go to, the memory
-// there, and marks between calls.
+// What the parts of the CUDA backend share: the device, its streams, the memory there, and marks
+// between calls.
+//
+// Kernels run on one stream; copies from and to the host run beside them on streams of their own.
+// What waits for what follows from the arrays: a copy waits for the kernels that touch its array,
+// kernels for copies of the arrays that they touch.
 #pragma once
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -17,21 +24,6 @@
 #include "backend/cuda/device.hpp"
 
 namespace revode::cuda {
-
-/// Memory of the device, given and taken back in the order of the stream.
-class DeviceMemory final : public MemorySpace {
- public:
-  DeviceMemory(Device& device, Stream stream) : device_(device), stream_(stream) {}
-
-  std::string_view name() const override { return "device"; }
-  bool host_accessible() const override { return false; }
-  void* allocate(std::size_t bytes) override;
-  void release(void* pointer, std::size_t bytes) noexcept override;
-
- private:
-  Device& device_;
-  Stream stream_;
-};
 
 /// Arrays that calls work in; each holds nothing from one call to the next.
 enum class Scratch {
@@ -55,6 +47,7 @@ class Engine {
 
   Device& device() { return *device_; }
   MemorySpace& space() { return space_; }
+  MemorySpace& staging() { return staging_; }
 
   void launch(const Kernel& kernel);
   void convolve(const Convolution& convolution);
@@ -79,20 +72,69 @@ class Engine {
   }
 
  private:
-  struct Recorded {
-    Mark mark;
-    Event event;
+  enum Lane { kernels, copies_in, copies_out };
+  static constexpr int num_lanes = 3;
+
+  /// Memory of the device, given and taken back in the order of the calls.
+  class Space final : public MemorySpace {
+   public:
+    explicit Space(Engine& engine) : engine_(engine) {}
+    std::string_view name() const override { return "device"; }
+    bool host_accessible() const override { return false; }
+    void* allocate(std::size_t bytes) override { return engine_.allocate(bytes); }
+    void release(void* pointer, std::size_t bytes) noexcept override {
+      engine_.release(pointer, bytes);
+    }
+
+   private:
+    Engine& engine_;
+  };
+  class Staging final : public MemorySpace {
+   public:
+    explicit Staging(Engine& engine) : engine_(engine) {}
+    std::string_view name() const override { return "pinned host"; }
+    bool host_accessible() const override { return true; }
+    void* allocate(std::size_t bytes) override { return engine_.device_->allocate_host(bytes); }
+    void release(void* pointer, std::size_t) noexcept override {
+      engine_.device_->release_host(pointer);
+    }
+
+   private:
+    Engine& engine_;
   };
 
-  void finish(std::size_t num_recorded);
+  /// The last call of each lane that touched an array; 0: none.
+  struct Allocation {
+    std::size_t bytes = 0;
+    std::array<Mark, num_lanes> last_call{};
+  };
+  /// Events behind a call; of the lanes that had anything to do since the one before.
+  struct Recorded {
+    Mark mark;
+    std::array<std::optional<Event>, num_lanes> events;
+  };
+
+  void* allocate(std::size_t bytes);
+  void release(void* pointer, std::size_t bytes) noexcept;
+  Allocation* allocation_of(const void* pointer);
+  void begin_call(Lane lane, const Accesses& accesses);
+  void wait_for(Lane lane, Lane other, Mark call);
+  bool reached(const Recorded& recorded);
+  void finish_first();
 
   std::unique_ptr<Device> device_;
-  Stream stream_;
-  DeviceMemory space_;
-  Mark num_calls_ = 0;             // made
-  Mark done_ = 0;                  // known to be done
+  std::array<Stream, num_lanes> streams_;
+  Space space_;
+  Staging staging_;
+  std::map<const std::byte*, Allocation> allocations_;  // by where they begin
+  Mark num_calls_ = 0;                                  // made
+  std::array<Mark, num_lanes> last_call_{};             // of each lane
+  /// awaited_[a][b]: lane a runs behind all calls of lane b up to this one.
+  std::array<std::array<Mark, num_lanes>, num_lanes> awaited_{};
+  Mark done_ = 0;                  // all calls up to this one are known to be done
   std::deque<Recorded> recorded_;  // behind done_, in order
   std::vector<Event> spare_events_;
+  std::array<Event, num_lanes> turn_events_;  // each recorded when another lane is to wait
   std::array<Buffer<double>, num_scratch_arrays> scratch_;
 };
 

@@ -194,6 +194,14 @@ void HostDevice::release(void* pointer, std::size_t bytes, Stream stream) noexce
   allocations_[memory].is_live = false;
 }
 
+void* HostDevice::allocate_host(std::size_t bytes) {
+  return std::memset(::operator new(bytes, std::align_val_t(page_size)), 0, bytes);
+}
+
+void HostDevice::release_host(void* pointer) noexcept {
+  ::operator delete(pointer, std::align_val_t(page_size));
+}
+
 void HostDevice::zero(void* to, std::size_t bytes, Stream stream) {
   auto* const memory = static_cast<std::byte*>(to);
   enqueue(stream, "zero", Accesses().writes(memory, bytes), [=] { std::memset(memory, 0, bytes); });

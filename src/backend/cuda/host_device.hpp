@@ -50,6 +50,9 @@ class HostDevice final : public Device {
   void* allocate(std::size_t bytes, Stream stream) override;
   void release(void* pointer, std::size_t bytes, Stream stream) noexcept override;
 
+  void* allocate_host(std::size_t bytes) override;
+  void release_host(void* pointer) noexcept override;
+
   void zero(void* to, std::size_t bytes, Stream stream) override;
   void copy(void* to, const void* from, std::size_t bytes, Stream stream) override;
   void copy_in(void* to, const void* host, std::size_t bytes, Stream stream) override;
