@@ -4,6 +4,8 @@
 #include "revode/backend/backend.hpp"
 #include "revode/core/error.hpp"
 
+#include "backend/cuda/plugin_loader.hpp"
+
 namespace revode {
 namespace {
 
@@ -12,9 +14,9 @@ struct Entry {
   std::unique_ptr<Backend<float>> (*make)(int num_threads);
 };
 
-// The first is what "auto" means.
 constexpr Entry entries[] = {
     {"cpu", make_cpu_backend},
+    {"cuda", [](int) { return cuda::make_plugin_backend(); }},
     {"reference", [](int) { return make_reference_backend<float>(); }},
 };
 
@@ -26,9 +28,18 @@ std::vector<std::string> backend_names() {
   return names;
 }
 
+std::vector<std::string> usable_backend_names() {
+  std::vector<std::string> names = backend_names();
+  if (!why_no_gpu().reason.empty()) std::erase(names, "cuda");
+  return names;
+}
+
+NoGpu why_no_gpu() { return cuda::find_gpu(); }
+
 std::unique_ptr<Backend<float>> make_backend(std::string_view name, int num_threads) {
+  if (name == "auto") name = why_no_gpu().reason.empty() ? "cuda" : "cpu";
   for (const Entry& entry : entries)
-    if (name == "auto" || name == entry.name) return entry.make(num_threads);
+    if (name == entry.name) return entry.make(num_threads);
   throw input_error("--backend: found '{}', expected auto, {}", name,
                     fmt::join(backend_names(), ", "));
 }

@@ -234,7 +234,7 @@ std::vector<Option> make_table() {
       {"threads", "N", "threads a rank", "the cores it may use, shared with the host's ranks",
        computing, networks, Stored::no, &Config::threads, whole(1)},
       {"backend", "NAME", "kernels that compute", "", computing, networks, Stored::no,
-       &Config::backend, one_of_now(auto_and(backend_names()), "cuda")},
+       &Config::backend, one_of(auto_and(backend_names()))},
       {"precision", "NAME", "floating-point numbers", "", computing, networks, Stored::policy,
        &Config::precision, one_of_now({"fp32"}, "bf16")},
       {"activations", "NAME", "rebuild states on the way back, or store them for comparison", "",

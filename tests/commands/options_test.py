@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Command line, exit statuses, and errors that are printed once whatever the number of ranks."""
 import os
+from unittest import mock
 
 import program
 from program import NETWORK
@@ -86,8 +87,11 @@ class Options(program.ProgramTest):
 
     def test_parts_of_later_versions_are_refused_by_name(self):
         self.expect_error(["--precision", "bf16"], "--precision", "bf16")
-        self.expect_error(["--backend", "cuda"], "--backend", "cuda")
         self.expect_error(["plan"], "plan")
+
+    def test_a_backend_that_cannot_be_had_is_refused_with_the_reason(self):
+        with mock.patch.dict(os.environ, REVODE_CUDA_PLUGIN="/nowhere/kernels.so"):
+            self.expect_error(["--backend cuda", "/nowhere/kernels.so", "--backend cpu"], "--backend", "cuda")
 
     def test_depths_that_do_not_divide_name_their_neighbours(self):
         self.expect_error(["--depth", "75", "74", "78"], "--depth", "75")

@@ -120,7 +120,6 @@ TEST(CommandLine, PartsThatAreNotBuiltYetAreRefusedByName) {
   expect_error({"plan", "--depth", "74"}, {"'plan'", "not part of this version"});
   expect_error({"--precision", "bf16"},
                {"--precision", "'bf16'", "not part of this version", "fp32"});
-  expect_error({"--backend", "cuda"}, {"--backend", "'cuda'", "not part of this version", "cpu"});
 }
 
 TEST(CommandLine, BenchTakesWhatDeterminesATrainingStep) {

@@ -54,7 +54,7 @@ class Reversal : public testing::TestWithParam<std::tuple<std::string, std::stri
 
 INSTANTIATE_TEST_SUITE_P(Deep, Reversal,
                          testing::Combine(testing::ValuesIn(architecture_names()),
-                                          testing::ValuesIn(backend_names()),
+                                          testing::ValuesIn(usable_backend_names()),
                                           testing::Values(1202, 10'002)),
                          [](const auto& of) {
                            return std::get<0>(of.param) + "_" + std::get<1>(of.param) + "_" +

@@ -19,9 +19,9 @@ inline std::unique_ptr<Backend<float>> make_late_cuda_backend(int most_polls) {
       std::make_unique<cuda::HostDevice>(cuda::RunOrder::lazy, 0, most_polls));
 }
 
-/// Those of the program, the deferred one, and CUDA's on a device in host memory.
+/// Those that this machine has, the deferred one, and CUDA's on a device in host memory.
 inline std::vector<std::string> test_backend_names() {
-  std::vector<std::string> names = backend_names();
+  std::vector<std::string> names = usable_backend_names();
   names.emplace_back("deferred");
   names.emplace_back("cuda_on_host");
   return names;

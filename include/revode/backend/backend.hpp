@@ -139,8 +139,18 @@ void allow_instruction_sets(std::int64_t sets);
 
 /// Names that --backend takes, in the order of --help ("auto" is not among them).
 std::vector<std::string> backend_names();
+/// Those of them that this machine has.
+std::vector<std::string> usable_backend_names();
 
-/// The backend of that name ("auto": the best that this machine has). Throws an input error for an
+/// Why "auto" takes no GPU on this machine.
+struct NoGpu {
+  std::string reason = {};    ///< one sentence; empty where it takes one
+  bool worth_saying = false;  ///< kernels for GPUs are installed here, so that one may be expected
+};
+NoGpu why_no_gpu();
+
+/// The backend of that name ("auto": the best that this machine has; of several GPUs the one that
+/// the launcher's number of this process on its host falls to). Throws an input error for an
 /// unknown name, or one that is known but cannot be had here, saying why.
 std::unique_ptr<Backend<float>> make_backend(std::string_view name, int num_threads);
 

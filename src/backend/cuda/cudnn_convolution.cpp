@@ -1,0 +1,215 @@
+#include "backend/cuda/cudnn_convolution.hpp"
+
+#include <map>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include <cudnn.h>
+
+#include "backend/cuda/cuda_status.hpp"
+
+namespace revode::cuda {
+namespace {
+
+// Larger ones are not worth their memory: such algorithms gain little at 3 x 3.
+constexpr std::size_t most_workspace_bytes = std::size_t{256} << 20;
+
+template <auto destroy>
+struct Destroy {
+  template <typename T>
+  void operator()(T* object) const {
+    destroy(object);
+  }
+};
+template <typename Pointer, auto destroy>
+using Owned = std::unique_ptr<std::remove_pointer_t<Pointer>, Destroy<destroy>>;
+
+using Handle = Owned<cudnnHandle_t, cudnnDestroy>;
+using TensorDescriptor = Owned<cudnnTensorDescriptor_t, cudnnDestroyTensorDescriptor>;
+using FilterDescriptor = Owned<cudnnFilterDescriptor_t, cudnnDestroyFilterDescriptor>;
+using ConvolutionDescriptor =
+    Owned<cudnnConvolutionDescriptor_t, cudnnDestroyConvolutionDescriptor>;
+
+template <typename Owner, typename Create>
+Owner make_owned(Create create, const char* call) {
+  typename Owner::pointer made = nullptr;
+  check(create(&made), call);
+  return Owner(made);
+}
+
+/// Batch, height, width, channels in and out.
+using Shape = std::tuple<int, int, int, int, int>;
+
+template <typename Of>
+Shape shape_of(const Of& of) {
+  return {of.batch, of.height, of.width, of.in_channels, of.out_channels};
+}
+
+TensorDescriptor make_tensor(int batch, int channels, int height, int width) {
+  auto made = make_owned<TensorDescriptor>(cudnnCreateTensorDescriptor,  //
+                                           "cudnnCreateTensorDescriptor");
+  check(cudnnSetTensor4dDescriptor(made.get(), CUDNN_TENSOR_NHWC, CUDNN_DATA_FLOAT, batch, channels,
+                                   height, width),
+        "cudnnSetTensor4dDescriptor");
+  return made;
+}
+
+/// A 3 x 3 convolution at one shape, zero padding 1.
+struct Descriptors {
+  explicit Descriptors(const Shape& shape) {
+    const auto [batch, height, width, in_channels, out_channels] = shape;
+    x = make_tensor(batch, in_channels, height, width);
+    y = make_tensor(batch, out_channels, height, width);
+    kernel = make_owned<FilterDescriptor>(cudnnCreateFilterDescriptor,  //
+                                          "cudnnCreateFilterDescriptor");
+    check(cudnnSetFilter4dDescriptor(kernel.get(), CUDNN_DATA_FLOAT, CUDNN_TENSOR_NHWC,
+                                     out_channels, in_channels, 3, 3),
+          "cudnnSetFilter4dDescriptor");
+    convolution = make_owned<ConvolutionDescriptor>(cudnnCreateConvolutionDescriptor,
+                                                    "cudnnCreateConvolutionDescriptor");
+    check(cudnnSetConvolution2dDescriptor(convolution.get(), 1, 1, 1, 1, 1, 1,
+                                          CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT),
+          "cudnnSetConvolution2dDescriptor");
+    // Neither tensor cores nor their TF32.
+    check(cudnnSetConvolutionMathType(convolution.get(), CUDNN_FMA_MATH),
+          "cudnnSetConvolutionMathType");
+  }
+
+  TensorDescriptor x, y;
+  FilterDescriptor kernel;
+  ConvolutionDescriptor convolution;
+};
+
+/// The first, which the heuristics think the fastest, that gives the same bits every time;
+/// otherwise `general`, which does and takes every shape.
+template <typename Found, std::size_t size, typename Algorithm>
+Algorithm choose(const Found (&found)[size], int num_found, Algorithm general) {
+  for (int i = 0; i < num_found; ++i)
+    if (found[i].status == CUDNN_STATUS_SUCCESS && found[i].determinism == CUDNN_DETERMINISTIC &&
+        found[i].mathType == CUDNN_FMA_MATH && found[i].memory <= most_workspace_bytes)
+      return found[i].algo;
+  return general;
+}
+
+struct ForwardPlan : Descriptors {
+  ForwardPlan(const Shape& shape, cudnnHandle_t handle) : Descriptors(shape) {
+    cudnnConvolutionFwdAlgoPerf_t found[CUDNN_CONVOLUTION_FWD_ALGO_COUNT];
+    int num_found = 0;
+    check(cudnnGetConvolutionForwardAlgorithm_v7(handle, x.get(), kernel.get(), convolution.get(),
+                                                 y.get(), CUDNN_CONVOLUTION_FWD_ALGO_COUNT,
+                                                 &num_found, found),
+          "cudnnGetConvolutionForwardAlgorithm_v7");
+    algorithm = choose(found, num_found, CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
+    check(cudnnGetConvolutionForwardWorkspaceSize(handle, x.get(), kernel.get(), convolution.get(),
+                                                  y.get(), algorithm, &workspace_bytes),
+          "cudnnGetConvolutionForwardWorkspaceSize");
+  }
+
+  cudnnConvolutionFwdAlgo_t algorithm;
+  std::size_t workspace_bytes = 0;
+};
+
+struct GradientPlan : Descriptors {
+  GradientPlan(const Shape& shape, cudnnHandle_t handle) : Descriptors(shape) {
+    cudnnConvolutionBwdFilterAlgoPerf_t found[CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT];
+    int num_found = 0;
+    check(cudnnGetConvolutionBackwardFilterAlgorithm_v7(
+              handle, x.get(), y.get(), convolution.get(), kernel.get(),
+              CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, &num_found, found),
+          "cudnnGetConvolutionBackwardFilterAlgorithm_v7");
+    algorithm = choose(found, num_found, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1);
+    check(
+        cudnnGetConvolutionBackwardFilterWorkspaceSize(handle, x.get(), y.get(), convolution.get(),
+                                                       kernel.get(), algorithm, &workspace_bytes),
+        "cudnnGetConvolutionBackwardFilterWorkspaceSize");
+  }
+
+  cudnnConvolutionBwdFilterAlgo_t algorithm;
+  std::size_t workspace_bytes = 0;
+};
+
+/// What a stream has of its own, so that streams run side by side.
+class StreamTools {
+ public:
+  explicit StreamTools(cudaStream_t stream)
+      : stream_(stream), handle_(make_owned<Handle>(cudnnCreate, "cudnnCreate")) {
+    check(cudnnSetStream(handle_.get(), stream), "cudnnSetStream");
+  }
+  ~StreamTools() {
+    if (workspace_ != nullptr) cudaFreeAsync(workspace_, stream_);
+  }
+  StreamTools(const StreamTools&) = delete;
+  StreamTools& operator=(const StreamTools&) = delete;
+
+  cudnnHandle_t handle() const { return handle_.get(); }
+
+  void* workspace(std::size_t bytes) {
+    if (bytes <= workspace_bytes_) return workspace_;
+    if (workspace_ != nullptr) check(cudaFreeAsync(workspace_, stream_), "cudaFreeAsync");
+    workspace_ = nullptr;
+    workspace_bytes_ = 0;
+    check(cudaMallocAsync(&workspace_, bytes, stream_), "cudaMallocAsync");
+    workspace_bytes_ = bytes;
+    return workspace_;
+  }
+
+ private:
+  cudaStream_t stream_;
+  Handle handle_;
+  void* workspace_ = nullptr;
+  std::size_t workspace_bytes_ = 0;
+};
+
+template <typename Plan>
+const Plan& plan_of(const Shape& shape, cudnnHandle_t handle, std::map<Shape, Plan>* plans) {
+  const auto found = plans->find(shape);
+  if (found != plans->end()) return found->second;
+  return plans->emplace(shape, Plan(shape, handle)).first->second;
+}
+
+}  // namespace
+
+struct CudnnConvolutions::Internals {
+  StreamTools& tools_of(Stream stream, cudaStream_t cuda_stream) {
+    const auto index = static_cast<std::size_t>(stream.index);
+    if (tools.size() <= index) tools.resize(index + 1);
+    if (!tools[index]) tools[index] = std::make_unique<StreamTools>(cuda_stream);
+    return *tools[index];
+  }
+
+  std::vector<std::unique_ptr<StreamTools>> tools;
+  std::map<Shape, ForwardPlan> forward_plans;
+  std::map<Shape, GradientPlan> gradient_plans;
+};
+
+CudnnConvolutions::CudnnConvolutions() : internals_(std::make_unique<Internals>()) {}
+CudnnConvolutions::~CudnnConvolutions() = default;
+
+void CudnnConvolutions::run(const Convolution& convolution, Stream stream,
+                            cudaStream_t cuda_stream) {
+  StreamTools& tools = internals_->tools_of(stream, cuda_stream);
+  const ForwardPlan& plan =
+      plan_of(shape_of(convolution), tools.handle(), &internals_->forward_plans);
+  const float alpha = 1, beta = 0;
+  check(cudnnConvolutionForward(tools.handle(), &alpha, plan.x.get(), convolution.x,
+                                plan.kernel.get(), convolution.kernel, plan.convolution.get(),
+                                plan.algorithm, tools.workspace(plan.workspace_bytes),
+                                plan.workspace_bytes, &beta, plan.y.get(), convolution.y),
+        "cudnnConvolutionForward");
+}
+
+void CudnnConvolutions::run(const ConvolutionGradient& gradient, Stream stream,
+                            cudaStream_t cuda_stream) {
+  StreamTools& tools = internals_->tools_of(stream, cuda_stream);
+  const GradientPlan& plan =
+      plan_of(shape_of(gradient), tools.handle(), &internals_->gradient_plans);
+  const float alpha = 1, beta = gradient.adds ? 1.0f : 0.0f;
+  check(cudnnConvolutionBackwardFilter(
+            tools.handle(), &alpha, plan.x.get(), gradient.x, plan.y.get(), gradient.grad_y,
+            plan.convolution.get(), plan.algorithm, tools.workspace(plan.workspace_bytes),
+            plan.workspace_bytes, &beta, plan.kernel.get(), gradient.grad_kernel),
+        "cudnnConvolutionBackwardFilter");
+}
+
+}  // namespace revode::cuda

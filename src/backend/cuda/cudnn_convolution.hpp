@@ -1,0 +1,29 @@
+// The convolutions of a device, by cuDNN: in true single precision, by algorithms that give the
+// same bits every time. Which one is chosen depends on the shape and the device alone: cuDNN's
+// heuristics are asked, nothing is timed.
+#pragma once
+
+#include <memory>
+
+#include <cuda_runtime.h>
+
+#include "backend/cuda/device.hpp"
+
+namespace revode::cuda {
+
+/// Belongs to the device that is current when calls are made; its streams must be there until it
+/// is gone.
+class CudnnConvolutions {
+ public:
+  CudnnConvolutions();
+  ~CudnnConvolutions();
+
+  void run(const Convolution& convolution, Stream stream, cudaStream_t cuda_stream);
+  void run(const ConvolutionGradient& gradient, Stream stream, cudaStream_t cuda_stream);
+
+ private:
+  struct Internals;
+  std::unique_ptr<Internals> internals_;
+};
+
+}  // namespace revode::cuda

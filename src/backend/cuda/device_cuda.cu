@@ -1,0 +1,225 @@
+// Kernels are compiled here, and nowhere else, without contraction to fused multiply-adds: the way
+// back must round as the way there did.
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <new>
+#include <string>
+#include <type_traits>
+#include <variant>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#include "backend/cuda/cuda_status.hpp"
+#include "backend/cuda/cudnn_convolution.hpp"
+#include "backend/cuda/device_cuda.hpp"
+
+namespace revode::cuda {
+namespace {
+
+constexpr int threads_of_elementwise = 256;
+
+template <typename Body>
+__global__ void __launch_bounds__(threads_of_elementwise)
+    elementwise_kernel(const Body body, std::int64_t size) {
+  const std::int64_t stride = std::int64_t{gridDim.x} * threads_of_elementwise;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * threads_of_elementwise + threadIdx.x; i < size;
+       i += stride)
+    body(i);
+}
+
+template <typename Body>
+__global__ void __launch_bounds__(Body::num_threads)
+    blocks_kernel(const Body body, std::int64_t num_blocks) {
+  __shared__ typename Body::Shared shared;
+  for (std::int64_t block = blockIdx.x; block < num_blocks; block += gridDim.x)
+    for (int phase = 0; phase < Body::num_phases; ++phase) {
+      body(phase, block, static_cast<int>(threadIdx.x), shared);
+      __syncthreads();
+    }
+}
+
+template <typename Body>
+concept InBlocks = requires {
+  typename Body::Shared;
+};
+
+unsigned grid_size(std::int64_t num_blocks) {
+  return static_cast<unsigned>(
+      std::min<std::int64_t>(num_blocks, std::numeric_limits<std::int32_t>::max()));
+}
+
+template <typename Body>
+void launch_body(const Body& body, cudaStream_t stream) {
+  if constexpr (InBlocks<Body>) {
+    const std::int64_t num_blocks = body.num_blocks();
+    if (num_blocks == 0) return;
+    blocks_kernel<<<grid_size(num_blocks), Body::num_threads, 0, stream>>>(body, num_blocks);
+  } else {
+    const std::int64_t size = body.size();
+    if (size == 0) return;
+    const std::int64_t num_blocks = (size + threads_of_elementwise - 1) / threads_of_elementwise;
+    elementwise_kernel<<<grid_size(num_blocks), threads_of_elementwise, 0, stream>>>(body, size);
+  }
+  const cudaError_t status = cudaGetLastError();
+  if (status != cudaSuccess) check(status, ("kernel " + std::string(Body::name)).c_str());
+}
+
+int attribute(cudaDeviceAttr which, int ordinal) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, ordinal), "cudaDeviceGetAttribute");
+  return value;
+}
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int ordinal) : ordinal_(ordinal) {
+    use();
+    if (attribute(cudaDevAttrMemoryPoolsSupported, ordinal) == 0)
+      throw std::runtime_error("GPU " + std::to_string(ordinal) +
+                               ": its driver has no memory pools (CUDA 11.2 and later have them)");
+    // Memory that is given back stays with the process: else every wait would return it.
+    cudaMemPool_t pool = nullptr;
+    check(cudaDeviceGetDefaultMemPool(&pool, ordinal), "cudaDeviceGetDefaultMemPool");
+    std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
+    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep),
+          "cudaMemPoolSetAttribute");
+  }
+
+  ~CudaDevice() override {
+    cudaSetDevice(ordinal_);
+    for (cudaStream_t stream : streams_) cudaStreamSynchronize(stream);
+    convolutions_.reset();
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+    for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
+  }
+
+  std::string description() const override {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties");
+    const std::size_t version = cudnnGetVersion();  // 10000 major + 100 minor + patch
+    return std::string(properties.name) + ", compute capability " +
+           std::to_string(properties.major) + "." + std::to_string(properties.minor) + ", " +
+           std::to_string(properties.totalGlobalMem >> 30) + " GiB, cuDNN " +
+           std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+           std::to_string(version % 100);
+  }
+
+  /// Multiprocessors x lanes x 2 x the highest clock; lanes in single precision (CUDA C++
+  /// Programming Guide, "Throughput of native arithmetic instructions"): 64 at 8.0, 128 at 8.6 and
+  /// from there on.
+  double peak_flops() const override {
+    const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, ordinal_) +
+                           attribute(cudaDevAttrComputeCapabilityMinor, ordinal_);
+    const double lanes = capability <= 80 ? 64 : 128;
+    const double clock = 1e3 * attribute(cudaDevAttrClockRate, ordinal_);  // told in kHz
+    return attribute(cudaDevAttrMultiProcessorCount, ordinal_) * lanes * 2 * clock;
+  }
+
+  Stream make_stream() override {
+    use();
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    streams_.push_back(stream);
+    return {static_cast<int>(streams_.size()) - 1};
+  }
+  Event make_event() override {
+    use();
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    events_.push_back(event);
+    return {static_cast<int>(events_.size()) - 1};
+  }
+  void record(Event event, Stream stream) override {
+    use();
+    check(cudaEventRecord(of(event), of(stream)), "cudaEventRecord");
+  }
+  void wait(Stream stream, Event event) override {
+    use();
+    check(cudaStreamWaitEvent(of(stream), of(event), 0), "cudaStreamWaitEvent");
+  }
+  bool reached(Event event) override {
+    use();
+    const cudaError_t status = cudaEventQuery(of(event));
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();  // or the next launch would be blamed for it
+      return false;
+    }
+    check(status, "cudaEventQuery");
+    return true;
+  }
+  void synchronize(Event event) override {
+    use();
+    check(cudaEventSynchronize(of(event)), "cudaEventSynchronize");
+  }
+
+  void* allocate(std::size_t bytes, Stream stream) override {
+    use();
+    void* pointer = nullptr;
+    const cudaError_t status =
+        cudaMallocAsync(&pointer, std::max<std::size_t>(bytes, 1), of(stream));
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    check(status, "cudaMallocAsync");
+    return pointer;
+  }
+  void release(void* pointer, std::size_t, Stream stream) noexcept override {
+    cudaSetDevice(ordinal_);
+    if (cudaFreeAsync(pointer, of(stream)) != cudaSuccess) cudaGetLastError();
+  }
+
+  void zero(void* to, std::size_t bytes, Stream stream) override {
+    use();
+    check(cudaMemsetAsync(to, 0, bytes, of(stream)), "cudaMemsetAsync");
+  }
+  void copy(void* to, const void* from, std::size_t bytes, Stream stream) override {
+    copy(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
+  }
+  void copy_in(void* to, const void* host, std::size_t bytes, Stream stream) override {
+    copy(to, host, bytes, cudaMemcpyHostToDevice, stream);
+  }
+  void copy_out(void* host, const void* from, std::size_t bytes, Stream stream) override {
+    copy(host, from, bytes, cudaMemcpyDeviceToHost, stream);
+  }
+
+  void launch(const Kernel& kernel, Stream stream) override {
+    use();
+    std::visit([&](const auto& body) { launch_body(body, of(stream)); }, kernel);
+  }
+  void convolve(const Convolution& convolution, Stream stream) override {
+    use();
+    convolutions_->run(convolution, stream, of(stream));
+  }
+  void convolve(const ConvolutionGradient& gradient, Stream stream) override {
+    use();
+    convolutions_->run(gradient, stream, of(stream));
+  }
+
+ private:
+  /// Calls go to the device that is current for the calling thread.
+  void use() const { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
+
+  cudaStream_t of(Stream stream) const { return streams_[static_cast<std::size_t>(stream.index)]; }
+  cudaEvent_t of(Event event) const { return events_[static_cast<std::size_t>(event.index)]; }
+
+  void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, Stream stream) {
+    use();
+    check(cudaMemcpyAsync(to, from, bytes, kind, of(stream)), "cudaMemcpyAsync");
+  }
+
+  int ordinal_;
+  std::vector<cudaStream_t> streams_;
+  std::vector<cudaEvent_t> events_;
+  std::unique_ptr<CudnnConvolutions> convolutions_ = std::make_unique<CudnnConvolutions>();
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cuda_device(int ordinal) {
+  return std::make_unique<CudaDevice>(ordinal);
+}
+
+}  // namespace revode::cuda

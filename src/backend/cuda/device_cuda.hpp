@@ -1,0 +1,13 @@
+// A device that is a GPU, by the CUDA runtime and cuDNN.
+#pragma once
+
+#include <memory>
+
+#include "backend/cuda/device.hpp"
+
+namespace revode::cuda {
+
+/// The GPU of that number, as the CUDA runtime counts them.
+std::unique_ptr<Device> make_cuda_device(int ordinal);
+
+}  // namespace revode::cuda
