@@ -2,6 +2,7 @@
 // back must round as the way there did.
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <string>
@@ -169,6 +170,23 @@ class CudaDevice final : public Device {
   void release(void* pointer, std::size_t, Stream stream) noexcept override {
     cudaSetDevice(ordinal_);
     if (cudaFreeAsync(pointer, of(stream)) != cudaSuccess) cudaGetLastError();
+  }
+
+  void* allocate_host(std::size_t bytes) {
+    use();
+    void* pointer = nullptr;
+    const cudaError_t status = cudaMallocHost(&pointer, std::max<std::size_t>(bytes, 1));
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    check(status, "cudaMallocHost");
+    std::memset(pointer, 0, bytes);
+    return pointer;
+  }
+  void release_host(void* pointer) noexcept {
+    cudaSetDevice(ordinal_);
+    if (cudaFreeHost(pointer) != cudaSuccess) cudaGetLastError();
   }
 
   void zero(void* to, std::size_t bytes, Stream stream) override {
