@@ -172,7 +172,7 @@ class CudaDevice final : public Device {
     if (cudaFreeAsync(pointer, of(stream)) != cudaSuccess) cudaGetLastError();
   }
 
-  void* allocate_host(std::size_t bytes) {
+  void* allocate_host(std::size_t bytes) override {
     use();
     void* pointer = nullptr;
     const cudaError_t status = cudaMallocHost(&pointer, std::max<std::size_t>(bytes, 1));
@@ -184,7 +184,7 @@ class CudaDevice final : public Device {
     std::memset(pointer, 0, bytes);
     return pointer;
   }
-  void release_host(void* pointer) noexcept {
+  void release_host(void* pointer) noexcept override {
     cudaSetDevice(ordinal_);
     if (cudaFreeHost(pointer) != cudaSuccess) cudaGetLastError();
   }
