@@ -44,7 +44,7 @@ configure_release_and_build() {
   shift
   if [[ $with_tests == with-tests ]]; then
     options+=(-DREVODE_TESTS=ON)
-    is_configured "$work/build" || options+=(-DREVODE_WARNINGS_AS_ERRORS=ON)
+    is_configured "$work/build" || options+=(-DREVODE_WARNINGS_AS_ERRORS=ON "${options_of_check[@]}")
   elif [[ ! -f $work/build/CTestTestfile.cmake ]]; then
     options+=(-DREVODE_TESTS=OFF)
   fi

@@ -20,6 +20,12 @@ constexpr Entry entries[] = {
     {"reference", [](int) { return make_reference_backend<float>(); }},
 };
 
+/// Said by take_no_gpu().
+std::string& reason_against_gpus() {
+  static std::string reason;
+  return reason;
+}
+
 }  // namespace
 
 std::vector<std::string> backend_names() {
@@ -30,11 +36,16 @@ std::vector<std::string> backend_names() {
 
 std::vector<std::string> usable_backend_names() {
   std::vector<std::string> names = backend_names();
-  if (!why_no_gpu().reason.empty()) std::erase(names, "cuda");
+  if (!cuda::find_gpu().reason.empty()) std::erase(names, "cuda");
   return names;
 }
 
-NoGpu why_no_gpu() { return cuda::find_gpu(); }
+NoGpu why_no_gpu() {
+  if (!reason_against_gpus().empty()) return {reason_against_gpus(), true};
+  return cuda::find_gpu();
+}
+
+void take_no_gpu(const std::string& reason) { reason_against_gpus() = reason; }
 
 std::unique_ptr<Backend<float>> make_backend(std::string_view name, int num_threads) {
   if (name == "auto") name = why_no_gpu().reason.empty() ? "cuda" : "cpu";

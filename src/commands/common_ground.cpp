@@ -62,6 +62,16 @@ void agree_on_instruction_set(const Communicator& communicator) {
                     used, better - all.begin(), best_instruction_set(*better)));
 }
 
+// Ranks with GPUs and ranks without compute other bits, and at other speeds.
+void agree_on_gpus(const Config& config, const Communicator& communicator) {
+  if (config.backend != "auto" || communicator.size() == 1) return;
+  const std::vector<std::string> reasons = communicator.all_gather(why_no_gpu().reason);
+  const auto without = std::ranges::find_if(reasons, [](const auto& why) { return !why.empty(); });
+  const bool have_some = std::ranges::any_of(reasons, &std::string::empty);
+  if (without == reasons.end() || !have_some) return;
+  take_no_gpu(fmt::format("rank {} has none: {}", without - reasons.begin(), *without));
+}
+
 }  // namespace
 
 void find_common_ground(const Config& config, const Communicator& communicator) {
@@ -69,6 +79,7 @@ void find_common_ground(const Config& config, const Communicator& communicator) 
   agree_on_options(config, communicator);
   agree_on_hdf5(config, communicator);
   agree_on_instruction_set(communicator);
+  agree_on_gpus(config, communicator);
 }
 
 }  // namespace revode

@@ -148,6 +148,8 @@ struct NoGpu {
   bool worth_saying = false;  ///< kernels for GPUs are installed here, so that one may be expected
 };
 NoGpu why_no_gpu();
+/// From now on "auto" takes no GPU, for this reason.
+void take_no_gpu(const std::string& reason);
 
 /// The backend of that name ("auto": the best that this machine has; of several GPUs the one that
 /// the launcher's number of this process on its host falls to). Throws an input error for an

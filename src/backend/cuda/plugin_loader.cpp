@@ -1,5 +1,6 @@
 #include "backend/cuda/plugin_loader.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -33,6 +34,13 @@ std::string loader_error(const std::string& file) {
   return error;
 }
 
+/// Asked of the loader, so that a rank without a GPU holds no library of CUDA.
+bool has_driver() {
+  void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (driver != nullptr) dlclose(driver);
+  return driver != nullptr;
+}
+
 /// What is known of this machine.
 struct Gpus {
   const Plugin* plugin = nullptr;
@@ -43,8 +51,13 @@ struct Gpus {
 Gpus look_for_gpus() {
   std::error_code ignored;
   const char* named = get_variable(naming_variable);
-  const LoadedPlugin loaded = load_plugin(plugin_files(
-      std::filesystem::read_symlink("/proc/self/exe", ignored), named != nullptr ? named : ""));
+  const std::vector<std::filesystem::path> files = plugin_files(
+      std::filesystem::read_symlink("/proc/self/exe", ignored), named != nullptr ? named : "");
+  const bool is_installed = std::ranges::any_of(
+      files, [&](const auto& file) { return std::filesystem::exists(file, ignored); });
+  if (is_installed && !has_driver())
+    return {.absence = {why_unusable({.status = GpuStatus::no_driver}), true}};
+  const LoadedPlugin loaded = load_plugin(files);
   if (loaded.plugin == nullptr)
     return {.absence = {loaded.why_not, loaded.found || named != nullptr}};
   const GpuSurvey survey = loaded.plugin->survey();
