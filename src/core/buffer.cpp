@@ -8,19 +8,29 @@
 #include <sys/resource.h>
 
 namespace revode {
-namespace {
 
-struct Counter {
-  std::atomic<std::int64_t> current{0};
-  std::atomic<std::int64_t> peak{0};
+struct MemoryCounters {
+  struct Counter {
+    std::atomic<std::int64_t> current{0};
+    std::atomic<std::int64_t> peak{0};
+  };
+  Counter& of(Memory category) { return by_category[static_cast<int>(category)]; }
+
+  std::array<Counter, num_memory_categories> by_category;
 };
 
-std::array<Counter, num_memory_categories>& counters() {
-  static std::array<Counter, num_memory_categories> instance;
-  return instance;
+namespace {
+
+MemoryCounters*& counters_in_use() {
+  static MemoryCounters own;
+  static MemoryCounters* in_use = &own;
+  return in_use;
 }
 
 }  // namespace
+
+MemoryCounters& memory_counters() { return *counters_in_use(); }
+void count_memory_in(MemoryCounters& counters) { counters_in_use() = &counters; }
 
 std::string_view to_string(Memory category) {
   constexpr std::array<std::string_view, num_memory_categories> names{
@@ -31,8 +41,8 @@ std::string_view to_string(Memory category) {
 MemoryUse memory_use() {
   MemoryUse use;
   for (int i = 0; i < num_memory_categories; ++i) {
-    use.current_bytes[i] = counters()[i].current.load();
-    use.peak_bytes[i] = counters()[i].peak.load();
+    use.current_bytes[i] = memory_counters().by_category[i].current.load();
+    use.peak_bytes[i] = memory_counters().by_category[i].peak.load();
   }
   return use;
 }
@@ -52,7 +62,7 @@ namespace detail {
 
 void* allocate(std::size_t bytes, Memory category, MemorySpace& space) {
   void* pointer = space.allocate(bytes);
-  Counter& counter = counters()[static_cast<int>(category)];
+  MemoryCounters::Counter& counter = memory_counters().of(category);
   const std::int64_t now = counter.current += static_cast<std::int64_t>(bytes);
   std::int64_t peak = counter.peak.load();
   while (now > peak && !counter.peak.compare_exchange_weak(peak, now)) {
@@ -61,7 +71,7 @@ void* allocate(std::size_t bytes, Memory category, MemorySpace& space) {
 }
 
 void release(void* pointer, std::size_t bytes, Memory category, MemorySpace& space) noexcept {
-  counters()[static_cast<int>(category)].current -= static_cast<std::int64_t>(bytes);
+  memory_counters().of(category).current -= static_cast<std::int64_t>(bytes);
   space.release(pointer, bytes);
 }
 

@@ -128,5 +128,16 @@ TEST(LoadPlugin, RefusesAnotherVersion) {
                                 std::string(plugin_version()) + ": install both from one build");
 }
 
+// A library of our code beside the program's, as the plug-in is.
+TEST(Plugin, CountsItsMemoryWithTheProgram) {
+  const Plugin* plugin = load_plugin({REVODE_HOLDING_PLUGIN}).plugin;
+  ASSERT_NE(plugin, nullptr);
+  const std::int64_t before = memory_use().current(Memory::workspace);
+
+  plugin->survey();  // which makes a Buffer here
+
+  EXPECT_EQ(memory_use().current(Memory::workspace) - before, 1000);
+}
+
 }  // namespace
 }  // namespace revode::cuda

@@ -39,6 +39,12 @@ struct MemoryUse {
 };
 MemoryUse memory_use();
 
+/// What bytes are counted in. A plug-in has code and counters of its own; it is told to count in
+/// those of the program, before it makes a Buffer.
+struct MemoryCounters;
+MemoryCounters& memory_counters();
+void count_memory_in(MemoryCounters& counters);
+
 /// The largest resident set this process has had, in bytes (the operating system's figure).
 std::int64_t peak_resident_bytes();
 

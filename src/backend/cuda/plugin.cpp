@@ -87,5 +87,5 @@ std::unique_ptr<Backend<float>> make_backend(int index) {
 }  // namespace revode::cuda
 
 extern "C" __attribute__((visibility("default"))) const revode::cuda::Plugin revode_cuda_plugin;
-const revode::cuda::Plugin revode_cuda_plugin = {REVODE_PLUGIN_VERSION, revode::cuda::survey,
-                                                 revode::cuda::make_backend};
+const revode::cuda::Plugin revode_cuda_plugin = {REVODE_PLUGIN_VERSION, revode::count_memory_in,
+                                                 revode::cuda::survey, revode::cuda::make_backend};

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "revode/backend/backend.hpp"
+#include "revode/core/buffer.hpp"
 
 namespace revode::cuda {
 
@@ -38,6 +39,8 @@ struct GpuSurvey {
 struct Plugin {
   /// To be looked at first: nothing else has a meaning where it is not the program's own.
   const char* version;
+  /// To be called before the rest: what the plug-in holds counts with what the program holds.
+  void (*count_memory_in)(MemoryCounters& counters);
   GpuSurvey (*survey)();
   /// For a usable device, 0 <= index < num_usable. Throws std::runtime_error.
   std::unique_ptr<Backend<float>> (*make_backend)(int index);

@@ -108,6 +108,7 @@ LoadedPlugin load_plugin(const std::vector<std::filesystem::path>& files) {
                       "install both from one build",
                       file.native(), version, plugin_version()));
     }
+    plugin->count_memory_in(memory_counters());
     return {.plugin = plugin, .found = true};
   }
   std::vector<std::string> names;

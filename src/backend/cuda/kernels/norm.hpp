@@ -22,7 +22,8 @@ struct FeaturePlanes {
   REVODE_ON_DEVICE std::int64_t size() const { return batch * num_features() * plane_size; }
   REVODE_ON_DEVICE float* plane(std::int64_t n, int f) const {
     const int which = features.joined ? f / channels : features.slot;
-    return slot[which] + (n * channels + f % channels) * plane_size;
+    // Not indexed: on a device the pointers would go to local memory.
+    return (which == 0 ? slot[0] : slot[1]) + (n * channels + f % channels) * plane_size;
   }
   /// Of the features in order: item i of [batch, features, plane].
   REVODE_ON_DEVICE float& at(std::int64_t i) const {
