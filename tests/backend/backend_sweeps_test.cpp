@@ -39,6 +39,7 @@ void expect_same_bits(const Sweep& a, const Sweep& b) {
 
 // Both of the following compare all backends with one sweep of the reference.
 TEST(EachBackend, EqualsReferenceWhereSumsAreExact) {
+  if (backends_under_test().empty()) GTEST_SKIP() << "no backend to test";
   const auto reference = make_reference_backend<float>();
   RangeCounts seen;
   for (std::size_t k = 0; k < sizes.size(); ++k) {
@@ -74,6 +75,7 @@ TEST(EachBackend, EqualsReferenceWhereSumsAreExact) {
 }
 
 TEST(EachBackend, SweepsAreCloseToReference) {
+  if (backends_under_test().empty()) GTEST_SKIP() << "no backend to test";
   const auto reference = make_reference_backend<float>();
   for (std::size_t k = 0; k < sizes.size(); ++k) {
     const Size& size = sizes[k];
