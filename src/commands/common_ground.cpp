@@ -65,7 +65,9 @@ void agree_on_instruction_set(const Communicator& communicator) {
 // Ranks with GPUs and ranks without compute other bits, and at other speeds.
 void agree_on_gpus(const Config& config, const Communicator& communicator) {
   if (config.backend != "auto" || communicator.size() == 1) return;
-  const std::vector<std::string> reasons = communicator.all_gather(why_no_gpu().reason);
+  std::string mine;
+  communicator.agree([&] { mine = why_no_gpu().reason; });
+  const std::vector<std::string> reasons = communicator.all_gather(mine);
   const auto without = std::ranges::find_if(reasons, [](const auto& why) { return !why.empty(); });
   const bool have_some = std::ranges::any_of(reasons, &std::string::empty);
   if (without == reasons.end() || !have_some) return;

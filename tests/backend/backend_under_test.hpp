@@ -24,6 +24,8 @@ struct BackendUnderTest {
   std::function<std::unique_ptr<Backend<float>>(int num_threads)> make;
   /// Called behind each test, when its backends are gone.
   std::function<void()> done = [] {};
+  /// Whether an image has the same bits whatever is with it in a batch.
+  bool images_are_apart = true;
 };
 
 std::vector<BackendUnderTest> backends_under_test();

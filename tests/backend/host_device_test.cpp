@@ -134,7 +134,7 @@ TEST_P(HostDeviceOfAnyOrder, FindsAMissingEvent) {
 
   const std::string fault = fault_of([&] { double_values(a, c, second); });
 
-  EXPECT_NE(fault.find("nothing orders copy on stream 0 and add_scaled on stream 1"),
+  EXPECT_NE(fault.find("nothing orders copy in on stream 0 and add_scaled on stream 1"),
             std::string::npos)
       << fault;
 }
@@ -187,7 +187,7 @@ TEST_P(HostDeviceOfAnyOrder, FindsAnArrayThatIsFilledAgainTooEarly) {
 
   EXPECT_NE(fault_of([&] {
               device.copy_in(a, host.data(), size * sizeof(float), first);
-            }).find("nothing orders add_scaled on stream 1 and copy on stream 0"),
+            }).find("nothing orders add_scaled on stream 1 and copy in on stream 0"),
             std::string::npos);
 }
 
@@ -195,6 +195,15 @@ TEST_P(HostDeviceOfAnyOrder, FindsALaunchBeyondItsArray) {
   device.copy_in(a, host.data(), size * sizeof(float), first);
 
   EXPECT_NE(fault_of([&] { double_values(a, b, first, size + 1); }).find("beyond its array"),
+            std::string::npos);
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsMemoryOfTheHostInAKernel) {
+  EXPECT_NE(fault_of([&] { double_values(host.data(), b, first); }).find("memory of the host"),
+            std::string::npos);
+  EXPECT_NE(fault_of([&] {
+              device.copy(a, host.data(), size * sizeof(float), first);
+            }).find("memory of the host"),
             std::string::npos);
 }
 

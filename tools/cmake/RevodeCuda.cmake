@@ -3,7 +3,7 @@
 set(REVODE_CUDA AUTO CACHE STRING "Build the plug-in for NVIDIA GPUs: ON, OFF, or AUTO, where CUDA and cuDNN are installed")
 set_property(CACHE REVODE_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(REVODE_CUDA_ARCHITECTURES "80-real;90-real;100-real;100-virtual" CACHE STRING
-  "GPUs that the plug-in is built for, as CMAKE_CUDA_ARCHITECTURES; those after the last virtual one compile it at start-up")
+  "GPUs that the plug-in is built for, the like of 90, 90a-real, 90-virtual; those after the last virtual one compile it at start-up")
 
 # What is missing, as a clause; empty where all is there. A macro, for it enables a language.
 macro(revode_look_for_cuda missing)
@@ -35,6 +35,11 @@ set(REVODE_CUDA_FOUND OFF)
 if(NOT REVODE_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "REVODE_CUDA is ${REVODE_CUDA}, expected AUTO, ON or OFF")
 elseif(NOT REVODE_CUDA STREQUAL OFF)
+  foreach(architecture IN LISTS REVODE_CUDA_ARCHITECTURES)
+    if(NOT architecture MATCHES "^[0-9]+a?(-real|-virtual)?$")
+      message(FATAL_ERROR "REVODE_CUDA_ARCHITECTURES: found ${architecture}, expected the like of 90, 90a-real or 90-virtual")
+    endif()
+  endforeach()
   revode_look_for_cuda(revode_missing)
   if(NOT revode_missing)
     set(REVODE_CUDA_FOUND ON)

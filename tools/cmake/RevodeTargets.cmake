@@ -14,7 +14,8 @@ if(REVODE_WARNINGS_AS_ERRORS)
 endif()
 if(REVODE_SANITIZE)
   target_compile_options(revode_options INTERFACE
-    -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+    -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+    -fPIC)  # as what goes into a plug-in has: precompiled headers must agree on it
   target_link_options(revode_options INTERFACE -fsanitize=address,undefined)
 endif()
 

@@ -32,7 +32,8 @@ class Backend : public CallQueue {
   /// One phrase for the start-up block: instruction set, lanes, threads.
   virtual std::string description() const = 0;
   /// Single-precision operations a second (2 a multiply-add) that this backend's hardware does on
-  /// registers alone, with as many threads as the backend has: measured now, in about 20 ms.
+  /// registers alone, with as many threads as the backend has: measured now, in about 20 ms, or of
+  /// a device by its data.
   virtual double measure_peak_flops() = 0;
   /// Called now and then on the calling thread during long calls, so that messages move. May be
   /// empty.

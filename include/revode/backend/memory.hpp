@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <utility>
 
 #include "revode/core/buffer.hpp"
@@ -25,7 +26,7 @@ class CallQueue {
 
   /// Where arrays that are handed to the calls live, unless they say "host".
   virtual MemorySpace& space() = 0;
-  /// Memory of the host that is copied to and from fastest.
+  /// Memory of the host that is copied to and from fastest. To be given back when copies are done.
   virtual MemorySpace& staging() { return host_memory(); }
 
   /// Behind all calls made so far.
@@ -61,7 +62,11 @@ class StagedBuffer {
     return *this;
   }
   ~StagedBuffer() {
-    if (queue_ != nullptr) queue_->wait(last_copy_);
+    if (queue_ == nullptr) return;
+    try {
+      queue_->wait(last_copy_);
+    } catch (const std::runtime_error&) {  // of a device that has failed, which other calls tell
+    }
   }
 
   std::size_t size() const { return array_.size(); }

@@ -1,7 +1,6 @@
 #include "backend/cuda/cuda_backend.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "backend/cuda/cuda_segment.hpp"
@@ -9,8 +8,6 @@
 
 namespace revode::cuda {
 namespace {
-
-float unit_of(int grid_bits) { return grid_bits > 0 ? std::ldexp(1.0f, grid_bits) : 0; }
 
 template <typename Shape>
 std::size_t plane_size(const Shape& shape) {
@@ -40,7 +37,7 @@ class CudaBackend final : public Backend<float> {
   MemorySpace& staging() override { return engine_->staging(); }
   Mark mark() override { return engine_->mark(); }
   bool reached(Mark mark) override { return engine_->reached(mark); }
-  void wait(Mark mark) override { engine_->wait(mark, progress_); }
+  void wait(Mark mark) override { engine_->wait(mark); }
   void zero(void* to, std::size_t bytes) override { engine_->zero(to, bytes); }
   void copy(void* to, const void* from, std::size_t bytes) override {
     engine_->copy(to, from, bytes);
@@ -55,7 +52,9 @@ class CudaBackend final : public Backend<float> {
   std::string_view name() const override { return "cuda"; }
   std::string description() const override { return engine_->device().description(); }
   double measure_peak_flops() override { return engine_->device().peak_flops(); }
-  void set_progress(std::function<void()> progress) override { progress_ = std::move(progress); }
+  void set_progress(std::function<void()> progress) override {
+    engine_->set_progress(std::move(progress));
+  }
 
   std::unique_ptr<Segment<float>> make_segment(const SegmentShape& shape) override {
     return std::make_unique<CudaSegment>(shape, engine_);
@@ -86,7 +85,7 @@ class CudaBackend final : public Backend<float> {
                          NormStatistics statistics, StateView<float> state) override {
     engine_->launch(NormaliseFeatures{planes_of(shape, state),
                                       {statistics, weights.scale, weights.shift},
-                                      unit_of(shape.grid_bits)});
+                                      grid_unit(shape.grid_bits)});
     if (!shape.features.joined)
       zero(state.slot[1 - shape.features.slot],
            shape.batch * shape.channels * plane_size(shape) * sizeof(float));
@@ -136,7 +135,7 @@ class CudaBackend final : public Backend<float> {
                                .channels_in_front = shape.channels_in_front(),
                                .height = shape.height,
                                .width = shape.width,
-                               .unit = unit_of(shape.grid_bits),
+                               .unit = grid_unit(shape.grid_bits),
                                .in = in.slot[slot],
                                .out = out.slot[slot]});
   }
@@ -315,7 +314,6 @@ class CudaBackend final : public Backend<float> {
   }
 
   std::shared_ptr<Engine> engine_;
-  std::function<void()> progress_;
   StagedBuffer<double> counts_;
 };
 

@@ -15,13 +15,20 @@ namespace {
 /// couplings.
 constexpr int worthwhile_chunk = 8;
 
+/// Arrays in a row begin at multiples of so many floats: the library may compute in another way
+/// where they do not, and so give other bits.
+constexpr std::size_t aligned_floats = 16;
+std::size_t aligned(std::size_t size) {
+  return (size + aligned_floats - 1) / aligned_floats * aligned_floats;
+}
+
 /// Of one micro-batch, entries of [batch, height, width, channels]: in entry j + 1 the input of
 /// coupling j, which is the target of the one before; in entry 0 the target of coupling 0 before it
 /// changes. And hidden [num_couplings].
 struct CudaRecording final : Recording {
   CudaRecording(const SegmentShape& shape, int batch_in, MemorySpace& space)
       : batch(batch_in),
-        entry_size(batch_in * shape.image_size()),
+        entry_size(aligned(batch_in * shape.image_size())),
         state((std::size_t{1} + shape.num_couplings) * entry_size, Memory::stash, space),
         hidden(shape.num_couplings * entry_size, Memory::stash, space) {}
 
@@ -37,7 +44,8 @@ CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engi
   check_shape(shape);
   const std::size_t couplings = shape.num_couplings;
   MemorySpace& space = engine_->space();
-  kernel_ = Buffer<float>(couplings * shape.kernel_size(), Memory::packed_weights, space);
+  kernel_stride_ = aligned(shape.kernel_size());
+  kernel_ = Buffer<float>(couplings * kernel_stride_, Memory::packed_weights, space);
   if (shape.force == Force::symmetric)
     adjoint_kernel_ = Buffer<float>(kernel_.size(), Memory::packed_weights, space);
   bias_ = Buffer<float>(couplings * shape.channels, Memory::packed_weights, space);
@@ -46,12 +54,11 @@ CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engi
 int CudaSegment::couplings_a_chunk() const { return worthwhile_chunk; }
 
 CouplingLine CudaSegment::line(int target_slot) const {
-  const auto power_of_two = [](int exponent) { return std::ldexp(1.0f, exponent); };
   return {.gamma = static_cast<float>(shape_.gamma),
           .beta = static_cast<float>(shape_.beta),
           .scale = static_cast<float>(shape_.scale[target_slot]),
-          .unit = shape_.grid_bits > 0 ? power_of_two(shape_.grid_bits) : 0,
-          .limit = power_of_two(24 - shape_.grid_bits)};
+          .unit = grid_unit(shape_.grid_bits),
+          .limit = std::ldexp(1.0f, 24 - shape_.grid_bits)};
 }
 
 ImageShape CudaSegment::images(int batch) const {
@@ -62,6 +69,7 @@ void CudaSegment::load_weights() {
   if (shape_.num_couplings == 0) return;
   engine_->launch(PackKernels{.num_couplings = shape_.num_couplings,
                               .channels = shape_.channels,
+                              .stride = static_cast<std::int64_t>(kernel_stride_),
                               .kernel = weights_.kernel,
                               .forward = kernel_.data(),
                               .adjoint = adjoint_kernel_.data()});
@@ -81,7 +89,7 @@ void CudaSegment::convolve(const Buffer<float>& kernels, int coupling, int batch
                                 .in_channels = shape_.channels,
                                 .out_channels = shape_.channels,
                                 .x = x,
-                                .kernel = kernels.data() + coupling * shape_.kernel_size(),
+                                .kernel = kernels.data() + coupling * kernel_stride_,
                                 .y = y});
 }
 
@@ -157,6 +165,7 @@ void CudaSegment::advance(CouplingRange range, StateView<float> state, RangeCoun
                                 .other = other,
                                 .target = target,
                                 .counts = counts});
+    engine_->make_progress();
   }
   at.bring_back(state);
 }
@@ -194,6 +203,7 @@ void CudaSegment::retreat(CouplingRange range, StateView<float> state, StateView
     }
     retreat_adjoint(j, batch, x, hidden, adjoint_at.slot[target], adjoint_at.slot[1 - target],
                     overflow);
+    engine_->make_progress();
   }
   adjoint_at.bring_back(adjoint);
   if (record == nullptr) {

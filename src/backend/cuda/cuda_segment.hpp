@@ -44,9 +44,10 @@ class CudaSegment final : public Segment<float> {
   std::shared_ptr<Engine> engine_;
   SegmentWeights<float> weights_;
   SegmentGradient gradient_;
-  Buffer<float> kernel_;          ///< [num_couplings, c, 3, 3, c]: K, or K - K^T
-  Buffer<float> adjoint_kernel_;  ///< [num_couplings, c, 3, 3, c]: K^T, for the symmetric force
-  Buffer<float> bias_;            ///< [num_couplings, c]
+  std::size_t kernel_stride_ = 0;  ///< from one packed kernel to the next
+  Buffer<float> kernel_;           ///< [num_couplings, c, 3, 3, c]: K, or K - K^T
+  Buffer<float> adjoint_kernel_;   ///< [num_couplings, c, 3, 3, c]: K^T, for the symmetric force
+  Buffer<float> bias_;             ///< [num_couplings, c]
 };
 
 }  // namespace revode::cuda

@@ -81,13 +81,25 @@ struct Descriptors {
   ConvolutionDescriptor convolution;
 };
 
-/// The first, which the heuristics think the fastest, that gives the same bits every time;
-/// otherwise `general`, which does and takes every shape.
+/// Sums of products in single precision, as a loop would form them: no transforms, which round
+/// worse and carry what is not finite to pixels beside it.
+bool is_plain(cudnnConvolutionFwdAlgo_t algorithm) {
+  return algorithm == CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM ||
+         algorithm == CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM ||
+         algorithm == CUDNN_CONVOLUTION_FWD_ALGO_GEMM;
+}
+bool is_plain(cudnnConvolutionBwdFilterAlgo_t algorithm) {
+  return algorithm == CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
+}
+
+/// The first, which the heuristics think the fastest, that is plain and gives the same bits every
+/// time; otherwise `general`, which does and takes every shape.
 template <typename Found, std::size_t size, typename Algorithm>
 Algorithm choose(const Found (&found)[size], int num_found, Algorithm general) {
   for (int i = 0; i < num_found; ++i)
     if (found[i].status == CUDNN_STATUS_SUCCESS && found[i].determinism == CUDNN_DETERMINISTIC &&
-        found[i].mathType == CUDNN_FMA_MATH && found[i].memory <= most_workspace_bytes)
+        found[i].mathType == CUDNN_FMA_MATH && found[i].memory <= most_workspace_bytes &&
+        is_plain(found[i].algo))
       return found[i].algo;
   return general;
 }

@@ -29,6 +29,14 @@ struct Convolution {
   const float* x = nullptr;
   const float* kernel = nullptr;
   float* y = nullptr;
+
+  Accesses accesses() const {
+    const std::size_t num_pixels = std::size_t{1} * batch * height * width;
+    return Accesses()
+        .reads(x, num_pixels * in_channels)
+        .reads(kernel, std::size_t{9} * in_channels * out_channels)
+        .writes(y, num_pixels * out_channels);
+  }
 };
 
 /// grad_kernel <- (or, with `adds`, +=) the gradient of the kernel of such a convolution, summed
@@ -43,9 +51,17 @@ struct ConvolutionGradient {
   const float* grad_y = nullptr;
   float* grad_kernel = nullptr;
   bool adds = false;
+
+  Accesses accesses() const {
+    const std::size_t num_pixels = std::size_t{1} * batch * height * width;
+    return Accesses()
+        .reads(x, num_pixels * in_channels)
+        .reads(grad_y, num_pixels * out_channels)
+        .writes(grad_kernel, std::size_t{9} * in_channels * out_channels);
+  }
 };
 
-/// Every call but reached() and synchronize() returns before its work is done. Errors of a device
+/// What is queued on a stream returns before its work is done. Errors of a device
 /// are thrown as std::runtime_error, by the call that learns of them.
 class Device {
  public:

@@ -2,28 +2,13 @@
 
 #include <algorithm>
 #include <iterator>
+#include <stdexcept>
 #include <utility>
 
 #include "revode/core/error.hpp"
 
 namespace revode::cuda {
 namespace {
-
-Accesses accesses_of(const Convolution& c) {
-  const std::size_t pixels = std::size_t{1} * c.batch * c.height * c.width;
-  return Accesses()
-      .reads(c.x, pixels * c.in_channels)
-      .reads(c.kernel, std::size_t{9} * c.in_channels * c.out_channels)
-      .writes(c.y, pixels * c.out_channels);
-}
-
-Accesses accesses_of(const ConvolutionGradient& g) {
-  const std::size_t pixels = std::size_t{1} * g.batch * g.height * g.width;
-  return Accesses()
-      .reads(g.x, pixels * g.in_channels)
-      .reads(g.grad_y, pixels * g.out_channels)
-      .writes(g.grad_kernel, std::size_t{9} * g.in_channels * g.out_channels);
-}
 
 Accesses bytes_at(const void* pointer, std::size_t bytes) {
   return Accesses().reads(static_cast<const std::byte*>(pointer), bytes);
@@ -47,10 +32,14 @@ void* Engine::allocate(std::size_t bytes) {
   return memory;
 }
 
+// A device that has failed takes nothing back, and says so to the next call.
 void Engine::release(void* pointer, std::size_t bytes) noexcept {
-  begin_call(kernels, bytes_at(pointer, bytes));
+  try {
+    begin_call(kernels, bytes_at(pointer, bytes));
+    device_->release(pointer, bytes, streams_[kernels]);
+  } catch (const std::runtime_error&) {
+  }
   allocations_.erase(static_cast<const std::byte*>(pointer));
-  device_->release(pointer, bytes, streams_[kernels]);
 }
 
 /// Null for memory of the host.
@@ -75,8 +64,18 @@ void Engine::begin_call(Lane lane, const Accesses& accesses) {
   last_call_[lane] = num_calls_;
 }
 
+/// `lane` waits for a call of another one: by the first event behind it that there is, else by one
+/// behind all that the other lane has been given.
 void Engine::wait_for(Lane lane, Lane other, Mark call) {
   if (call <= done_ || call <= awaited_[lane][other]) return;
+  const auto behind = std::ranges::find_if(recorded_, [&](const Recorded& recorded) {
+    return recorded.mark >= call && recorded.events[other];
+  });
+  if (behind != recorded_.end()) {
+    device_->wait(streams_[lane], *behind->events[other]);
+    awaited_[lane][other] = behind->mark;
+    return;
+  }
   device_->record(turn_events_[other], streams_[other]);
   device_->wait(streams_[lane], turn_events_[other]);
   awaited_[lane][other] = last_call_[other];
@@ -88,12 +87,12 @@ void Engine::launch(const Kernel& kernel) {
 }
 
 void Engine::convolve(const Convolution& convolution) {
-  begin_call(kernels, accesses_of(convolution));
+  begin_call(kernels, convolution.accesses());
   device_->convolve(convolution, streams_[kernels]);
 }
 
 void Engine::convolve(const ConvolutionGradient& gradient) {
-  begin_call(kernels, accesses_of(gradient));
+  begin_call(kernels, gradient.accesses());
   device_->convolve(gradient, streams_[kernels]);
 }
 
@@ -148,11 +147,11 @@ bool Engine::reached(Mark mark) {
 }
 
 // Progress may ask for marks itself, and so finish some.
-void Engine::wait(Mark mark, const std::function<void()>& progress) {
+void Engine::wait(Mark mark) {
   while (!reached(mark)) {
     REVODE_CHECK(!recorded_.empty(), "there is no mark {} behind {} calls", mark, num_calls_);
-    if (progress) {
-      progress();
+    if (progress_) {
+      progress_();
       continue;
     }
     for (const std::optional<Event>& event : recorded_.front().events)

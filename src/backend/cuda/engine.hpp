@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "revode/backend/memory.hpp"
@@ -59,8 +60,14 @@ class Engine {
 
   Mark mark();
   bool reached(Mark mark);
-  /// Calls `progress`, where there is one, again and again.
-  void wait(Mark mark, const std::function<void()>& progress);
+  void wait(Mark mark);
+
+  /// What is to be called now and then while the host waits, and between the couplings of a long
+  /// call; may be empty.
+  void set_progress(std::function<void()> progress) { progress_ = std::move(progress); }
+  void make_progress() {
+    if (progress_) progress_();
+  }
 
   /// At least `size` elements.
   template <typename T = float>
@@ -135,6 +142,7 @@ class Engine {
   std::deque<Recorded> recorded_;  // behind done_, in order
   std::vector<Event> spare_events_;
   std::array<Event, num_lanes> turn_events_;  // each recorded when another lane is to wait
+  std::function<void()> progress_;
   std::array<Buffer<double>, num_scratch_arrays> scratch_;
 };
 

@@ -1,6 +1,8 @@
 #include "backend/cuda/host_device.hpp"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -16,7 +18,7 @@ namespace {
 constexpr std::size_t capacity = std::size_t{64} << 30;  // of addresses, not of memory
 constexpr std::size_t page_size = 4096;
 constexpr int poison = 0xff;  // NaN, as a number
-constexpr int guard = 0xa5;   // between the end of an array and that of its last page
+constexpr int guard = 0x7f;   // behind the end of an array, to that of its last page; 3.4e38
 
 std::size_t pages_of(std::size_t bytes) { return (bytes + page_size - 1) / page_size * page_size; }
 
@@ -25,25 +27,25 @@ constexpr bool is_elementwise = requires(const Body& body) {
   body.size();
 };
 
-/// As a device would: every item, or every phase of every block's threads.
+/// As a device would: every item, or every phase of every block's threads, in whatever order.
 template <typename Body>
-void run_body(const Body& body) {
+void run_body(const Body& body, bool backwards) {
+  const auto for_each = [&](std::int64_t count, auto&& run) {
+    for (std::int64_t i = 0; i < count; ++i) run(backwards ? count - 1 - i : i);
+  };
   if constexpr (is_elementwise<Body>) {
-    for (std::int64_t i = 0; i < body.size(); ++i) body(i);
+    for_each(body.size(), body);
   } else {
     typename Body::Shared shared;
     static_assert(std::is_trivially_copyable_v<typename Body::Shared>);
     for (std::int64_t block = 0; block < body.num_blocks(); ++block) {
       std::memset(&shared, poison, sizeof shared);
       for (int phase = 0; phase < Body::num_phases; ++phase)
-        for (int thread = 0; thread < Body::num_threads; ++thread)
-          body(phase, block, thread, shared);
+        for_each(Body::num_threads, [&](std::int64_t thread) {
+          body(phase, block, static_cast<int>(thread), shared);
+        });
     }
   }
-}
-
-std::size_t num_images_values(int batch, int height, int width, int channels) {
-  return std::size_t{1} * batch * height * width * channels;
 }
 
 /// Calls f(y, x, kernel entry without input channel, x offset) for every tap inside the image.
@@ -65,7 +67,7 @@ void for_each_tap(const Shape& shape, Function&& f) {
 }
 
 void run_convolution(const Convolution& c) {
-  std::fill_n(c.y, num_images_values(c.batch, c.height, c.width, c.out_channels), 0.0f);
+  std::fill_n(c.y, std::size_t{1} * c.batch * c.height * c.width * c.out_channels, 0.0f);
   for_each_tap(c, [&](std::size_t out, std::size_t in, int tap) {
     for (int o = 0; o < c.out_channels; ++o) {
       const float* row = c.kernel + (std::size_t{9} * o + tap) * c.in_channels;
@@ -104,7 +106,22 @@ HostDevice::HostDevice(RunOrder order, std::uint32_t seed, int most_polls)
   if (base_ == MAP_FAILED) throw std::bad_alloc();
 }
 
-HostDevice::~HostDevice() { munmap(base_, capacity); }
+// What nobody waited for is run now; a fault that nobody was told of ends the process.
+HostDevice::~HostDevice() {
+  try {
+    for (int i = 0; i < static_cast<int>(streams_.size()); ++i) run_to(i, streams_[i].num_queued);
+    throw_fault();
+  } catch (const std::logic_error& error) {
+    std::fprintf(stderr, "device in host memory: %s\n", error.what());
+    std::abort();
+  }
+  munmap(base_, capacity);
+}
+
+/// Of a call that could not throw.
+void HostDevice::throw_fault() {
+  if (!fault_.empty()) throw std::logic_error(std::exchange(fault_, {}));
+}
 
 std::string HostDevice::description() const { return "a device in host memory"; }
 
@@ -144,6 +161,7 @@ void HostDevice::wait(Stream stream, Event event) {
 }
 
 bool HostDevice::reached(Event event) {
+  throw_fault();
   run_some();
   EventState& asked = events_[event.index];
   if (!asked.is_recorded) return true;
@@ -154,7 +172,7 @@ bool HostDevice::reached(Event event) {
 }
 
 void HostDevice::synchronize(Event event) {
-  if (!fault_.empty()) throw std::logic_error(std::exchange(fault_, {}));
+  throw_fault();
   const EventState awaited = events_[event.index];
   if (!awaited.is_recorded) return;
   run_to(awaited.stream, awaited.number);
@@ -208,18 +226,15 @@ void HostDevice::zero(void* to, std::size_t bytes, Stream stream) {
 }
 
 void HostDevice::copy(void* to, const void* from, std::size_t bytes, Stream stream) {
-  auto* const memory = static_cast<std::byte*>(to);
-  const auto* const source = static_cast<const std::byte*>(from);
-  enqueue(stream, "copy", Accesses().reads(source, bytes).writes(memory, bytes),
-          [=] { std::memcpy(memory, source, bytes); });
+  enqueue_copy("copy", to, from, bytes, stream);
 }
 
 void HostDevice::copy_in(void* to, const void* host, std::size_t bytes, Stream stream) {
-  copy(to, host, bytes, stream);
+  enqueue_copy("copy in", to, host, bytes, stream);
 }
 
 void HostDevice::copy_out(void* host, const void* from, std::size_t bytes, Stream stream) {
-  copy(host, from, bytes, stream);
+  enqueue_copy("copy out", host, from, bytes, stream);
   // Until it is there the host reads poison, but for what a copy in front still takes from it.
   const AccessedBytes there{host, bytes, Access::write};
   for (const StreamState& state : streams_)
@@ -232,61 +247,61 @@ void HostDevice::copy_out(void* host, const void* from, std::size_t bytes, Strea
   if (state.num_done < state.num_queued) std::memset(host, poison, bytes);
 }
 
+void HostDevice::enqueue_copy(const char* name, void* to, const void* from, std::size_t bytes,
+                              Stream stream) {
+  auto* const memory = static_cast<std::byte*>(to);
+  const auto* const source = static_cast<const std::byte*>(from);
+  enqueue(stream, name, Accesses().reads(source, bytes).writes(memory, bytes),
+          [=] { std::memcpy(memory, source, bytes); });
+}
+
 void HostDevice::launch(const Kernel& kernel, Stream stream) {
   std::visit(
       [&](const auto& body) {
-        enqueue(stream, std::string(body.name), body.accesses(), [body] { run_body(body); });
+        enqueue(stream, std::string(body.name), body.accesses(), [this, body] {
+          run_body(body,
+                   order_ == RunOrder::lazy || (order_ == RunOrder::random && random_() % 2 == 0));
+        });
       },
       kernel);
 }
 
 void HostDevice::convolve(const Convolution& c, Stream stream) {
-  const auto num_values = [&](int channels) {
-    return num_images_values(c.batch, c.height, c.width, channels);
-  };
-  enqueue(stream, "convolve",
-          Accesses()
-              .reads(c.x, num_values(c.in_channels))
-              .reads(c.kernel, std::size_t{9} * c.in_channels * c.out_channels)
-              .writes(c.y, num_values(c.out_channels)),
-          [c] { run_convolution(c); });
+  enqueue(stream, "convolve", c.accesses(), [c] { run_convolution(c); });
 }
 
 void HostDevice::convolve(const ConvolutionGradient& g, Stream stream) {
-  const auto num_values = [&](int channels) {
-    return num_images_values(g.batch, g.height, g.width, channels);
-  };
-  enqueue(stream, "convolve_gradient",
-          Accesses()
-              .reads(g.x, num_values(g.in_channels))
-              .reads(g.grad_y, num_values(g.out_channels))
-              .writes(g.grad_kernel, std::size_t{9} * g.in_channels * g.out_channels),
-          [g] { run_gradient(g); });
+  enqueue(stream, "convolve_gradient", g.accesses(), [g] { run_gradient(g); });
 }
 
 void HostDevice::enqueue(Stream stream, std::string name, Accesses accesses,
                          std::function<void()> run) {
-  if (!fault_.empty()) throw std::logic_error(std::exchange(fault_, {}));
+  throw_fault();
   StreamState& state = streams_[stream.index];
   learn(state.clock, host_clock_);
   Operation operation{.name = std::move(name),
-                      .number = ++state.num_queued,
+                      .number = state.num_queued + 1,
                       .accesses = accesses.all(),
                       .run = std::move(run),
-                      .behind = std::exchange(state.waits, {})};
-  state.clock[stream.index] = operation.number;
+                      .behind = state.waits};
   for (const AccessedBytes& accessed : operation.accesses) {
     check(accessed, operation.name);
     note(accessed, stream.index, operation);
   }
+  state.waits.clear();
+  state.clock[stream.index] = ++state.num_queued;
   state.queue.push_back(std::move(operation));
   run_some();
 }
 
 /// Inside one array that is there.
 void HostDevice::check(const AccessedBytes& accessed, const std::string& name) const {
-  if (!owns(accessed.begin)) return;
   const auto* const begin = static_cast<const std::byte*>(accessed.begin);
+  if (!owns(begin)) {
+    const bool is_copy = name == (accessed.access == Access::read ? "copy in" : "copy out");
+    if (is_copy) return;
+    throw std::logic_error(fmt::format("{} is given memory of the host", name));
+  }
   const auto behind = allocations_.upper_bound(begin);
   if (behind != allocations_.begin()) {
     const auto& [first, allocation] = *std::prev(behind);
@@ -351,6 +366,7 @@ void HostDevice::protect(const Operation& operation, bool is_open) {
 void HostDevice::run_next(StreamState& stream) {
   Operation operation = std::move(stream.queue.front());
   stream.queue.pop_front();
+  ++stream.num_done;
   protect(operation, true);
   operation.run();
   for (const AccessedBytes& accessed : operation.accesses) {
@@ -360,14 +376,14 @@ void HostDevice::run_next(StreamState& stream) {
         *std::prev(allocations_.upper_bound(static_cast<const std::byte*>(accessed.begin)));
     const std::byte* const end = first + allocation.bytes;
     const std::byte* const end_of_page = first + pages_of(allocation.bytes);
-    // The guard lies in the array's last page, which is open if the access ends there.
-    if (end_of(accessed) != end) continue;
+    // The guard lies in the array's last page, which was open if the access ends in it.
+    const auto page_of = [&](const std::byte* byte) { return (byte - base_) / page_size; };
+    if (page_of(end_of(accessed) - 1) != page_of(end - 1)) continue;
     if (!std::all_of(end, end_of_page,
                      [](std::byte value) { return value == static_cast<std::byte>(guard); }))
       throw std::logic_error(fmt::format("{} wrote behind the end of an array", operation.name));
   }
   protect(operation, false);
-  ++stream.num_done;
 }
 
 void HostDevice::run_to(int stream, std::int64_t number) {

@@ -2,8 +2,8 @@
 // work runs some time later, in an order that CUDA would allow: as early or as late as possible, or
 // at random by a seed. Whatever order runs, each operation's accesses are held against all others:
 // two that touch the same bytes, one of them writing, must be ordered by streams, events and waits
-// of the host (vector clocks). Memory lies apart: closed to the host, open to an operation where it
-// said that it reads or writes, poisoned when fresh, gone when given back.
+// of the host (vector clocks). Memory lies apart: closed to the host, open to an operation (to the
+// page) where it said that it reads or writes, poisoned when fresh, gone when given back.
 //
 // Faults are thrown as std::logic_error by the call that shows them, naming both operations.
 #pragma once
@@ -100,6 +100,8 @@ class HostDevice final : public Device {
   };
 
   bool owns(const void* pointer) const;
+  void throw_fault();
+  void enqueue_copy(const char* name, void* to, const void* from, std::size_t bytes, Stream stream);
   void enqueue(Stream stream, std::string name, Accesses accesses, std::function<void()> run);
   void check(const AccessedBytes& accessed, const std::string& name) const;
   void note(const AccessedBytes& accessed, int stream, const Operation& operation);

@@ -106,6 +106,9 @@ REVODE_ON_DEVICE inline void raise_atomically(std::int64_t* to, std::int64_t val
 /// max(x, 0); NaN stays NaN.
 REVODE_ON_DEVICE inline float relu(float x) { return x < 0 ? 0.0f : x; }
 
+/// 2^grid_bits, or 0 without a grid.
+inline float grid_unit(int grid_bits) { return grid_bits > 0 ? std::ldexp(1.0f, grid_bits) : 0; }
+
 /// The nearest multiple of 1 / unit, a power of two, ties to even, -0 to +0; unit 0: x itself.
 REVODE_ON_DEVICE inline float round_to_grid(float x, float unit) {
   return unit == 0 ? x : rintf(x * unit) / unit + 0.0f;

@@ -145,6 +145,7 @@ struct PackKernels {
   static constexpr std::string_view name = "pack_kernels";
   int num_couplings = 0;
   int channels = 0;
+  std::int64_t stride = 0;  ///< from one packed kernel to the next
   const float* kernel = nullptr;
   float* forward = nullptr;
   float* adjoint = nullptr;  ///< null for the antisymmetric force
@@ -159,15 +160,17 @@ struct PackKernels {
     const float* k = kernel + coupling * 9 * channels * channels;
     const float value = k[(o * channels + i) * 9 + tap];
     const float transposed = k[(i * channels + o) * 9 + 8 - tap];
+    const std::int64_t to = coupling * stride + (o * 9 + tap) * channels + i;
     if (adjoint != nullptr) {
-      forward[index] = value;
-      adjoint[index] = transposed;
+      forward[to] = value;
+      adjoint[to] = transposed;
     } else {
-      forward[index] = value - transposed;
+      forward[to] = value - transposed;
     }
   }
   Accesses accesses() const {
-    return Accesses().reads(kernel, size()).writes(forward, size()).writes(adjoint, size());
+    const std::size_t packed = num_couplings * stride;
+    return Accesses().reads(kernel, size()).writes(forward, packed).writes(adjoint, packed);
   }
 };
 

@@ -19,7 +19,9 @@ struct FeaturePlanes {
   float* slot[2] = {nullptr, nullptr};
 
   REVODE_ON_DEVICE int num_features() const { return features.joined ? 2 * channels : channels; }
-  REVODE_ON_DEVICE std::int64_t size() const { return batch * num_features() * plane_size; }
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{1} * batch * num_features() * plane_size;
+  }
   REVODE_ON_DEVICE float* plane(std::int64_t n, int f) const {
     const int which = features.joined ? f / channels : features.slot;
     // Not indexed: on a device the pointers would go to local memory.
@@ -34,14 +36,14 @@ struct FeaturePlanes {
     Accesses list;
     for (int which = 0; which < 2; ++which)
       if (features.joined || which == features.slot)
-        std::move(list).reads(slot[which], batch * channels * plane_size);
+        std::move(list).reads(slot[which], std::int64_t{1} * batch * channels * plane_size);
     return list;
   }
   Accesses writes() const {
     Accesses list;
     for (int which = 0; which < 2; ++which)
       if (features.joined || which == features.slot)
-        std::move(list).writes(slot[which], batch * channels * plane_size);
+        std::move(list).writes(slot[which], std::int64_t{1} * batch * channels * plane_size);
     return list;
   }
 };
