@@ -43,6 +43,11 @@ class HostDeviceOfAnyOrder : public testing::TestWithParam<OrderOfRuns> {
  protected:
   static constexpr std::int64_t size = 100;
 
+  /// Copies still read `host`.
+  void TearDown() override {
+    synchronize(first);
+    synchronize(second);
+  }
   void double_values(const float* from, float* to, Stream stream, std::int64_t count = size) {
     device.zero(to, count * sizeof(float), stream);
     device.launch(AddScaled{count, 2, from, to}, stream);
