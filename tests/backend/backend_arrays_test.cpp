@@ -29,6 +29,7 @@ TEST_P(AnyBackend, LossEqualsReference) {
   const auto [sums, probabilities, gradient] = of(*tested);
   const auto [expected_sums, expected_probabilities, expected_gradient] = of(*reference);
 
+  // exp and log in double, of another library perhaps; the gradient is rounded to float.
   EXPECT_NEAR(sums.loss, expected_sums.loss, 1e-12 * expected_sums.loss);
   EXPECT_EQ(sums.num_correct, expected_sums.num_correct);
   EXPECT_LT(relative_error(probabilities, expected_probabilities), 1e-12);
@@ -73,6 +74,7 @@ TEST_P(AnyBackend, ComparesArrays) {
 
   EXPECT_EQ(got.num_values, 100'005);
   EXPECT_EQ(got.num_differing, 1 + 5);
+  // Sums of 100,000 terms of at most 1 in double, in another order.
   EXPECT_NEAR(got.squared_error, wanted.squared_error, 1e-9);
   EXPECT_NEAR(got.squared_norm, wanted.squared_norm, 1e-7);
 }
@@ -149,6 +151,7 @@ TEST_P(AnyBackend, RegularisesAndStepsAsTheReference) {
     EXPECT_EQ(bits(gradient), bits(expected_gradient));
     EXPECT_EQ(bits(velocity), bits(expected_velocity));
     EXPECT_EQ(bits(theta), bits(expected_theta));
+    // Sums of row_size terms of about 1 in double, in another order.
     for (std::int64_t row = 0; row < num_rows; ++row) {
       EXPECT_NEAR(sums[row].decay, expected_sums[row].decay, 1e-12 * row_size);
       EXPECT_NEAR(sums[row].smoothness, expected_sums[row].smoothness, 1e-12 * row_size);

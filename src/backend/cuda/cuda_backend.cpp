@@ -129,28 +129,15 @@ class CudaBackend final : public Backend<float> {
   void transition_forward(const TransitionShape& shape, StateView<float> in,
                           StateView<float> out) override {
     for (int slot = 0; slot < 2; ++slot)
-      engine_->launch(PoolSlot{.batch = shape.batch,
-                               .in_channels = shape.in_channels,
-                               .out_channels = shape.out_channels,
-                               .channels_in_front = shape.channels_in_front(),
-                               .height = shape.height,
-                               .width = shape.width,
-                               .unit = grid_unit(shape.grid_bits),
-                               .in = in.slot[slot],
-                               .out = out.slot[slot]});
+      engine_->launch(PoolSlot{SlotTransition(shape), grid_unit(shape.grid_bits), in.slot[slot],
+                               out.slot[slot]});
   }
 
   void transition_backward(const TransitionShape& shape, StateView<float> adjoint_out,
                            StateView<float> adjoint_in) override {
     for (int slot = 0; slot < 2; ++slot)
-      engine_->launch(UnpoolSlot{.batch = shape.batch,
-                                 .in_channels = shape.in_channels,
-                                 .out_channels = shape.out_channels,
-                                 .channels_in_front = shape.channels_in_front(),
-                                 .height = shape.height,
-                                 .width = shape.width,
-                                 .grad_out = adjoint_out.slot[slot],
-                                 .grad_in = adjoint_in.slot[slot]});
+      engine_->launch(
+          UnpoolSlot{SlotTransition(shape), adjoint_out.slot[slot], adjoint_in.slot[slot]});
   }
 
   void closing_statistics(const ClosingShape& shape, StateView<float> state,

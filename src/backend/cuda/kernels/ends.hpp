@@ -95,59 +95,67 @@ struct AddOpeningGradient {
   }
 };
 
-/// One slot: out <- round(mean of 2 x 2), zero channels in front and behind.
+/// The transition of one slot.
+struct SlotTransition {
+  TransitionShape shape;
+  int channels_in_front = 0;
+
+  explicit SlotTransition(const TransitionShape& shape_in)
+      : shape(shape_in), channels_in_front(shape_in.channels_in_front()) {}
+  REVODE_ON_DEVICE std::int64_t in_size() const {
+    return std::int64_t{1} * shape.batch * shape.in_channels * shape.height * shape.width;
+  }
+  REVODE_ON_DEVICE std::int64_t out_size() const {
+    return std::int64_t{1} * shape.batch * shape.out_channels * (shape.height / 2) *
+           (shape.width / 2);
+  }
+};
+
+/// out <- round(mean of 2 x 2), zero channels in front and behind.
 struct PoolSlot {
   static constexpr std::string_view name = "pool_slot";
-  int batch = 0, in_channels = 0, out_channels = 0, channels_in_front = 0;
-  int height = 0, width = 0;  ///< of the input
+  SlotTransition of;
   float unit = 0;
   const float* in = nullptr;
   float* out = nullptr;
 
-  REVODE_ON_DEVICE std::int64_t size() const {
-    return std::int64_t{1} * batch * out_channels * (height / 2) * (width / 2);
-  }
+  REVODE_ON_DEVICE std::int64_t size() const { return of.out_size(); }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t x = i % (width / 2), y = i / (width / 2) % (height / 2);
-    const std::int64_t row = i / (width / 2) / (height / 2);
-    const std::int64_t channel = row % out_channels - channels_in_front, n = row / out_channels;
-    if (channel < 0 || channel >= in_channels) {
+    const int width = of.shape.width, half_width = width / 2, half_height = of.shape.height / 2;
+    const std::int64_t x = i % half_width, y = i / half_width % half_height;
+    const std::int64_t row = i / half_width / half_height, n = row / of.shape.out_channels;
+    const std::int64_t channel = row % of.shape.out_channels - of.channels_in_front;
+    if (channel < 0 || channel >= of.shape.in_channels) {
       out[i] = 0;
       return;
     }
-    const float* corner = in + ((n * in_channels + channel) * height + 2 * y) * width + 2 * x;
+    const float* corner =
+        in + ((n * of.shape.in_channels + channel) * of.shape.height + 2 * y) * width + 2 * x;
     out[i] =
         round_to_grid((corner[0] + corner[1] + corner[width] + corner[width + 1]) * 0.25f, unit);
   }
-  Accesses accesses() const {
-    return Accesses()
-        .reads(in, std::size_t{1} * batch * in_channels * height * width)
-        .writes(out, size());
-  }
+  Accesses accesses() const { return Accesses().reads(in, of.in_size()).writes(out, size()); }
 };
 
-/// One slot: grad_in <- a quarter of grad_out at each of the 2 x 2.
+/// grad_in <- a quarter of grad_out at each of the 2 x 2.
 struct UnpoolSlot {
   static constexpr std::string_view name = "unpool_slot";
-  int batch = 0, in_channels = 0, out_channels = 0, channels_in_front = 0;
-  int height = 0, width = 0;  ///< of the input
+  SlotTransition of;
   const float* grad_out = nullptr;
   float* grad_in = nullptr;
 
-  REVODE_ON_DEVICE std::int64_t size() const {
-    return std::int64_t{1} * batch * in_channels * height * width;
-  }
+  REVODE_ON_DEVICE std::int64_t size() const { return of.in_size(); }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t x = i % width / 2, y = i / width % height / 2;
-    const std::int64_t row = i / width / height;
-    const std::int64_t channel = row % in_channels + channels_in_front, n = row / in_channels;
+    const int width = of.shape.width, height = of.shape.height;
+    const std::int64_t x = i % width / 2, y = i / width % height / 2, row = i / width / height;
+    const std::int64_t channel = row % of.shape.in_channels + of.channels_in_front;
+    const std::int64_t n = row / of.shape.in_channels;
     grad_in[i] =
-        grad_out[((n * out_channels + channel) * (height / 2) + y) * (width / 2) + x] * 0.25f;
+        0.25f *
+        grad_out[((n * of.shape.out_channels + channel) * (height / 2) + y) * (width / 2) + x];
   }
   Accesses accesses() const {
-    return Accesses()
-        .reads(grad_out, std::size_t{1} * batch * out_channels * (height / 2) * (width / 2))
-        .writes(grad_in, size());
+    return Accesses().reads(grad_out, of.out_size()).writes(grad_in, size());
   }
 };
 

@@ -1,0 +1,52 @@
+#include "backend/cuda/host_convolution.hpp"
+
+#include <algorithm>
+#include <cstddef>
+
+namespace revode::cuda {
+namespace {
+
+/// Calls f(y, x, kernel entry without input channel, x offset) for every tap inside the image.
+template <typename Shape, typename Function>
+void for_each_tap(const Shape& shape, Function&& f) {
+  for (int n = 0; n < shape.batch; ++n)
+    for (int y = 0; y < shape.height; ++y)
+      for (int x = 0; x < shape.width; ++x)
+        for (int ky = 0; ky < 3; ++ky)
+          for (int kx = 0; kx < 3; ++kx) {
+            const int from_y = y + ky - 1, from_x = x + kx - 1;
+            if (from_y < 0 || from_y >= shape.height || from_x < 0 || from_x >= shape.width)
+              continue;
+            const std::size_t out = (std::size_t{1} * n * shape.height + y) * shape.width + x;
+            const std::size_t in =
+                (std::size_t{1} * n * shape.height + from_y) * shape.width + from_x;
+            f(out * shape.out_channels, in * shape.in_channels, ky * 3 + kx);
+          }
+}
+
+}  // namespace
+
+void convolve_plainly(const Convolution& c) {
+  std::fill_n(c.y, std::size_t{1} * c.batch * c.height * c.width * c.out_channels, 0.0f);
+  for_each_tap(c, [&](std::size_t out, std::size_t in, int tap) {
+    for (int o = 0; o < c.out_channels; ++o) {
+      const float* row = c.kernel + (std::size_t{9} * o + tap) * c.in_channels;
+      float sum = c.y[out + o];
+      for (int i = 0; i < c.in_channels; ++i) sum += row[i] * c.x[in + i];
+      c.y[out + o] = sum;
+    }
+  });
+}
+
+void convolve_plainly(const ConvolutionGradient& g) {
+  if (!g.adds) std::fill_n(g.grad_kernel, std::size_t{9} * g.out_channels * g.in_channels, 0.0f);
+  for_each_tap(g, [&](std::size_t out, std::size_t in, int tap) {
+    for (int o = 0; o < g.out_channels; ++o) {
+      float* row = g.grad_kernel + (std::size_t{9} * o + tap) * g.in_channels;
+      const float grad = g.grad_y[out + o];
+      for (int i = 0; i < g.in_channels; ++i) row[i] += grad * g.x[in + i];
+    }
+  });
+}
+
+}  // namespace revode::cuda
