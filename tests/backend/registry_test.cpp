@@ -28,6 +28,16 @@ TEST(Registry, AutoIsAGpuWhereOneIsUsable) {
   EXPECT_EQ(why_no_gpu().reason.empty(), has_gpu);
 }
 
+// As where one of several ranks has none.
+TEST(Registry, AutoTakesNoGpuOnceItIsTold) {
+  take_no_gpu("rank 3 has none");
+
+  EXPECT_EQ(make_backend("auto", 1)->name(), "cpu");
+  EXPECT_EQ(why_no_gpu().reason, "rank 3 has none");
+  EXPECT_TRUE(why_no_gpu().worth_saying);
+  take_no_gpu("");
+}
+
 TEST(Registry, EveryBackendMeasuresAPeakAndNamesItsKernels) {
   const SegmentShape shape{.num_couplings = 1, .channels = 2, .height = 4, .width = 4};
   for (const std::string& name : usable_backend_names()) {
