@@ -70,8 +70,10 @@ void normalise(ChosenSamples& samples, Network& network) {
   // Initial weights come without statistics: take those of the training split, as training would.
   grid.world().agree([&] {
     if (!grid.is_reader() || !config.checkpoint.empty()) return;
-    network.set_input_statistics(samples.feed->split() == Split::train ? samples.feed->statistics()
-                                                                       : train_statistics(config));
+    if (!samples.train_statistics)
+      samples.train_statistics = samples.feed->split() == Split::train ? samples.feed->statistics()
+                                                                       : train_statistics(config);
+    network.set_input_statistics(*samples.train_statistics);
   });
   if (grid.is_reader())
     samples.feed->set_transform(

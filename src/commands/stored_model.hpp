@@ -22,6 +22,8 @@ RunPlan complete_plan(Config config, const Communicator& world);
 struct ChosenSamples {
   std::unique_ptr<DataFeed> feed;
   std::vector<std::int64_t> indices;
+  /// What initial weights go with; computed when it is first asked for.
+  std::optional<ChannelStatistics> train_statistics;
 
   int size() const { return static_cast<int>(indices.size()); }
 };
