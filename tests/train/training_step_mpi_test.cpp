@@ -1,10 +1,16 @@
 // Steps of training over the ranks against the same steps of one rank, clipping, and what is said
 // of values that are not finite.
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <map>
+#include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -90,25 +96,61 @@ std::vector<int> sizes_for(int num_replicas) {
   return num_replicas > 3 ? std::vector{2, 2, 2, 2} : std::vector{3, 3, 2};
 }
 
-/// Three steps of both, on the same mini-batch: the same bits.
-void expect_same_training(SmallNetwork& spread, SmallNetwork& alone) {
-  const TestBatch<float> batch(alone.network.architecture(), sizes_for(spread.grid.num_replicas()));
+using MakeBackend = std::function<std::unique_ptr<Backend<float>>()>;
+
+/// How training goes on one rank: three steps on the same mini-batch.
+struct TrainingOfOneRank {
+  struct Step {
+    StepReport report;
+    std::vector<float> values, velocity;  ///< of all parameters, after the step
+  };
+  ParameterMap map;
+  std::vector<Step> steps;
+};
+
+/// Trained once for all that ask: neither the schedule nor whether activations are stored plays a
+/// part. make_backend: none for the one that the configuration names.
+const TrainingOfOneRank& training_of_one_rank(Config config, const std::vector<int>& sizes,
+                                              const MakeBackend& make_backend) {
+  static std::map<std::string, TrainingOfOneRank> known;
+  const std::string key = fmt::format(
+      "{} {} {}", config.arch, make_backend ? "made" : config.backend, fmt::join(sizes, ","));
+  if (const auto found = known.find(key); found != known.end()) return found->second;
+  config.schedule = "gpipe";
+  const Communicator self(MPI_COMM_SELF);
+  SmallNetwork alone(config, self, Placement::round_robin(1, 1),
+                     make_backend ? make_backend() : nullptr);
+  const TestBatch<float> batch(alone.network.architecture(), sizes);
   const MiniBatchSource source = source_of(batch);
+  TrainingOfOneRank training{.map = alone.share().map(), .steps = {}};
   for (int step = 0; step < 3; ++step) {
+    const StepReport report = alone.training.compute_gradient(source);
+    alone.training.update(0.1, report);
+    const auto values = alone.share().values().read(), velocity = alone.share().velocity().read();
+    training.steps.push_back(
+        {report, {values.begin(), values.end()}, {velocity.begin(), velocity.end()}});
+  }
+  return known.emplace(key, std::move(training)).first->second;
+}
+
+/// The same steps over the ranks: the same bits. The backend of one rank is the one that the
+/// configuration names, or made.
+void expect_training_of_one_rank(SmallNetwork& spread, const Config& config,
+                                 const MakeBackend& make_backend = {}) {
+  const std::vector<int> sizes = sizes_for(spread.grid.num_replicas());
+  const TrainingOfOneRank& alone = training_of_one_rank(config, sizes, make_backend);
+  const TestBatch<float> batch(spread.network.architecture(), sizes);
+  const MiniBatchSource source = source_of(batch);
+  for (const auto& [expected, values, velocity] : alone.steps) {
     const StepReport got = spread.training.compute_gradient(source);
-    const StepReport expected = alone.training.compute_gradient(source);
     EXPECT_EQ(got.loss, expected.loss);
     EXPECT_EQ(got.regularization, expected.regularization);
     EXPECT_EQ(got.gradient_norm, expected.gradient_norm);
     EXPECT_EQ(got.range.rounded_to_zero, expected.range.rounded_to_zero);
     spread.training.update(0.1, got);
-    alone.training.update(0.1, expected);
     for (const auto& share : spread.network.shares()) {
-      EXPECT_EQ(num_differing_rows(share->map(), share->values().read(), alone.share().map(),
-                                   alone.share().values().read()),
-                0u);
-      EXPECT_EQ(num_differing_rows(share->map(), share->velocity().read(), alone.share().map(),
-                                   alone.share().velocity().read()),
+      EXPECT_EQ(num_differing_rows(share->map(), share->values().read(), alone.map, values), 0u);
+      EXPECT_EQ(num_differing_rows(share->map(), share->velocity().read(), alone.map, velocity),
                 0u);
     }
   }
@@ -119,13 +161,12 @@ void expect_same_training(SmallNetwork& spread, SmallNetwork& alone) {
 TEST_F(TrainingStepOnce, SeveralSlicesARankEqualOneRankBitForBit) {
   Config config = small_config();
   config.schedule = "gpipe";
-  SmallNetwork alone(config, self_);
   const int num_slices = std::min(2 * world_.size(), 4);
   const Placement ring = Placement::round_robin(num_slices, world_.size());
   SmallNetwork spread(config, world_, ring);
   ASSERT_EQ(spread.network.shares().size(), ring.slices_of(world_.rank()).size());
 
-  expect_same_training(spread, alone);
+  expect_training_of_one_rank(spread, config);
 }
 
 TEST_P(TrainingStepOf, ReplicasEqualOneRankBitForBit) {
@@ -135,11 +176,10 @@ TEST_P(TrainingStepOf, ReplicasEqualOneRankBitForBit) {
     for (const bool deferred : {false, true}) {
       SCOPED_TRACE(fmt::format("{} time ranks{}", time_ranks, deferred ? ", deferred" : ""));
       if (deferred) config.backend = "reference";
-      SmallNetwork alone(config, self_);
       SmallNetwork spread(config, world_, Placement::round_robin(time_ranks, time_ranks),
                           deferred ? std::make_unique<DeferredBackend<float>>() : nullptr);
 
-      expect_same_training(spread, alone);
+      expect_training_of_one_rank(spread, config);
       require_equal_replicas(spread.network);
     }
   }
@@ -150,12 +190,11 @@ TEST_F(TrainingStepOnce, RanksOfSeveralHostsEqualOneRankBitForBit) {
   if (world_.size() != 4) GTEST_SKIP() << "needs four ranks";
   for (const int time_ranks : {2, 4}) {
     SCOPED_TRACE(fmt::format("{} time ranks", time_ranks));
-    SmallNetwork alone(small_config(), self_);
     SmallNetwork spread(small_config(), world_, Placement::round_robin(time_ranks, time_ranks),
                         nullptr, {"a", "b", "b", "a"});
     ASSERT_EQ(spread.grid.order(), (RankOrder{0, 3, 1, 2}));
 
-    expect_same_training(spread, alone);
+    expect_training_of_one_rank(spread, small_config());
     require_equal_replicas(spread.network);
   }
 }
@@ -186,11 +225,10 @@ TEST_P(TrainingStepOf, ABackendThatIsLateAndApartTrainsWithTheSameBits) {
   for (const char* activations : {"reverse", "store"}) {
     SCOPED_TRACE(activations);
     config.activations = activations;
-    SmallNetwork alone(config, self_);
     SmallNetwork spread(config, world_, Placement::round_robin(world_.size(), world_.size()),
                         std::make_unique<DeferredBackend<float>>());
 
-    expect_same_training(spread, alone);
+    expect_training_of_one_rank(spread, config);
   }
 }
 
@@ -205,11 +243,10 @@ TEST_P(TrainingStepOf, ACudaBackendHasTheSameBitsOnEveryGrid) {
     SCOPED_TRACE(fmt::format("{} time ranks", time_ranks));
     const bool is_late = time_ranks == world_.size();
     config.activations = is_late ? "reverse" : "store";
-    SmallNetwork alone(config, self_, Placement::round_robin(1, 1), backend(cuda::RunOrder::eager));
     SmallNetwork spread(config, world_, Placement::round_robin(time_ranks, time_ranks),
                         backend(is_late ? cuda::RunOrder::lazy : cuda::RunOrder::random));
 
-    expect_same_training(spread, alone);
+    expect_training_of_one_rank(spread, config, [&] { return backend(cuda::RunOrder::eager); });
     require_equal_replicas(spread.network);
   }
 }
