@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,26 +39,17 @@ inline const std::vector<Dynamics> dynamics = {
     {"midpoint", Force::antisymmetric, 1, 0, 0.25, 0.25},
     {"mixed", Force::antisymmetric, -1, 0.5, -0.25, 0.5}};
 
-/// The lines to be swept at sizes[k]: all of them. Under the address sanitizer, where a sweep takes
-/// ten times as long, one of each force in turn, as addresses follow from shape and force; with
-/// REVODE_ALL_CASES in the environment all of them there too.
+/// The lines to be swept at sizes[k]: all of them, or one of each force in turn, as addresses
+/// follow from shape and force.
 inline std::vector<Dynamics> lines_at(std::size_t k) {
-#ifdef __SANITIZE_ADDRESS__
-  if (std::getenv("REVODE_ALL_CASES") == nullptr)
-    return k % 2 == 0 ? std::vector{dynamics[0], dynamics[3]}
-                      : std::vector{dynamics[1], dynamics[2]};
-#endif
-  static_cast<void>(k);
-  return dynamics;
+  if (all_cases()) return dynamics;
+  return k % 2 == 0 ? std::vector{dynamics[0], dynamics[3]} : std::vector{dynamics[1], dynamics[2]};
 }
 
 /// Likewise the grids that results are held against the reference with.
 inline std::vector<int> grids_at(std::size_t k) {
-#ifdef __SANITIZE_ADDRESS__
-  if (std::getenv("REVODE_ALL_CASES") == nullptr) return {k / 2 % 2 == 0 ? 0 : 16};
-#endif
-  static_cast<void>(k);
-  return {0, 16};
+  if (all_cases()) return {0, 16};
+  return {k / 2 % 2 == 0 ? 0 : 16};
 }
 
 inline SegmentShape make_shape(const Size& size, const Dynamics& line, int couplings, int grid_bits,

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -29,6 +30,16 @@ struct BackendUnderTest {
 };
 
 std::vector<BackendUnderTest> backends_under_test();
+
+/// Whether every case is played: not under the address sanitizer, where a sweep takes ten times as
+/// long, unless REVODE_ALL_CASES is in the environment.
+inline bool all_cases() {
+#ifdef __SANITIZE_ADDRESS__
+  return std::getenv("REVODE_ALL_CASES") != nullptr;
+#else
+  return true;
+#endif
+}
 
 class AnyBackend : public testing::TestWithParam<BackendUnderTest> {
  protected:

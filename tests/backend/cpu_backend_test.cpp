@@ -10,7 +10,7 @@ namespace revode {
 
 std::vector<BackendUnderTest> backends_under_test() {
   std::vector<BackendUnderTest> backends;
-  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets())
+  for (const std::int64_t target : targets_under_test())
     backends.push_back({hwy::TargetName(target),
                         [target](int num_threads) {
                           use_targets(target);
@@ -22,8 +22,8 @@ std::vector<BackendUnderTest> backends_under_test() {
 
 INSTANTIATE_TEST_SUITE_P(InstructionSet, AnyBackend, testing::ValuesIn(backends_under_test()),
                          backend_name);
-INSTANTIATE_TEST_SUITE_P(InstructionSet, CpuBackend,
-                         testing::ValuesIn(hwy::SupportedAndGeneratedTargets()), target_name);
+INSTANTIATE_TEST_SUITE_P(InstructionSet, CpuBackend, testing::ValuesIn(targets_under_test()),
+                         target_name);
 
 namespace {
 

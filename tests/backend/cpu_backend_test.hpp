@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
+#include "backend/backend_under_test.hpp"
 #include "backend/cpu/targets.hpp"
 // clang-format off
 #include "hwy/highway.h"  // after the choice of targets
@@ -18,6 +20,15 @@ namespace revode {
 inline void use_targets(std::int64_t targets) {
   hwy::SetSupportedTargetsForTest(targets);
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+/// The instruction sets to test: where not every case is played those with vectors alone, which
+/// share their loops with the one without.
+inline std::vector<std::int64_t> targets_under_test() {
+  std::vector<std::int64_t> targets = hwy::SupportedAndGeneratedTargets();
+  if (!all_cases() && targets.size() > 1)
+    std::erase_if(targets, [](std::int64_t target) { return target == HWY_SCALAR; });
+  return targets;
 }
 
 class CpuBackend : public testing::TestWithParam<std::int64_t> {

@@ -29,10 +29,12 @@ void for_each_tap(const Shape& shape, Function&& f) {
 void convolve_plainly(const Convolution& c) {
   std::fill_n(c.y, std::size_t{1} * c.batch * c.height * c.width * c.out_channels, 0.0f);
   for_each_tap(c, [&](std::size_t out, std::size_t in, int tap) {
+    const float* x = c.x + in;
+    const int num_in = c.in_channels;
     for (int o = 0; o < c.out_channels; ++o) {
-      const float* row = c.kernel + (std::size_t{9} * o + tap) * c.in_channels;
+      const float* row = c.kernel + (std::size_t{9} * o + tap) * num_in;
       float sum = c.y[out + o];
-      for (int i = 0; i < c.in_channels; ++i) sum += row[i] * c.x[in + i];
+      for (int i = 0; i < num_in; ++i) sum += row[i] * x[i];
       c.y[out + o] = sum;
     }
   });
@@ -41,10 +43,12 @@ void convolve_plainly(const Convolution& c) {
 void convolve_plainly(const ConvolutionGradient& g) {
   if (!g.adds) std::fill_n(g.grad_kernel, std::size_t{9} * g.out_channels * g.in_channels, 0.0f);
   for_each_tap(g, [&](std::size_t out, std::size_t in, int tap) {
+    const float* x = g.x + in;
+    const int num_in = g.in_channels;
     for (int o = 0; o < g.out_channels; ++o) {
-      float* row = g.grad_kernel + (std::size_t{9} * o + tap) * g.in_channels;
+      float* row = g.grad_kernel + (std::size_t{9} * o + tap) * num_in;
       const float grad = g.grad_y[out + o];
-      for (int i = 0; i < g.in_channels; ++i) row[i] += grad * g.x[in + i];
+      for (int i = 0; i < num_in; ++i) row[i] += grad * x[i];
     }
   });
 }

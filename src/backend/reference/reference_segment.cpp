@@ -34,21 +34,21 @@ static void for_each_product(int out, int in, int height, int width, Function&& 
 template <typename Real>
 void convolve(const Real* kernel, int out, int in, int height, int width, const Real* x, Real* y) {
   for_each_product(out, in, height, width,
-                   [&](int yo, int xo, int k) { y[yo] += kernel[k] * x[xo]; });
+                   [=](int yo, int xo, int k) { y[yo] += kernel[k] * x[xo]; });
 }
 
 template <typename Real>
 void convolve_adjoint(const Real* kernel, int out, int in, int height, int width, const Real* y,
                       Real* x) {
   for_each_product(out, in, height, width,
-                   [&](int yo, int xo, int k) { x[xo] += kernel[k] * y[yo]; });
+                   [=](int yo, int xo, int k) { x[xo] += kernel[k] * y[yo]; });
 }
 
 template <typename Real>
 void convolve_kernel_gradient(int out, int in, int height, int width, const Real* x, const Real* y,
                               Real* grad) {
   for_each_product(out, in, height, width,
-                   [&](int yo, int xo, int k) { grad[k] += y[yo] * x[xo]; });
+                   [=](int yo, int xo, int k) { grad[k] += y[yo] * x[xo]; });
 }
 
 namespace {
