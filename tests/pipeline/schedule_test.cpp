@@ -99,16 +99,16 @@ Faults faults_of(const std::vector<WorkOrder>& orders, const Placement& placemen
   std::set<Work> seen;
   for (int rank = 0; rank < placement.num_ranks(); ++rank) {
     for (const Work& work : orders[rank]) {
-      if (placement.rank_of(work.slice) != rank) faults.push_back("a slice of another rank");
-      if (!seen.insert(work).second) faults.push_back("repeated work");
+      if (placement.rank_of(work.slice) != rank) faults.emplace_back("a slice of another rank");
+      if (!seen.insert(work).second) faults.emplace_back("repeated work");
       if (work.sweep == Sweep::backward &&
           !seen.contains({Sweep::forward, work.slice, work.micro_batch}))
-        faults.push_back("backward first");
+        faults.emplace_back("backward first");
     }
   }
   const std::size_t expected =
       std::size_t{1} * placement.num_slices() * num_micro_batches * (with_backward ? 2 : 1);
-  if (seen.size() != expected) faults.push_back("work is missing");
+  if (seen.size() != expected) faults.emplace_back("work is missing");
   return faults;
 }
 
