@@ -66,7 +66,8 @@ int report(const Error& error) {
 }
 
 bool needs_no_ranks(const Config& config) {
-  return config.help || config.version || config.print_config || config.command == Command::info;
+  return config.help || config.version || config.print_config || config.command == Command::plan ||
+         config.command == Command::info;
 }
 
 ExitStatus run_on_one_rank(const Config& config) {
@@ -76,6 +77,8 @@ ExitStatus run_on_one_rank(const Config& config) {
     revode::print_result("{}, revision {}\n", revode::version_text(), revode::source_revision());
   } else if (config.print_config) {
     return revode::print_config(config);
+  } else if (config.command == Command::plan) {
+    return revode::plan_command(config);
   } else {
     return revode::info_command(config);
   }

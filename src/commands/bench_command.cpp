@@ -16,6 +16,7 @@
 #include "revode/model/convolution_count.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/write_permission.hpp"
+#include "revode/train/layer_timing.hpp"
 #include "revode/train/machine_file.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/schedule_choice.hpp"
@@ -262,10 +263,15 @@ Json result_of(Network& network, const Measurements& seen) {
   return result;
 }
 
-/// What --machine-file holds.
+/// What --machine-file holds: the layers with micro-batches of the run's size, and of half, a
+/// quarter and so on down to one image, which a plan may take instead. Collective.
 Json machine_of(Network& network) {
   const RunPlan& plan = network.plan();
   const int micro_batch = network.largest_micro_batch();
+  std::vector<TimedMicroBatch> timed{{micro_batch, plan.costs}};
+  for (int images = micro_batch / 2; images >= 1; images /= 2)
+    timed.push_back({images, agree_on_costs(plan, time_layers(plan, network.backend(), images),
+                                            network.grid())});
   return {{"host", host_name()},
           {"processor", processor_name()},
           {"backend", network.backend().description()},
@@ -275,7 +281,7 @@ Json machine_of(Network& network) {
           {"micro_batch", micro_batch},
           {"revision", source_revision()},
           {"date", utc_time()},
-          {"ranks", machine_ranks(plan.architecture, plan.costs, micro_batch)}};
+          {"ranks", machine_ranks(plan.architecture, timed)}};
 }
 
 /// The training split, of at least one mini-batch.
@@ -332,8 +338,10 @@ ExitStatus bench_command(Config given, const Communicator& world) {
   if (trace_file) trace_file->write(TraceFile::Failure::error);
   const Json result = result_of(*network, seen);
   if (prints) print_result(bench_tables(result));
-  if (grid.is_printer() && !config.machine_file.empty())
-    write_machine_file(config, machine_of(*network));
+  if (!config.machine_file.empty()) {
+    const Json machine = machine_of(*network);
+    if (grid.is_printer()) write_machine_file(config, machine);
+  }
   if (grid.is_printer()) write_json_result(config, result);
   return ExitStatus::success;
 }

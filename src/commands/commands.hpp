@@ -15,6 +15,7 @@ ExitStatus verify_command(Config config, const Communicator& world);
 ExitStatus bench_command(Config config, const Communicator& world);
 
 // These need no MPI.
+ExitStatus plan_command(const Config& config);
 ExitStatus info_command(const Config& config);
 /// --print-config of any command: what would be run, as an INI file.
 ExitStatus print_config(Config config);

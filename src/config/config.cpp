@@ -28,10 +28,6 @@ using Texts = std::map<std::string, std::string, std::less<>>;
 Command parse_command(std::string_view word) {
   if (const std::optional<Command> command = find_command(word)) return *command;
   const std::vector<std::string> names = command_names();
-  if (word == "plan") {
-    throw input_error("the command '{}' is not part of this version of revode; commands: {}", word,
-                      fmt::join(names, ", "));
-  }
   throw input_error("unknown command '{}': did you mean '{}'? Commands: {} (none: train)", word,
                     nearest(word, names), fmt::join(names, ", "));
 }
@@ -270,6 +266,15 @@ void check_config(const Config& config) {
                  "writes them; give one",
                  config.machine, config.machine_file);
 
+  if (config.command == Command::plan) {  // it reads no images
+    REVODE_REQUIRE(config.print_config || config.ranks,
+                   "revode plan needs --ranks N: the ranks to plan for");
+    REVODE_REQUIRE(
+        config.print_config || !config.machine.empty(),
+        "revode plan needs --machine FILE: what layers take on the machine; revode bench "
+        "--machine-file FILE writes one there");
+    return;
+  }
   const bool needs_folder = dataset_info(config.dataset).needs_folder;
   if (needs_folder && config.data_dir.empty() && !config.print_config) {
     throw input_error("--dataset {} needs --data-dir DIR: the folder that holds its binary files",

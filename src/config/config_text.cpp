@@ -31,6 +31,7 @@ Commands:
   gradient   loss and gradient of a few samples, nothing updated
   verify     check this build on this machine
   bench      how fast it trains here: images/s, GFLOP/s, phases, memory
+  plan       what training would take on ranks that need not be there, and on which grid
   info       what a checkpoint holds
 `revode COMMAND --help` lists the options of a command.
 )";
@@ -80,6 +81,17 @@ CommandTexts texts_of(Command command) {
         "\nExamples:\n"
         "  revode bench --depth 74 --micro-batches 1 --threads 2\n"
         "  mpirun -n 2 revode bench --arch leapfrog --depth 26 --threads 1 --json bench.json\n"};
+  }
+  if (command == Command::plan) {
+    return {
+        "Usage: revode plan --ranks N --machine FILE [--search] [options]\n"
+        "Predicts what training takes on N ranks, which need not be there: time, memory, "
+        "messages.\n",
+        "\nExamples:\n"
+        "  mpirun -n 2 revode bench --depth 1202 --machine-file node.json\n"
+        "  revode plan --ranks 64 --depth 1202 --machine node.json\n"
+        "  revode plan --ranks 1024 --depth 10002 --machine node.json --search --memory-limit "
+        "2G\n"};
   }
   if (command == Command::info) {
     return {"Usage: revode info FILE [options]\nPrints what a checkpoint holds.\n",

@@ -144,30 +144,31 @@ std::vector<Option> make_table() {
   using namespace commands;
   const unsigned reads = eval | gradient;
   const unsigned trains = train | bench;
+  const unsigned described = networks | plan;
   return {
       // The model.
-      {"arch", "NAME", "architecture", "", model, networks, Stored::model, &Config::arch,
+      {"arch", "NAME", "architecture", "", model, described, Stored::model, &Config::arch,
        one_of(architecture_names())},
       {"depth", "D", "layers: 2 + 4 (hamiltonian) or 2 (others) a block",
-       "74, or what --blocks makes", model, networks, Stored::no, &Config::depth, whole(1)},
-      {"blocks", "A,B,C", "blocks at each resolution", "from --depth", model, networks,
+       "74, or what --blocks makes", model, described, Stored::no, &Config::depth, whole(1)},
+      {"blocks", "A,B,C", "blocks at each resolution", "from --depth", model, described,
        Stored::model, &Config::blocks, counts()},
       {"widths", "A,B,C", "channels at each resolution", "32,64,112; from depth 100 on 32,64,128",
-       model, networks, Stored::model, &Config::widths, counts()},
-      {"step-size", "H", "time step of a block", "", model, networks, Stored::model,
+       model, described, Stored::model, &Config::widths, counts()},
+      {"step-size", "H", "time step of a block", "", model, described, Stored::model,
        &Config::step_size, number_above(0)},
       {"grid-bits", "G",
        "round increments to multiples of 2^-G, so that states are rebuilt bit for "
        "bit: 8 to 22; 0: off",
-       "", model, networks, Stored::model, &Config::grid_bits, grid()},
+       "", model, described, Stored::model, &Config::grid_bits, grid()},
 
       // The data.
-      {"dataset", "NAME", "images to train on or to evaluate", "", data, trains | reads,
+      {"dataset", "NAME", "images to train on or to evaluate", "", data, trains | reads | plan,
        Stored::run, &Config::dataset, one_of(dataset_names())},
       {"data-dir", "DIR", "folder that holds the dataset's binary files", "", data, trains | reads,
        Stored::no, &Config::data_dir, text("a folder")},
-      {"train-fraction", "F", "train on this share of each class", "", data, trains, Stored::run,
-       &Config::train_fraction, fraction()},
+      {"train-fraction", "F", "train on this share of each class", "", data, trains | plan,
+       Stored::run, &Config::train_fraction, fraction()},
       {"augment", "on|off", "random crops and flips while training", "", data, trains, Stored::run,
        &Config::augment, on_or_off(), "on"},
       {"split", "NAME", "split to read", "", data, reads, Stored::no, &Config::split,
@@ -177,16 +178,16 @@ std::vector<Option> make_table() {
 
       // Training.
       {"batch-size", "N", "images a step, over all replicas; verify takes 16 unless told", "",
-       training, networks, Stored::run, &Config::batch_size, whole(1)},
+       training, described, Stored::run, &Config::batch_size, whole(1)},
       {"micro-batches", "N", "parts of a mini-batch that follow each other through the ranks",
-       "4, fewer where the batch is smaller", training, networks, Stored::run,
+       "4, fewer where the batch is smaller", training, described, Stored::run,
        &Config::micro_batches, whole(1)},
       {"epochs", "N", "epochs, counted from the beginning of the run", "200; synthetic: 10",
-       training, train, Stored::policy, &Config::epochs, whole(0)},
+       training, train | plan, Stored::policy, &Config::epochs, whole(0)},
       {"steps", "N",
        "steps, counted from the beginning of the run; the first of the two "
        "bounds ends it; bench: steps to time",
-       "no bound; bench: 10", training, trains, Stored::policy, &Config::steps, whole(0)},
+       "no bound; bench: 10", training, trains | plan, Stored::policy, &Config::steps, whole(0)},
       {"learning-rate", "R", "learning rate", "", training, trains, Stored::policy,
        &Config::learning_rate, number_from(0)},
       {"lr-decay-epochs", "A,B,..", "epochs from which on the rate is decayed; none: never", "",
@@ -212,24 +213,26 @@ std::vector<Option> make_table() {
       // How it is computed.
       {"schedule", "NAME",
        "order of the micro-batches; auto: what the simulation finds best for the measured costs",
-       "", computing, networks, Stored::no, &Config::schedule, one_of(auto_and(schedule_names()))},
+       "", computing, described, Stored::no, &Config::schedule, one_of(auto_and(schedule_names()))},
       {"slices-per-rank", "V", "thin slices that a rank owns, every T-th of the depth",
-       "1; train and bench with --schedule auto: up to 4", computing, networks, Stored::no,
+       "1; train and bench with --schedule auto: up to 4", computing, described, Stored::no,
        &Config::slices_per_rank, whole(1)},
       {"partition", "NAME",
        "how the depth is cut: equal numbers of blocks, multiply-adds, or time measured at start-up",
-       "", computing, trains, Stored::no, &Config::partition,
+       "", computing, trains | plan, Stored::no, &Config::partition,
        one_of({"uniform", "flops", "measured"})},
       {"machine", "FILE",
        "costs of layers from a file of bench --machine-file, instead of measuring", "", computing,
-       trains, Stored::no, &Config::machine, text("a machine file")},
+       trains | plan, Stored::no, &Config::machine, text("a machine file")},
       {"memory-limit", "SIZE",
        "most memory of a rank for weights and states (800M, 1.5G); --schedule auto heeds it",
-       "no limit", computing, trains, Stored::no, &Config::memory_limit, bytes()},
+       "no limit", computing, trains | plan, Stored::no, &Config::memory_limit, bytes()},
+      {"ranks", "N", "ranks to plan for, which need not be there", "", computing, plan, Stored::no,
+       &Config::ranks, whole(1)},
       {"time-ranks", "T", "ranks that share the depth of a replica", "all ranks / D", computing,
-       networks, Stored::no, &Config::time_ranks, whole(1)},
+       described, Stored::no, &Config::time_ranks, whole(1)},
       {"data-ranks", "D", "replicas, which share the micro-batches; T x D is the number of ranks",
-       "all ranks / T; 1 where neither is given", computing, networks, Stored::no,
+       "all ranks / T; 1 where neither is given", computing, described, Stored::no,
        &Config::data_ranks, whole(1)},
       {"threads", "N", "threads a rank", "the cores it may use, shared with the host's ranks",
        computing, networks, Stored::no, &Config::threads, whole(1)},
@@ -238,7 +241,7 @@ std::vector<Option> make_table() {
       {"precision", "NAME", "floating-point numbers", "", computing, networks, Stored::policy,
        &Config::precision, one_of_now({"fp32"}, "bf16")},
       {"activations", "NAME", "rebuild states on the way back, or store them for comparison", "",
-       computing, trains | gradient | verify, Stored::no, &Config::activations,
+       computing, trains | gradient | verify | plan, Stored::no, &Config::activations,
        one_of({"reverse", "store"})},
 
       // Files and reports.
@@ -283,6 +286,15 @@ std::vector<Option> make_table() {
        Stored::no,
        &Config::check,
        {}},
+      {"search",
+       "",
+       "look for the best grid, micro-batches, schedule and slices",
+       "",
+       general,
+       plan,
+       Stored::no,
+       &Config::search,
+       {}},
       {"print-config",
        "",
        "print the resolved options as an INI file and stop",
@@ -326,7 +338,7 @@ const Option* find_option(std::string_view name) {
 }
 
 std::vector<std::string> command_names() {
-  return {"train", "eval", "gradient", "verify", "bench", "info"};
+  return {"train", "eval", "gradient", "verify", "bench", "plan", "info"};
 }
 
 std::string_view to_string(Command command) {

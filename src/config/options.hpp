@@ -41,9 +41,10 @@ inline constexpr unsigned eval = bit(Command::eval);
 inline constexpr unsigned gradient = bit(Command::gradient);
 inline constexpr unsigned verify = bit(Command::verify);
 inline constexpr unsigned bench = bit(Command::bench);
+inline constexpr unsigned plan = bit(Command::plan);
 inline constexpr unsigned info = bit(Command::info);
 inline constexpr unsigned networks = train | eval | gradient | verify | bench;
-inline constexpr unsigned all = networks | info;
+inline constexpr unsigned all = networks | plan | info;
 }  // namespace commands
 
 /// The place of an option in a checkpoint's config.

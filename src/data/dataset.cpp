@@ -29,9 +29,10 @@ struct DatasetEntry {
 };
 
 DatasetEntry entry(const char* name, const char* title, const ImageShape& image, int num_classes,
-                   Dataset (*read)(const ReadRequest&), Files train_files, Files test_files) {
+                   std::int64_t num_train_images, Dataset (*read)(const ReadRequest&),
+                   Files train_files, Files test_files) {
   const bool needs_folder = !train_files.empty();
-  return {{name, image, num_classes, needs_folder},
+  return {{name, image, num_classes, needs_folder, num_train_images},
           title,
           read,
           std::move(train_files),
@@ -42,10 +43,10 @@ DatasetEntry entry(const char* name, const char* title, const ImageShape& image,
 // clang-format off
 const std::vector<DatasetEntry>& registry() {
   static const std::vector<DatasetEntry> entries{
-      entry("synthetic", "synthetic", {3, 32, 32}, 10, read_synthetic, {}, {}),
-      entry("cifar10", "CIFAR-10", {3, 32, 32}, 10, read_cifar10, {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, {"test_batch.bin"}),
-      entry("cifar100", "CIFAR-100", {3, 32, 32}, 100, read_cifar100, {"train.bin"}, {"test.bin"}),
-      entry("stl10", "STL-10", {3, 96, 96}, 10, read_stl10, {"train_X.bin", "train_y.bin"}, {"test_X.bin", "test_y.bin"}),
+      entry("synthetic", "synthetic", {3, 32, 32}, 10, 8000, read_synthetic, {}, {}),
+      entry("cifar10", "CIFAR-10", {3, 32, 32}, 10, 50000, read_cifar10, {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, {"test_batch.bin"}),
+      entry("cifar100", "CIFAR-100", {3, 32, 32}, 100, 50000, read_cifar100, {"train.bin"}, {"test.bin"}),
+      entry("stl10", "STL-10", {3, 96, 96}, 10, 5000, read_stl10, {"train_X.bin", "train_y.bin"}, {"test_X.bin", "test_y.bin"}),
   };
   return entries;
 }

@@ -20,7 +20,6 @@ namespace revode {
 namespace {
 
 constexpr std::uint64_t synthetic_seed = 20180702;  // Part of what the dataset is: never change.
-constexpr std::int64_t num_train_images = 8000;
 constexpr std::int64_t num_test_images = 1000;
 constexpr int side = 32;
 constexpr int num_classes = 10;
@@ -215,8 +214,11 @@ void render(const Scene& scene, RandomStream& random, std::uint8_t* pixels) {
 Dataset read_synthetic(const ReadRequest& request) {
   const bool training = request.split == Split::train;
   const Purpose purpose = training ? Purpose::synthetic_train : Purpose::synthetic_test;
-  Dataset dataset{
-      request.info, request.split, training ? num_train_images : num_test_images, {}, {}};
+  Dataset dataset{request.info,
+                  request.split,
+                  training ? request.info.num_train_images : num_test_images,
+                  {},
+                  {}};
   // Classes take turns, so that any run of ten images holds each once.
   dataset.labels = Buffer<std::uint8_t>(dataset.size, Memory::data);
   for (std::int64_t i = 0; i < dataset.size; ++i) {

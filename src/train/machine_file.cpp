@@ -1,5 +1,6 @@
 #include "revode/train/machine_file.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -43,8 +44,11 @@ void for_each_layer(const Architecture& architecture, Costs& costs, Visit&& visi
         costs.closing);
 }
 
-/// Seconds of an image, by the names of layers.
-using Seconds = std::map<std::string, std::pair<double, double>>;
+constexpr int most_images = 1'000'000;  ///< of a micro-batch
+
+/// Seconds of an image, forward and back, by the images of its micro-batch.
+using OfLayer = std::map<int, std::pair<double, double>>;
+using Seconds = std::map<std::string, OfLayer>;  ///< by the names of layers
 
 double number_in(const Json& object, const char* key, const std::string& file) {
   const bool good = object.is_object() && object.contains(key) && object[key].is_number() &&
@@ -62,10 +66,37 @@ Seconds seconds_of(const Json& rank, const std::string& file) {
     REVODE_REQUIRE(layer.is_object() && layer.contains("layer") && layer["layer"].is_string(),
                    "--machine {}: expected a layer with its name in 'layer', found {}", file,
                    to_text(layer));
-    seconds[layer["layer"].get<std::string>()] = {number_in(layer, "forward_seconds", file),
-                                                  number_in(layer, "back_seconds", file)};
+    const bool has_images = layer.contains("images") && layer["images"].is_number_integer() &&
+                            layer["images"].get<double>() >= 1 &&
+                            layer["images"].get<double>() <= most_images;
+    REVODE_REQUIRE(has_images,
+                   "--machine {}: expected a number of images in 'images', found {}; revode bench "
+                   "--machine-file FILE writes it",
+                   file, to_text(layer).substr(0, 100));
+    seconds[layer["layer"].get<std::string>()][layer["images"].get<int>()] = {
+        number_in(layer, "forward_seconds", file), number_in(layer, "back_seconds", file)};
   }
   return seconds;
+}
+
+/// Nanoseconds of a micro-batch.
+SweepCost cost_of(const OfLayer& timed, int images) {
+  const auto total = [](const OfLayer::value_type& at, int of_images) {
+    return std::pair{at.second.first * of_images, at.second.second * of_images};
+  };
+  const auto upper = timed.lower_bound(images);
+  std::pair<double, double> seconds;
+  if (upper == timed.end()) {
+    seconds = total(*timed.rbegin(), images);
+  } else if (upper == timed.begin()) {
+    seconds = total(*upper, images);
+  } else {
+    const auto lower = std::prev(upper);
+    const auto low = total(*lower, lower->first), high = total(*upper, upper->first);
+    const double part = double{1} * (images - lower->first) / (upper->first - lower->first);
+    seconds = {std::lerp(low.first, high.first, part), std::lerp(low.second, high.second, part)};
+  }
+  return {std::llround(seconds.first * giga), std::llround(seconds.second * giga)};
 }
 
 Json parse(const std::string& text, const std::string& file) {
@@ -79,17 +110,28 @@ Json parse(const std::string& text, const std::string& file) {
 
 }  // namespace
 
-Json machine_ranks(const Architecture& architecture, const std::vector<LayerCosts>& costs,
-                   int micro_batch) {
+Json machine_ranks(const Architecture& architecture, const std::vector<TimedMicroBatch>& timed) {
+  std::size_t num_ranks = 1;
+  for (const TimedMicroBatch& one : timed) num_ranks = std::max(num_ranks, one.costs.size());
   Json ranks = Json::array();
-  for (const LayerCosts& of_rank : costs) {
+  for (std::size_t rank = 0; rank < num_ranks; ++rank) {
+    const auto of_rank = [&](const TimedMicroBatch& one) -> const LayerCosts& {
+      return one.costs[one.costs.size() == 1 ? 0 : rank];
+    };
     Json layers = Json::array();
-    for_each_layer(architecture, of_rank, [&](const std::string& name, const SweepCost& cost) {
-      layers.push_back({{"layer", name},
-                        {"forward_seconds", static_cast<double>(cost.forward) / giga / micro_batch},
-                        {"back_seconds", static_cast<double>(cost.back) / giga / micro_batch}});
-    });
-    ranks.push_back({{"message_value_seconds", of_rank.message_value / giga}, {"layers", layers}});
+    for (const TimedMicroBatch& one : timed)
+      for_each_layer(architecture, of_rank(one),
+                     [&](const std::string& name, const SweepCost& cost) {
+                       const auto of_image = [&](std::int64_t nanoseconds) {
+                         return static_cast<double>(nanoseconds) / giga / one.images;
+                       };
+                       layers.push_back({{"layer", name},
+                                         {"images", one.images},
+                                         {"forward_seconds", of_image(cost.forward)},
+                                         {"back_seconds", of_image(cost.back)}});
+                     });
+    ranks.push_back({{"message_value_seconds", of_rank(timed.front()).message_value / giga},
+                     {"layers", layers}});
   }
   return ranks;
 }
@@ -100,6 +142,10 @@ std::string read_machine_file(const std::string& file) {
                  "--machine {}: there is no such file", file);
   std::ifstream stream(file);
   return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+int num_machine_ranks(const std::string& text, const std::string& file) {
+  return static_cast<int>(parse(text, file)["ranks"].size());
 }
 
 std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::string& file,
@@ -123,10 +169,7 @@ std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::str
           "--machine {}: has no time of the layer '{}'; revode bench --machine-file FILE "
           "with the same --arch, --widths and --dataset writes it",
           file, name);
-      const auto nanoseconds = [&](double one) {
-        return static_cast<std::int64_t>(std::llround(one * giga * micro_batch));
-      };
-      cost = {nanoseconds(found->second.first), nanoseconds(found->second.second)};
+      cost = cost_of(found->second, micro_batch);
     });
   }
   return costs;

@@ -171,15 +171,35 @@ RunPlan choose_schedule(RunPlan plan, int largest_micro_batch) {
   return taken;
 }
 
+namespace {
+
+bool leaves_something_open(const RunPlan& plan) {
+  return plan.placement.num_ranks() > 1 &&
+         (plan.cut_rule == CutRule::measured || plan.chooses_schedule);
+}
+
+/// Of a plan that leaves nothing open.
+void require_memory(const RunPlan& plan, int largest_micro_batch) {
+  if (!plan.memory_limit) return;
+  const Candidate only = examine(plan, largest_micro_batch);
+  if (only.bytes > static_cast<double>(*plan.memory_limit)) refuse_memory(only);
+}
+
+}  // namespace
+
+RunPlan settle(RunPlan plan, std::vector<LayerCosts> costs, int largest_micro_batch) {
+  plan.costs = std::move(costs);
+  plan.costs_are_times = true;
+  if (leaves_something_open(plan)) return choose_schedule(std::move(plan), largest_micro_batch);
+  require_memory(plan, largest_micro_batch);
+  return plan;
+}
+
 RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch) {
-  const bool is_open = plan.placement.num_ranks() > 1 &&
-                       (plan.cut_rule == CutRule::measured || plan.chooses_schedule);
-  if (!is_open && plan.memory_limit)
-    grid.world().agree([&] {
-      const Candidate only = examine(plan, largest_micro_batch);
-      if (only.bytes > static_cast<double>(*plan.memory_limit)) refuse_memory(only);
-    });
+  const bool is_open = leaves_something_open(plan);
+  if (!is_open) grid.world().agree([&] { require_memory(plan, largest_micro_batch); });
   if (!is_open && plan.config.machine.empty() && plan.config.machine_file.empty()) return plan;
+  std::vector<LayerCosts> costs;
   if (const std::string& file = plan.config.machine; !file.empty()) {
     std::string text;
     grid.world().agree([&] {
@@ -187,19 +207,18 @@ RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int larg
     });
     text = grid.world().broadcast(text, 0);
     grid.world().agree([&] {
-      plan.costs = costs_of_machine(text, file, plan.architecture, plan.placement.num_ranks(),
-                                    largest_micro_batch);
+      costs = costs_of_machine(text, file, plan.architecture, plan.placement.num_ranks(),
+                               largest_micro_batch);
     });
   } else {
     LayerCosts mine = time_layers(plan, backend, largest_micro_batch);
     mine.message_value = time_messages(plan, grid, largest_micro_batch);
-    plan.costs = agree_on_costs(plan, mine, grid);
+    costs = agree_on_costs(plan, mine, grid);
   }
-  plan.costs_are_times = true;
-  if (!is_open) return plan;
-  std::optional<RunPlan> chosen;
-  grid.world().agree([&] { chosen = choose_schedule(std::move(plan), largest_micro_batch); });
-  return *std::move(chosen);
+  std::optional<RunPlan> settled;
+  grid.world().agree(
+      [&] { settled = settle(std::move(plan), std::move(costs), largest_micro_batch); });
+  return *std::move(settled);
 }
 
 }  // namespace revode

@@ -87,7 +87,6 @@ class Options(program.ProgramTest):
 
     def test_parts_of_later_versions_are_refused_by_name(self):
         self.expect_error(["--precision", "bf16"], "--precision", "bf16")
-        self.expect_error(["plan"], "plan")
 
     def test_a_backend_that_cannot_be_had_is_refused_with_the_reason(self):
         with mock.patch.dict(os.environ, REVODE_CUDA_PLUGIN="/nowhere/kernels.so"):

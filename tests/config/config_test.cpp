@@ -108,7 +108,7 @@ TEST(CommandLine, UnknownWordsNameTheNearestOne) {
   expect_error({"--progress", "onn"}, {"--progress", "'on'"});
   expect_error({"--activations", "stor"}, {"--activations", "'store'"});
   expect_error({"eval", "--checkpoint", "a", "--split", "tst"}, {"--split", "'test'"});
-  expect_error({"evl"}, {"'evl'", "'eval'", "train, eval, gradient, verify, bench, info"});
+  expect_error({"evl"}, {"'evl'", "'eval'", "train, eval, gradient, verify, bench, plan, info"});
 }
 
 TEST(CommandLine, AbbreviationsAreNotGuessed) {
@@ -116,8 +116,17 @@ TEST(CommandLine, AbbreviationsAreNotGuessed) {
   expect_error({"--vers"}, {"unknown option '--vers'", "'--version'"});
 }
 
+TEST(CommandLine, APlanNeedsRanksAndAMachineAndNoImages) {
+  expect_error({"plan", "--depth", "74"}, {"--ranks N"});
+  expect_error({"plan", "--ranks", "4"}, {"--machine FILE", "bench --machine-file"});
+  const Config config =
+      parse({"plan", "--ranks", "4", "--machine", "m.json", "--dataset", "cifar10", "--search"});
+  EXPECT_EQ(config.ranks, 4);
+  EXPECT_TRUE(config.search);
+  EXPECT_TRUE(config.data_dir.empty());
+}
+
 TEST(CommandLine, PartsThatAreNotBuiltYetAreRefusedByName) {
-  expect_error({"plan", "--depth", "74"}, {"'plan'", "not part of this version"});
   expect_error({"--precision", "bf16"},
                {"--precision", "'bf16'", "not part of this version", "fp32"});
 }

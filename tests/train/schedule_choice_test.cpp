@@ -110,7 +110,7 @@ TEST(ScheduleChoice, HeedsTheMemoryLimit) {
 
 std::string machine_text(const RunPlan& plan, int num_images) {
   nlohmann::ordered_json machine{{"format", "revode-machine"}};
-  machine["ranks"] = machine_ranks(plan.architecture, plan.costs, num_images);
+  machine["ranks"] = machine_ranks(plan.architecture, {{num_images, plan.costs}});
   return to_text(machine);
 }
 
@@ -135,6 +135,29 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
   EXPECT_DOUBLE_EQ(costs[0].message_value, 0.5);  // whatever the micro-batch
 }
 
+TEST(MachineFile, TakesAStraightLineBetweenTheSizesThatWereTimed) {
+  RunPlan plan = plan_of({}, 1);
+  const auto costs_with = [&](std::int64_t forward) {
+    LayerCosts costs = uniform_costs(plan.architecture);
+    costs.opening = {forward, 3 * forward};
+    return std::vector{costs};
+  };
+  nlohmann::ordered_json machine{{"format", "revode-machine"}};
+  machine["ranks"] = machine_ranks(plan.architecture, {{8, costs_with(800)}, {4, costs_with(600)}});
+  const auto opening = [&](int num_images) {
+    return costs_of_machine(to_text(machine), "m.json", plan.architecture, 1, num_images)
+        .front()
+        .opening;
+  };
+
+  EXPECT_EQ(opening(4).forward, 600);
+  EXPECT_EQ(opening(6).forward, 700);
+  EXPECT_EQ(opening(7).back, 3 * 750);
+  EXPECT_EQ(opening(8).forward, 800);
+  EXPECT_EQ(opening(16).forward, 1600);  // beyond: in proportion
+  EXPECT_EQ(opening(2).forward, 300);
+}
+
 TEST(MachineFile, WhatDoesNotFitIsRefused) {
   RunPlan plan = plan_of({}, 1);
   const auto refused = [&](const std::string& text, int num_ranks) {
@@ -151,13 +174,17 @@ TEST(MachineFile, WhatDoesNotFitIsRefused) {
   plan.costs.push_back(plan.costs.front());
   EXPECT_NE(refused(machine_text(plan, 10), 3).find("2 ranks are of unequal speed"),
             std::string::npos);
-  for (const char* wrong : {"-1", "1e300", "\"fast\"", "null"}) {
+  const auto refused_with = [&](const std::string& name, const char* wrong) {
     std::string changed = text;
-    const std::string key = "\"forward_seconds\":";
+    const std::string key = "\"" + name + "\":";
     const auto begin = changed.find(key) + key.size();
     changed.replace(begin, changed.find(',', begin) - begin, wrong);
-    EXPECT_NE(refused(changed, 1).find("'forward_seconds'"), std::string::npos) << wrong;
-  }
+    return refused(changed, 1).find("'" + name + "'") != std::string::npos;
+  };
+  for (const char* wrong : {"-1", "1e300", "\"fast\"", "null"})
+    EXPECT_TRUE(refused_with("forward_seconds", wrong)) << wrong;
+  for (const char* wrong : {"0", "1.5", "1e300", "\"many\"", "null"})
+    EXPECT_TRUE(refused_with("images", wrong)) << wrong;
 }
 
 // The forecast knows shapes alone; slices know what they keep.

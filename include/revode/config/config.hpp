@@ -15,7 +15,7 @@
 
 namespace revode {
 
-enum class Command { train, eval, gradient, verify, bench, info };
+enum class Command { train, eval, gradient, verify, bench, plan, info };
 std::string_view to_string(Command command);
 
 /// Values after the command line and INI file, before a checkpoint's or the architecture's defaults
@@ -58,6 +58,7 @@ struct Config {
   std::optional<int> slices_per_rank;  ///< default 1; --schedule auto may take more
   std::string partition = "measured";
   std::string machine;            ///< a file
+  std::optional<int> ranks;       ///< plan: of a job that is not there
   std::string memory_limit;       ///< "<number>[K|M|G|T]", bytes of a rank; empty: none
   std::optional<int> time_ranks;  ///< default: all ranks, shared with the replicas asked for
   std::optional<int> data_ranks;  ///< default: what --time-ranks leaves, else 1
@@ -85,6 +86,7 @@ struct Config {
   // Asked for beside or instead of running; not keys of an INI file.
   std::string config_file;
   bool check = false;
+  bool search = false;
   bool print_config = false;
   bool help = false;
   bool version = false;

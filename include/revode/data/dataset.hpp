@@ -35,6 +35,7 @@ struct DatasetInfo {
   ImageShape image;
   int num_classes = 0;
   bool needs_folder = true;
+  std::int64_t num_train_images = 0;  ///< as published
 };
 
 /// Names that --dataset takes, in the order of --help.

@@ -12,17 +12,29 @@
 
 namespace revode {
 
+/// Nanoseconds of a micro-batch, of each time rank or one for all.
+struct TimedMicroBatch {
+  int images;
+  std::vector<LayerCosts> costs;
+};
+
 /// One entry a time rank, or one where they are alike: each layer of the network with its seconds
-/// for one image, forward and back, from costs in nanoseconds of `micro_batch` images.
+/// for one image, forward and back, in micro-batches of every size that was timed. The first one
+/// says what messages cost.
 nlohmann::ordered_json machine_ranks(const Architecture& architecture,
-                                     const std::vector<LayerCosts>& costs, int micro_batch);
+                                     const std::vector<TimedMicroBatch>& timed);
 
 /// Text of the file, to be understood by costs_of_machine(). For one process. Throws an input
 /// error.
 std::string read_machine_file(const std::string& file);
 
+/// Ranks whose layers the text of a machine file tells: one for all, or each time rank of a run.
+/// Throws an input error.
+int num_machine_ranks(const std::string& text, const std::string& file);
+
 /// Costs in nanoseconds of `micro_batch` images, of each time rank or one for all, from the text of
-/// a machine file. Throws input errors that name the file, and the layer that it lacks.
+/// a machine file: between two sizes that were timed on a straight line, beyond them in proportion
+/// to the images. Throws input errors that name the file, and the layer that it lacks.
 std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::string& file,
                                          const Architecture& architecture, int num_time_ranks,
                                          int micro_batch);

@@ -26,7 +26,11 @@ SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches);
 /// input error where nothing fits into the plan's memory limit.
 RunPlan choose_schedule(RunPlan plan, int largest_micro_batch);
 
-/// choose_schedule() with costs from --machine or measured now, where the plan leaves something
+/// The plan with these costs, in nanoseconds, and with what is best by them where it leaves
+/// something open; else it is held against its memory limit.
+RunPlan settle(RunPlan plan, std::vector<LayerCosts> costs, int largest_micro_batch);
+
+/// The same with costs from --machine or measured now, where the plan leaves something
 /// open and there is more than one time rank. Where nothing is open, --machine and --machine-file
 /// still give the plan its costs, and the plan is held against its memory limit. Collective; all
 /// ranks choose alike.

@@ -1,0 +1,80 @@
+// What training would take on ranks that need not be there: a run's plan, settled by the costs of a
+// machine file and played in the simulation. Needs no MPI.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "revode/config/config.hpp"
+#include "revode/config/run_plan.hpp"
+#include "revode/train/memory_forecast.hpp"
+
+namespace revode {
+
+struct JobPlan {
+  /// A time rank; those of all replicas are alike.
+  struct Rank {
+    std::vector<BlockRange> slices;
+    double work_seconds = 0;            ///< a step
+    MemoryForecast memory;              ///< bytes
+    std::int64_t sent_by_an_image = 0;  ///< bytes of states and adjoints, forward and back
+    std::int64_t bytes_of_sums = 0;     ///< of the gradients that replicas add
+  };
+
+  RunPlan plan;
+  std::vector<Rank> ranks;
+  double sweep_seconds = 0;  ///< forward and back, of the replica with most micro-batches
+  /// Replicas add their gradients: every value is sent and received 2 (D - 1) / D times, as in a
+  /// ring, at the cost of a message, and none of it while kernels compute.
+  double sum_seconds = 0;
+  double message_value = 0;    ///< nanoseconds of a rank for each value that it sends or receives
+  bool takes_slowest = false;  ///< the machine's ranks are of unequal speed, and others than these
+
+  double step_seconds() const { return sweep_seconds + sum_seconds; }
+  double images_per_second() const { return plan.config.batch_size / step_seconds(); }
+  /// 1 - work / (time ranks x step)
+  double bubble() const;
+  int num_ranks() const { return plan.placement.num_ranks() * plan.data_ranks; }
+  /// Of the replica that has most.
+  int micro_batches_of_a_replica() const;
+  /// Bytes that a time rank of a replica sends in a step to its neighbours in time.
+  std::int64_t message_bytes(int time_rank, int replica) const;
+  double most_memory() const;
+};
+
+/// The costs of layers by network and micro-batch, read once.
+class Machine {
+ public:
+  /// Throws an input error.
+  explicit Machine(std::string file);
+  struct Costs {
+    std::vector<LayerCosts> ranks;  ///< of each time rank, or one for all
+    bool takes_slowest = false;
+  };
+  /// Nanoseconds of `micro_batch` images. Where the file has ranks of unequal speed, but not as
+  /// many, all are taken to be as its slowest one. Throws an input error that names the file.
+  Costs costs(const Architecture& architecture, int num_time_ranks, int micro_batch) const;
+
+ private:
+  std::string file_, text_;
+};
+
+/// Throws input errors, as a run on so many ranks would.
+JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine);
+
+/// The fastest jobs on all grids of so many ranks, with all micro-batches that the options leave
+/// open (powers of two a replica), best first, `most` at the most; of equally fast ones the one
+/// that needs least memory. One job a grid and number of micro-batches. Throws an input error
+/// where nothing fits into --memory-limit.
+std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machine& machine,
+                               std::size_t most);
+
+/// Steps of an epoch over the published training images, and of the whole run.
+struct RunLength {
+  std::int64_t steps_an_epoch = 0;
+  std::int64_t steps = 0;
+};
+RunLength run_length(const Config& config);
+
+}  // namespace revode

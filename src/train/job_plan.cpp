@@ -1,0 +1,217 @@
+#include "revode/train/job_plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "revode/backend/exact_sum.hpp"
+#include "revode/core/error.hpp"
+#include "revode/data/dataset.hpp"
+#include "revode/model/parameters.hpp"
+#include "revode/pipeline/partition.hpp"
+#include "revode/train/machine_file.hpp"
+#include "revode/train/schedule_choice.hpp"
+
+namespace revode {
+namespace {
+
+constexpr double giga = 1e9;
+/// Slices x micro-batches of a job that best_jobs() still looks at: a second of simulation.
+constexpr std::int64_t most_to_search = std::int64_t{1} << 17;
+/// Jobs whose steps differ by less are equally fast.
+constexpr double equal = 1e-3;
+
+/// Bytes of the state of an image where the network is cut in front of `block`.
+std::int64_t state_bytes(const Architecture& architecture, int block) {
+  const Stage& stage = architecture.stages()[architecture.stage_of_block(block)];
+  return std::int64_t{2} * stage.channels * static_cast<std::int64_t>(stage.plane_size()) *
+         static_cast<std::int64_t>(sizeof(float));
+}
+
+JobPlan::Rank rank_of(const RunPlan& plan, int time_rank, int micro_batch,
+                      const std::vector<SweepCost>& costs, int num_micro_batches) {
+  const Placement& placement = plan.placement;
+  JobPlan::Rank rank;
+  rank.memory = forecast_memory(plan, time_rank, micro_batch);
+  for (const int slice : placement.slices_of(time_rank)) {
+    const BlockRange range = plan.slices[slice];
+    rank.slices.push_back(range);
+    rank.work_seconds += num_micro_batches * static_cast<double>(costs[slice].total()) / giga;
+    if (!placement.is_last(slice) && placement.rank_of(slice + 1) != time_rank)
+      rank.sent_by_an_image += state_bytes(plan.architecture, range.last);
+    if (!placement.is_first(slice) && placement.rank_of(slice - 1) != time_rank)
+      rank.sent_by_an_image += 2 * state_bytes(plan.architecture, range.first);
+    if (plan.data_ranks > 1)
+      rank.bytes_of_sums += static_cast<std::int64_t>(
+          ParameterMap(plan.architecture, range).size() * sizeof(std::int64_t));
+  }
+  return rank;
+}
+
+/// Nanoseconds that no job on this grid can do without: the work of the replica that has most, in
+/// equal parts, and the way of one micro-batch through all layers and back.
+double least_time(const Architecture& architecture, const std::vector<LayerCosts>& costs,
+                  int num_micro_batches, int num_time_ranks) {
+  double fastest = std::numeric_limits<double>::infinity();
+  for (const LayerCosts& of_rank : costs) {
+    // Without visits, which depend on the cut.
+    LayerCosts blocks_alone = of_rank;
+    std::ranges::fill(blocks_alone.visits, SweepCost{});
+    const BlockRange all{0, architecture.num_blocks()};
+    fastest =
+        std::min(fastest, static_cast<double>(slice_cost(architecture, blocks_alone, all).total()));
+  }
+  return fastest * std::max(1.0, double{1} * num_micro_batches / num_time_ranks);
+}
+
+/// A grid and micro-batches to look at.
+struct Proposal {
+  Config config;
+  double least_seconds;
+};
+
+std::vector<Proposal> proposals(const Config& config, int num_ranks, const Machine& machine) {
+  std::vector<Proposal> all;
+  for (int time_ranks = 1; time_ranks <= num_ranks; ++time_ranks) {
+    const int data_ranks = num_ranks / time_ranks;
+    if (num_ranks % time_ranks != 0 || config.time_ranks.value_or(time_ranks) != time_ranks ||
+        config.data_ranks.value_or(data_ranks) != data_ranks)
+      continue;
+    const int most = std::min(config.batch_size, most_contributions);
+    std::vector<std::int64_t> choices;  // of micro-batches
+    if (config.given("micro-batches")) {
+      choices.push_back(*config.micro_batches);
+    } else {
+      for (std::int64_t number = data_ranks; number <= most; number *= 2) choices.push_back(number);
+    }
+    for (const std::int64_t num_micro_batches : choices) {
+      const std::int64_t of_replica = (num_micro_batches + data_ranks - 1) / data_ranks;
+      if (data_ranks > num_micro_batches || of_replica * time_ranks > most_to_search) continue;
+      Config one = config;
+      one.time_ranks = time_ranks;
+      one.data_ranks = data_ranks;
+      one.micro_batches = static_cast<int>(num_micro_batches);
+      const Architecture architecture = resolve(one);
+      if (time_ranks * one.slices_per_rank.value_or(1) > architecture.num_blocks()) continue;
+      const int micro_batch = cut_evenly(one.batch_size, *one.micro_batches).front();
+      const double least =
+          least_time(architecture, machine.costs(architecture, time_ranks, micro_batch).ranks,
+                     static_cast<int>(of_replica), time_ranks);
+      all.push_back({std::move(one), least / giga});
+    }
+  }
+  std::ranges::stable_sort(all, {}, &Proposal::least_seconds);
+  return all;
+}
+
+bool is_better(const JobPlan& one, const JobPlan& other) {
+  const double seconds = one.step_seconds(), others = other.step_seconds();
+  if (std::abs(seconds - others) > equal * others) return seconds < others;
+  return one.most_memory() < other.most_memory();
+}
+
+}  // namespace
+
+double JobPlan::bubble() const {
+  double work = 0;
+  for (const Rank& rank : ranks) work += rank.work_seconds;
+  return 1 - work / (static_cast<double>(ranks.size()) * step_seconds());
+}
+
+int JobPlan::micro_batches_of_a_replica() const {
+  return (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks;
+}
+
+std::int64_t JobPlan::message_bytes(int time_rank, int replica) const {
+  const std::vector<int> sizes = cut_evenly(plan.config.batch_size, plan.num_micro_batches);
+  std::int64_t images = 0;
+  for (std::size_t m = replica; m < sizes.size(); m += plan.data_ranks) images += sizes[m];
+  return images * ranks[time_rank].sent_by_an_image;
+}
+
+double JobPlan::most_memory() const {
+  double most = 0;
+  for (const Rank& rank : ranks) most = std::max(most, rank.memory.total());
+  return most;
+}
+
+Machine::Machine(std::string file) : file_(std::move(file)), text_(read_machine_file(file_)) {}
+
+Machine::Costs Machine::costs(const Architecture& architecture, int num_time_ranks,
+                              int micro_batch) const {
+  const int num_ranks = num_machine_ranks(text_, file_);
+  std::vector<LayerCosts> ranks =
+      costs_of_machine(text_, file_, architecture, num_ranks, micro_batch);
+  if (num_ranks == 1 || num_ranks == num_time_ranks) return {std::move(ranks)};
+  const BlockRange all{0, architecture.num_blocks()};
+  const auto whole = [&](const LayerCosts& costs) {
+    return slice_cost(architecture, costs, all).total();
+  };
+  return {{*std::ranges::max_element(ranks, {}, whole)}, true};
+}
+
+JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine) {
+  RunPlan plan = make_plan(config, num_ranks);
+  const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
+  const int num_time_ranks = plan.placement.num_ranks();
+  Machine::Costs costs = machine.costs(plan.architecture, num_time_ranks, micro_batch);
+  double message_value = 0;
+  for (const LayerCosts& of_rank : costs.ranks)
+    message_value = std::max(message_value, of_rank.message_value);
+
+  JobPlan job{.plan = settle(std::move(plan), std::move(costs.ranks), micro_batch), .ranks = {}};
+  job.message_value = message_value;
+  job.takes_slowest = costs.takes_slowest;
+  const std::vector<SweepCost> work = slice_costs(job.plan);
+  std::int64_t most_sums = 0;
+  for (int rank = 0; rank < num_time_ranks; ++rank) {
+    job.ranks.push_back(
+        rank_of(job.plan, rank, micro_batch, work, job.micro_batches_of_a_replica()));
+    most_sums = std::max(most_sums, job.ranks.back().bytes_of_sums);
+  }
+  job.sweep_seconds = simulate_step(job.plan).seconds / giga;
+  const double replicas = job.plan.data_ranks;
+  const double values = static_cast<double>(most_sums) / sizeof(float);  // as messages count
+  job.sum_seconds = 2 * values * 2 * (replicas - 1) / replicas * message_value / giga;
+  return job;
+}
+
+std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machine& machine,
+                               std::size_t most) {
+  std::vector<JobPlan> best;
+  std::optional<Error> refused;
+  for (const Proposal& proposal : proposals(config, num_ranks, machine)) {
+    if (best.size() == most && proposal.least_seconds > best.back().step_seconds()) break;
+    try {
+      JobPlan job = plan_job(proposal.config, num_ranks, machine);
+      best.insert(std::ranges::upper_bound(best, job, is_better), std::move(job));
+      if (best.size() > most) best.pop_back();
+    } catch (const Error& error) {  // --memory-limit
+      refused = error;
+    }
+  }
+  if (!best.empty()) return best;
+  if (refused) throw Error(*refused);
+  const RunPlan plan = make_plan(config, num_ranks);  // says what is wrong, where that is one thing
+  throw input_error(
+      "--ranks {}: the {} blocks of the network and the {} images of a mini-batch can't be shared "
+      "over so many; expected at most their product",
+      num_ranks, plan.architecture.num_blocks(), config.batch_size);
+}
+
+RunLength run_length(const Config& config) {
+  const DatasetInfo& data = dataset_info(config.dataset);
+  const double of_class = static_cast<double>(data.num_train_images) / data.num_classes;
+  const std::int64_t images =
+      data.num_classes * std::max<std::int64_t>(1, std::llround(config.train_fraction * of_class));
+  RunLength length{.steps_an_epoch = images / config.batch_size, .steps = 0};
+  length.steps = length.steps_an_epoch * config.epochs.value_or(0);
+  if (config.steps) length.steps = std::min(length.steps, *config.steps);
+  return length;
+}
+
+}  // namespace revode

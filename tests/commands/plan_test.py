@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""What `revode plan` predicts is complete, adds up, and needs neither the ranks nor MPI."""
+import unittest
+
+import program
+
+NETWORK = ["--blocks", "3,2,2", "--widths", "6,10,16"]
+STEP = ["--batch-size", "24", "--micro-batches", "4"]
+
+
+class Plan(program.ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.run_program("bench", *NETWORK, *STEP, "--threads", "1", "--steps", "1", "--train-fraction", "0.01",
+                         "--machine-file", "machine.json", ranks=2)
+
+    def plan(self, *arguments, ranks=None):
+        return self.json_of("plan", *NETWORK, *STEP, "--machine", "machine.json", *arguments, ranks=ranks)
+
+    def test_ranks_and_messages(self):
+        result = self.plan("--ranks", "6", "--data-ranks", "2", "--schedule", "1f1b")
+        self.assertGreater(result["step_seconds"], 0)
+        self.assertAlmostEqual(result["images_per_second"] * result["step_seconds"], 24)
+        self.assertEqual([(rank["replica"], rank["time_rank"]) for rank in result["ranks"]],
+                         [(replica, time) for replica in range(2) for time in range(3)])
+        self.assertEqual([sum(rank["blocks"] for rank in result["ranks"][at:at + 3]) for at in (0, 3)], [7, 7])
+        work = [rank["work_seconds"] for rank in result["ranks"]]
+        self.assertAlmostEqual(result["bubble"], 1 - sum(work) / (6 * result["step_seconds"]))
+        # The last rank sends the states of its first block, rebuilt, and their adjoints: 12 images a replica.
+        first = result["ranks"][2]["slices"][0][0]
+        stage = 0 if first < 3 else 1 if first < 5 else 2
+        values = (6, 10, 16)[stage] * (32 >> stage) ** 2
+        self.assertEqual(result["ranks"][2]["message_bytes"], 12 * 2 * values * 4)
+
+    def test_the_search(self):
+        result = self.plan("--ranks", "4", "--search")
+        steps = [job["step_seconds"] for job in result["best"]]
+        self.assertEqual(steps[0], result["step_seconds"])
+        self.assertGreaterEqual(len(steps), 3)  # 4 x 1, 2 x 2, 1 x 4
+        self.assertTrue(all(one <= 1.001 * other for one, other in zip(steps, steps[1:])))
+        for job in result["best"]:
+            self.assertEqual(job["time_ranks"] * job["data_ranks"], 4)
+            self.assertEqual(job["micro_batches"], 4)
+            self.assertEqual(len(job["ranks"]), 4)
+
+    def test_the_text_folds_many_ranks_and_is_printed_once(self):
+        arguments = ["plan", "--blocks", "30,30,30", "--widths", "6,10,16", "--machine", "machine.json", "--ranks", "80"]
+        text = self.run_program(*arguments).stdout
+        self.assertIn("80 time ranks x 1 replica", text)
+        self.assertRegex(text, r"\n +1\.\.\d+ +1 ")
+        self.assertLess(text.count("\n"), 20)
+        self.assertEqual(self.run_program(*arguments, ranks=2).stdout, text)
+
+    def test_refusals(self):
+        machine = ["--machine", "machine.json"]
+        self.expect_error(["--ranks N"], "plan", *NETWORK, *machine)
+        self.expect_error(["--machine FILE", "bench --machine-file"], "plan", *NETWORK, "--ranks", "2")
+        self.expect_error(["--machine none.json", "no such file"], "plan", "--ranks", "2", "--machine", "none.json")
+        self.expect_error(["machine.json", "hamiltonian opening 3 -> 16 x 32 x 32"], "plan", "--ranks", "2", *machine)
+        self.expect_error(["--memory-limit 1M"], "plan", *NETWORK, "--ranks", "2", *machine, "--memory-limit", "1M")
+        self.expect_error(["9 time ranks", "7 blocks"], "plan", *NETWORK, *STEP, "--time-ranks", "9", "--ranks", "9", *machine)
+        self.expect_error(["does not take --data-dir"], "plan", "--ranks", "2", *machine, "--data-dir", "x")
+
+
+if __name__ == "__main__":
+    program.main()

@@ -1,0 +1,162 @@
+// Plans of jobs that are not there, from costs that are made up.
+#include "revode/train/job_plan.hpp"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "revode/files/json_text.hpp"
+#include "revode/train/machine_file.hpp"
+
+#include "support/error_text.hpp"
+#include "support/temporary_folder.hpp"
+
+namespace revode {
+namespace {
+
+class JobPlanTest : public testing::Test {
+ protected:
+  Config config_of(std::vector<std::string> words) const {
+    words.insert(words.begin(), {"revode", "plan", "--ranks", "1", "--machine", file_.string()});
+    std::vector<const char*> arguments;
+    for (const std::string& word : words) arguments.push_back(word.c_str());
+    return parse_command_line(static_cast<int>(arguments.size()), arguments.data());
+  }
+  /// A block of one image takes 1 ms forward and 3 ms back, everything else nothing; each further
+  /// image as much as the first, but for `startup` of a micro-batch.
+  Machine machine_with(double startup_seconds = 0, double message_value_seconds = 0) const {
+    Config config = config_of({"--blocks", "4,4,4"});
+    const Architecture architecture = resolve(config);
+    const auto timed = [&](int images) {
+      LayerCosts costs = uniform_costs(architecture);
+      for (SweepCost& block : costs.blocks) {
+        block.forward = images * 1'000'000 + static_cast<std::int64_t>(1e9 * startup_seconds);
+        block.back = 3 * block.forward;
+      }
+      costs.message_value = 1e9 * message_value_seconds;
+      return TimedMicroBatch{images, {costs}};
+    };
+    nlohmann::ordered_json machine{{"format", "revode-machine"}};
+    machine["ranks"] = machine_ranks(architecture, {timed(1), timed(64)});
+    std::ofstream(file_) << to_text(machine);
+    return Machine(file_.string());
+  }
+
+  TemporaryFolder folder_;
+  std::filesystem::path file_ = folder_.path() / "machine.json";
+};
+
+TEST_F(JobPlanTest, OneRankWorksAllTheTime) {
+  const JobPlan job =
+      plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "32", "--micro-batches", "8"}), 1,
+               machine_with());
+
+  EXPECT_NEAR(job.step_seconds(), 32 * 12 * 4e-3, 1e-9);
+  EXPECT_NEAR(job.images_per_second(), 1 / (12 * 4e-3), 1e-6);
+  EXPECT_NEAR(job.bubble(), 0, 1e-12);
+  EXPECT_EQ(job.message_bytes(0, 0), 0);
+  EXPECT_EQ(job.ranks.front().bytes_of_sums, 0);
+}
+
+TEST_F(JobPlanTest, TimeRanksIdleAsTheFormulaSays) {
+  const JobPlan job = plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "32",
+                                          "--micro-batches", "8", "--schedule", "gpipe"}),
+                               4, machine_with());
+
+  EXPECT_NEAR(job.bubble(), 3.0 / (8 + 3), 1e-12);
+  EXPECT_NEAR(job.step_seconds(), 32 * 3 * 4e-3 * 11 / 8, 1e-9);
+  for (const JobPlan::Rank& rank : job.ranks) EXPECT_EQ(rank.slices.size(), 1u);
+}
+
+// The first cut lies in stage 1, whose states are 2 x 16 x 32 x 32 floats.
+TEST_F(JobPlanTest, MessagesAreCountedByteForByte) {
+  const JobPlan job =
+      plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "30", "--micro-batches", "4",
+                          "--time-ranks", "6", "--schedule", "1f1b"}),
+               12, machine_with());
+  const std::int64_t state = job.plan.architecture.stages().front().channels * 2 * 32 * 32 * 4;
+
+  // Micro-batches of 8, 8, 7, 7 images: 15 for each replica.
+  EXPECT_EQ(job.message_bytes(0, 0), 15 * state);
+  EXPECT_EQ(job.message_bytes(0, 1), 15 * state);
+  const std::int64_t between = job.message_bytes(1, 0);  // the cut behind ends stage 1
+  EXPECT_EQ(between, 15 * (2 * state + state / 2));
+}
+
+TEST_F(JobPlanTest, ReplicasShareTheMicroBatchesAndAddTheirGradients) {
+  const Machine machine = machine_with(0, 1e-9);
+  const std::vector<std::string> words{"--blocks",        "4,4,4", "--batch-size", "32",
+                                       "--micro-batches", "8",     "--time-ranks", "1"};
+  const JobPlan job = plan_job(config_of(words), 4, machine);
+
+  EXPECT_EQ(job.micro_batches_of_a_replica(), 2);
+  EXPECT_NEAR(job.sweep_seconds, 8 * 12 * 4e-3, 1e-9);
+  // A ring: 3/4 of 8-byte values twice, each sent and received as two floats.
+  const double values = static_cast<double>(job.ranks.front().bytes_of_sums) / 8;
+  EXPECT_NEAR(job.sum_seconds, values * 2 * 2 * 2 * 3 / 4 * 1e-9, 1e-12);
+  EXPECT_GT(values, 0);
+}
+
+// What is left out for its least time is never better than what is listed.
+TEST_F(JobPlanTest, TheSearchFindsTheBestOfAllGrids) {
+  const Machine machine = machine_with(2e-3, 1e-10);
+  const Config config = config_of({"--blocks", "4,4,4", "--batch-size", "32"});
+  constexpr int num_ranks = 8;
+  double best = std::numeric_limits<double>::infinity();
+  for (const int time_ranks : {1, 2, 4, 8})
+    for (int micro_batches = num_ranks / time_ranks; micro_batches <= 32; micro_batches *= 2) {
+      Config one = config;
+      one.time_ranks = time_ranks;
+      one.data_ranks = num_ranks / time_ranks;
+      one.micro_batches = micro_batches;
+      best = std::min(best, plan_job(one, num_ranks, machine).step_seconds());
+    }
+
+  const std::vector<JobPlan> found = best_jobs(config, num_ranks, machine, 3);
+
+  ASSERT_EQ(found.size(), 3u);
+  EXPECT_NEAR(found.front().step_seconds(), best, 1e-3 * best);
+  EXPECT_TRUE(std::ranges::is_sorted(found, [](const JobPlan& one, const JobPlan& other) {
+    return one.step_seconds() < 0.999 * other.step_seconds();
+  }));
+}
+
+TEST_F(JobPlanTest, TheSearchHeedsTheMemoryLimit) {
+  const Machine machine = machine_with();
+  const Config config = config_of({"--blocks", "4,4,4", "--batch-size", "32"});
+  const double free = best_jobs(config, 4, machine, 1).front().most_memory();
+  Config limited = config;
+  limited.memory_limit = fmt::format("{}", static_cast<std::int64_t>(free) - 1);
+
+  EXPECT_LT(best_jobs(limited, 4, machine, 1).front().most_memory(), free);
+  limited.memory_limit = "1M";
+  EXPECT_NE(error_text(ExitStatus::bad_input, [&] { best_jobs(limited, 4, machine, 1); })
+                .find("--memory-limit 1M"),
+            std::string::npos);
+}
+
+TEST_F(JobPlanTest, ImpossibleGridsAreRefusedAsARunWould) {
+  const Machine machine = machine_with();
+  const std::string text = error_text(ExitStatus::bad_input, [&] {
+    best_jobs(config_of({"--blocks", "4,4,4", "--time-ranks", "3"}), 4, machine, 1);
+  });
+  EXPECT_NE(text.find("--time-ranks 3"), std::string::npos) << text;
+}
+
+TEST_F(JobPlanTest, EpochsHaveThePublishedImages) {
+  machine_with();
+  Config config = config_of({"--dataset", "cifar10", "--train-fraction", "0.1", "--epochs", "3"});
+  resolve(config);
+  EXPECT_EQ(run_length(config).steps_an_epoch, 50);
+  EXPECT_EQ(run_length(config).steps, 150);
+  config.steps = 70;
+  EXPECT_EQ(run_length(config).steps, 70);
+}
+
+}  // namespace
+}  // namespace revode
