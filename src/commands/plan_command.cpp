@@ -119,12 +119,12 @@ std::string job_text(const JobPlan& job) {
       architecture.depth(), fmt::join(architecture.blocks(), ","),
       fmt::join(architecture.widths(), ","), format_count(architecture.num_parameters()));
   text += fmt::format(
-      "grid      {} time rank{} x {} replica{}; {} micro-batches of {} images, {} a replica\n",
+      "grid      {} time rank{} x {} replica{}; {} micro-batches of {} image{}, {} a replica\n",
       plan.placement.num_ranks(), plan.placement.num_ranks() == 1 ? "" : "s", plan.data_ranks,
       plan.data_ranks == 1 ? "" : "s", plan.num_micro_batches,
       sizes.front() == sizes.back() ? fmt::format("{}", sizes.front())
                                     : fmt::format("{} or {}", sizes.back(), sizes.front()),
-      job.micro_batches_of_a_replica());
+      sizes.front() == 1 ? "" : "s", job.micro_batches_of_a_replica());
   text += fmt::format("schedule  {} with {} slice{} a rank\n", plan.schedule->name,
                       slices_a_rank(job), slices_a_rank(job) == 1 ? "" : "s");
   text +=
@@ -185,6 +185,9 @@ std::string search_table(const std::vector<JobPlan>& jobs) {
                     milliseconds(job.step_seconds()), job.images_per_second(), 100 * job.bubble(),
                     format_bytes(job.most_memory()));
   }
+  if (!jobs.front().plan.config.given("micro-batches"))
+    text +=
+        "  results depend on the number of micro-batches alone: batch norm sees one at a time\n";
   return text;
 }
 

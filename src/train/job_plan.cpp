@@ -90,7 +90,8 @@ std::vector<Proposal> proposals(const Config& config, int num_ranks, const Machi
     }
     for (const std::int64_t num_micro_batches : choices) {
       const std::int64_t of_replica = (num_micro_batches + data_ranks - 1) / data_ranks;
-      if (data_ranks > num_micro_batches || of_replica * time_ranks > most_to_search) continue;
+      const bool is_long = of_replica * time_ranks > most_to_search;
+      if (data_ranks > num_micro_batches || (is_long && !config.given("micro-batches"))) continue;
       Config one = config;
       one.time_ranks = time_ranks;
       one.data_ranks = data_ranks;
@@ -198,9 +199,10 @@ std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machin
   if (refused) throw Error(*refused);
   const RunPlan plan = make_plan(config, num_ranks);  // says what is wrong, where that is one thing
   throw input_error(
-      "--ranks {}: the {} blocks of the network and the {} images of a mini-batch can't be shared "
-      "over so many; expected at most their product",
-      num_ranks, plan.architecture.num_blocks(), config.batch_size);
+      "--ranks {}: no grid of them shares the {} blocks of the network and the {} micro-batches of "
+      "{} images; fewer ranks or more --micro-batches would do",
+      num_ranks, plan.architecture.num_blocks(),
+      config.given("micro-batches") ? *config.micro_batches : config.batch_size, config.batch_size);
 }
 
 RunLength run_length(const Config& config) {
