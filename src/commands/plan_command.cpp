@@ -200,11 +200,13 @@ ExitStatus plan_command(const Config& config) {
   if (!config.search) {
     const JobPlan job = plan_job(config, *config.ranks, machine);
     if (prints) print_result(job_text(job));
+    if (!config.trace.empty()) write_planned_trace(config, planned_work(job));
     write_json_result(config, job_json(job));
     return ExitStatus::success;
   }
   const std::vector<JobPlan> jobs = best_jobs(config, *config.ranks, machine, most_jobs);
   if (prints) print_result(search_table(jobs) + "\nthe first of them\n" + job_text(jobs.front()));
+  if (!config.trace.empty()) write_planned_trace(config, planned_work(jobs.front()));
   Json result = job_json(jobs.front());
   for (const JobPlan& job : jobs) result["best"].push_back(job_json(job));
   write_json_result(config, result);

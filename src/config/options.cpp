@@ -261,8 +261,9 @@ std::vector<Option> make_table() {
       {"json", "FILE", "write the result as one JSON object; -: to standard output", "", files, all,
        Stored::no, &Config::json, text("a file or -")},
       {"trace", "FILE",
-       "write what every rank did in the last steps, for Perfetto (Chrome's format)", "", files,
-       trains, Stored::no, &Config::trace, text("a file")},
+       "write what every rank did in the last steps, for Perfetto (Chrome's format); plan: what it "
+       "would do in one",
+       "", files, trains | plan, Stored::no, &Config::trace, text("a file")},
       {"trace-steps", "N", "steps that --trace keeps", "10", files, trains, Stored::no,
        &Config::trace_steps, whole(1)},
       {"machine-file", "FILE", "write what the layers take here, to be read by --machine", "",

@@ -149,15 +149,19 @@ class TimedWork final : public SliceWork {
   }
   void compute(const Work& work, float* state, float* adjoint) override {
     seconds_ += costs_.compute(work);
+    last_ = work;
     if (real_ != nullptr) real_->compute(work, state, adjoint);
   }
   /// Of the work since the last call.
   double take_seconds() { return std::exchange(seconds_, 0.0); }
+  /// The last that was computed.
+  const Work& last() const { return last_; }
 
  private:
   const SimulationCosts& costs_;
   SliceWork* real_;
   double seconds_ = 0;
+  Work last_{};
 };
 
 struct SimulatedRank {
@@ -208,6 +212,7 @@ SimulationResult simulate(const std::vector<Program>& programs, const Placement&
         const double seconds = at.work.take_seconds();
         if (seconds <= 0) continue;
         at.free_at = clock.now() + seconds;
+        if (costs.on_work) costs.on_work(rank, at.work.last(), clock.now(), at.free_at);
         result.ranks[rank].busy_seconds += seconds;
         clock.wake(rank, at.free_at);
       }

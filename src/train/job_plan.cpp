@@ -181,6 +181,28 @@ JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine) {
   return job;
 }
 
+std::vector<PlannedWork> planned_work(const JobPlan& job) {
+  std::vector<PlannedWork> all;
+  const int replicas = job.plan.data_ranks;
+  simulate_step(job.plan, job.micro_batches_of_a_replica(),
+                [&](int rank, const Work& work, double begin, double end) {
+                  const bool forward = work.sweep == Sweep::forward;
+                  all.push_back({.rank = rank,
+                                 .action = forward ? TraceAction::forward : TraceAction::backward,
+                                 .begin = begin / giga,
+                                 .end = end / giga,
+                                 .micro_batch = work.micro_batch * replicas,
+                                 .slice = work.slice});
+                });
+  if (replicas == 1) return all;
+  for (int rank = 0; rank < job.plan.placement.num_ranks(); ++rank)
+    all.push_back({.rank = rank,
+                   .action = TraceAction::allreduce,
+                   .begin = job.sweep_seconds,
+                   .end = job.step_seconds()});
+  return all;
+}
+
 std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machine& machine,
                                std::size_t most) {
   std::vector<JobPlan> best;

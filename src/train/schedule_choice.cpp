@@ -124,7 +124,8 @@ SimulationResult simulate_step(const RunPlan& plan) {
   return simulate_step(plan, (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks);
 }
 
-SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches) {
+SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches,
+                               decltype(SimulationCosts::on_work) on_work) {
   const std::vector<SweepCost> work_of = slice_costs(plan);
   const int batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
   std::vector<SweepCost> time_of = work_of;
@@ -137,7 +138,7 @@ SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches) {
   };
   SimulationResult result =
       simulate(make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement,
-               {.compute = compute});
+               {.compute = compute, .on_work = std::move(on_work)});
   // Messages keep a rank busy, but they are no work.
   for (SimulationResult::Rank& rank : result.ranks) rank.busy_seconds = 0;
   for (int slice = 0; slice < plan.placement.num_slices(); ++slice)

@@ -1,6 +1,7 @@
 #include "revode/train/trace_file.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <tuple>
@@ -177,6 +178,23 @@ std::string text_of(std::vector<std::vector<Record>> ranks, const std::vector<st
 }
 
 }  // namespace
+
+void write_planned_trace(const Config& config, const std::vector<PlannedWork>& step) {
+  int num_ranks = 0;
+  for (const PlannedWork& work : step) num_ranks = std::max(num_ranks, work.rank + 1);
+  std::vector<std::vector<Record>> ranks(num_ranks);
+  const auto nanoseconds = [](double seconds) { return std::llround(1e9 * seconds); };
+  for (const PlannedWork& work : step)
+    ranks[work.rank].push_back({.step = 1,
+                                .action = static_cast<std::int64_t>(work.action),
+                                .begin = nanoseconds(work.begin),
+                                .end = nanoseconds(work.end),
+                                .micro_batch = work.micro_batch,
+                                .slice = work.slice,
+                                .peer = TraceEvent::none,
+                                .message_kind = TraceEvent::none});
+  write_trace(config, text_of(std::move(ranks), std::vector<std::string>(num_ranks, "planned")));
+}
 
 TraceFile::TraceFile(Network& network)
     : network_(network), first_offset_(measure_clock_offset(network.grid().world())) {

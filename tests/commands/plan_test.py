@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What `revode plan` predicts is complete, adds up, and needs neither the ranks nor MPI."""
+import json
 import unittest
 
 import program
@@ -31,6 +32,19 @@ class Plan(program.ProgramTest):
         stage = 0 if first < 3 else 1 if first < 5 else 2
         values = (6, 10, 16)[stage] * (32 >> stage) ** 2
         self.assertEqual(result["ranks"][2]["message_bytes"], 12 * 2 * values * 4)
+
+    def test_the_trace_of_a_planned_step(self):
+        result = self.plan("--ranks", "4", "--data-ranks", "2", "--schedule", "1f1b", "--trace", "planned.json")
+        events = json.loads((self.folder / "planned.json").read_text())
+        work = [event for event in events if event["ph"] == "X"]
+        # Two slices, and two of four micro-batches, forward and back.
+        names = [event["name"] for event in work]
+        self.assertEqual({name: names.count(name) for name in names}, {"forward": 4, "backward": 4, "allreduce": 2})
+        self.assertEqual({event["args"]["micro_batch"] for event in work if event["name"] == "forward"}, {0, 2})
+        self.assertAlmostEqual(max(event["ts"] + event["dur"] for event in work), 1e6 * result["step_seconds"], delta=0.01)
+        for event in work:
+            self.assertEqual(event["args"]["step"], 1)
+        self.assertIn("rank 1 (planned)", [event["args"].get("name") for event in events])
 
     def test_the_search(self):
         result = self.plan("--ranks", "4", "--search")

@@ -24,6 +24,8 @@ struct SimulationCosts {
   /// True: a send is complete only once its receive is posted and the message is over, the
   /// strictest that MPI allows. False: at once, as small messages may be.
   bool rendezvous = true;
+  /// Told of everything that is computed, when it begins; may be empty.
+  std::function<void(int rank, const Work&, double begin, double end)> on_work = {};
 };
 
 /// A SliceWork of one rank, made by the caller where more than time is wanted; may be empty.

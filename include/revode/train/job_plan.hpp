@@ -9,6 +9,7 @@
 #include "revode/config/config.hpp"
 #include "revode/config/run_plan.hpp"
 #include "revode/train/memory_forecast.hpp"
+#include "revode/train/trace_file.hpp"
 
 namespace revode {
 
@@ -62,6 +63,9 @@ class Machine {
 
 /// Throws input errors, as a run on so many ranks would.
 JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine);
+
+/// What each time rank of the first replica does in a step, messages counted with the work.
+std::vector<PlannedWork> planned_work(const JobPlan& job);
 
 /// The fastest jobs on all grids of so many ranks, with all micro-batches that the options leave
 /// open (powers of two a replica), best first, `most` at the most; of equally fast ones the one

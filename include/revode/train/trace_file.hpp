@@ -8,6 +8,18 @@
 
 namespace revode {
 
+/// What a rank does in a step that is planned.
+struct PlannedWork {
+  int rank;
+  TraceAction action;
+  double begin, end;  ///< seconds
+  int micro_batch = TraceEvent::none;
+  int slice = TraceEvent::none;
+};
+/// The same file for one step of a plan: its number is 1, and no message is in it. Throws errors of
+/// writing.
+void write_planned_trace(const Config& config, const std::vector<PlannedWork>& step);
+
 class TraceFile {
  public:
   /// What is to happen where the file cannot be written.

@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Holds `revode plan` against what it predicts: steps of one and of two ranks, in the same rounds.
+
+    tools/compare_plan.py --revode build/src/revode --depth 74 --batch 128 --micro-batches 4,16 --rounds 5
+
+In each round a bench on two time ranks writes a machine file, from which steps on two ranks are planned, and one on one
+rank another; then every configuration is benched, and the ratio of the step measured to the step planned is taken. Prints
+the median of the rounds and the extremes, and the memory planned (weights and states) beside that of the process.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Name, ranks, and what the options say of grid and schedule.
+CONFIGURATIONS = [
+    ("1 x 1", 1, []),
+    ("1 x 2", 2, ["--data-ranks", "2"]),
+    ("2 x 1 gpipe", 2, ["--schedule", "gpipe", "--slices-per-rank", "1"]),
+    ("2 x 1 1f1b", 2, ["--schedule", "1f1b", "--slices-per-rank", "1"]),
+    ("2 x 1 interleaved, 2 slices", 2, ["--schedule", "interleaved", "--slices-per-rank", "2"]),
+    ("2 x 1 interleaved, 3 slices", 2, ["--schedule", "interleaved", "--slices-per-rank", "3"]),
+]
+
+
+def fail(text):
+    sys.exit(f"compare_plan: error: {text}")
+
+
+class Programs:
+    def __init__(self, arguments, folder):
+        self.arguments, self.folder = arguments, Path(folder)
+        self.network = ["--arch", arguments.arch, "--depth", str(arguments.depth), "--batch-size", str(arguments.batch)]
+
+    def run(self, ranks, command, *options):
+        launcher = [] if ranks is None else [self.arguments.mpiexec, "-n", str(ranks)]
+        words = [*launcher, self.arguments.revode, command, *self.network, "--json", "-", *map(str, options)]
+        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True)
+        if done.returncode:
+            fail(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+        return json.loads(done.stdout)
+
+    def bench(self, ranks, micro_batches, options, steps):
+        threads = max(1, self.arguments.cores // ranks)
+        return self.run(ranks, "bench", "--micro-batches", micro_batches, "--threads", threads, "--steps", steps, *options)
+
+    def measure_machine(self, ranks, micro_batches):
+        file = self.folder / f"machine-{ranks}.json"
+        self.bench(ranks, micro_batches, ["--machine-file", file, *(["--time-ranks", ranks] if ranks > 1 else [])], 1)
+        return file
+
+    def plan(self, ranks, micro_batches, options, machine):
+        return self.run(None, "plan", "--ranks", ranks, "--micro-batches", micro_batches, "--machine", machine, *options)
+
+
+def spread(values):
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def measure(programs, numbers, rounds, steps):
+    ratios, last = {}, {}
+    for number in range(rounds):
+        for micro_batches in numbers:
+            machines = {ranks: programs.measure_machine(ranks, micro_batches) for ranks in (1, 2)}
+            for name, ranks, options in CONFIGURATIONS:
+                planned = programs.plan(ranks, micro_batches, options, machines[ranks])
+                seen = programs.bench(ranks, micro_batches, options, steps)
+                key = (name, micro_batches)
+                ratios.setdefault(key, []).append(seen["step_seconds"] / planned["step_seconds"])
+                last[key] = planned, seen
+            print(f"round {number + 1} of {rounds}, {micro_batches} micro-batches", file=sys.stderr)
+    rows = []
+    for (name, micro_batches), values in ratios.items():
+        planned, seen = last[name, micro_batches]
+        rows.append({"configuration": name, "micro_batches": micro_batches, "measured_over_planned": spread(values),
+                     "step_seconds": seen["step_seconds"], "step_seconds_planned": planned["step_seconds"],
+                     "memory_bytes_planned": max(rank["memory_bytes"] for rank in planned["ranks"]),
+                     "peak_memory_bytes": max(seen["peak_memory_bytes"])})
+    return rows
+
+
+def table(rows):
+    lines = [f"{'grid and schedule':<28} {'M':>4} {'planned ms':>11} {'measured ms':>12}  {'measured / planned':<22} "
+             f"{'memory planned, process (MiB)'}"]
+    for row in rows:
+        ratio = row["measured_over_planned"]
+        lines.append(f"{row['configuration']:<28} {row['micro_batches']:>4} {1e3 * row['step_seconds_planned']:>11.1f} "
+                     f"{1e3 * row['step_seconds']:>12.1f}  "
+                     f"{ratio['median']:.2f} ({ratio['least']:.2f} .. {ratio['most']:.2f})     "
+                     f"{row['memory_bytes_planned'] / 2**20:.0f}, {row['peak_memory_bytes'] / 2**20:.0f}")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--revode", default="build/src/revode", help="the program (default %(default)s)")
+    parser.add_argument("--mpiexec", default="mpirun", help="what starts ranks (default %(default)s)")
+    parser.add_argument("--arch", default="hamiltonian")
+    parser.add_argument("--depth", type=int, default=74)
+    parser.add_argument("--batch", type=int, default=128, help="images of a step (default %(default)s)")
+    parser.add_argument("--micro-batches", default="4,16", help="numbers of them (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5, help="that a bench times (default %(default)s)")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="to be shared by the ranks")
+    parser.add_argument("--json", help="write the figures there")
+    arguments = parser.parse_args()
+    if not os.access(arguments.revode, os.X_OK):
+        fail(f"--revode {arguments.revode}: there is no such program; tools/quickstart builds it")
+    arguments.revode = os.path.abspath(arguments.revode)
+    try:
+        numbers = [int(word) for word in arguments.micro_batches.split(",")]
+    except ValueError:
+        fail(f"--micro-batches {arguments.micro_batches}: expected whole numbers separated by commas")
+    if arguments.rounds < 1 or arguments.steps < 1 or min(numbers) < 2:
+        fail("expected at least one round, one step, and two micro-batches, one for each replica")
+    with tempfile.TemporaryDirectory(prefix="revode-compare-plan-") as folder:
+        rows = measure(Programs(arguments, folder), numbers, arguments.rounds, arguments.steps)
+    print(table(rows))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
