@@ -268,6 +268,7 @@ Json result_of(Network& network, const Measurements& seen) {
 Json machine_of(Network& network) {
   const RunPlan& plan = network.plan();
   const int micro_batch = network.largest_micro_batch();
+  const MemoryUse use = memory_use();
   std::vector<TimedMicroBatch> timed{{micro_batch, plan.costs}};
   for (int images = micro_batch / 2; images >= 1; images /= 2)
     timed.push_back({images, agree_on_costs(plan, time_layers(plan, network.backend(), images),
@@ -279,6 +280,8 @@ Json machine_of(Network& network) {
           {"precision", plan.config.precision},
           {"activations", plan.config.activations},
           {"micro_batch", micro_batch},
+          {"kernel_copies", static_cast<double>(use.peak(Memory::packed_weights)) /
+                                static_cast<double>(use.peak(Memory::weights))},
           {"revision", source_revision()},
           {"date", utc_time()},
           {"ranks", machine_ranks(plan.architecture, timed)}};

@@ -132,7 +132,7 @@ std::string job_text(const JobPlan& job) {
                   milliseconds(job.step_seconds()), job.images_per_second(), 100 * job.bubble());
   if (job.takes_slowest)
     text += "          the ranks of the machine file are of unequal speed: taken is the slowest\n";
-  if (job.message_value == 0)
+  if (job.message_value == 0 && job.num_ranks() > 1)
     text += "          the machine file is of one rank: messages are counted as free\n";
   if (plan.data_ranks > 1)
     text += fmt::format("          of it {} ms to add the replicas' gradients\n",

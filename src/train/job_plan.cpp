@@ -155,8 +155,11 @@ Machine::Costs Machine::costs(const Architecture& architecture, int num_time_ran
   return {{*std::ranges::max_element(ranks, {}, whole)}, true};
 }
 
+double Machine::kernel_copies() const { return kernel_copies_of_machine(text_, file_); }
+
 JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine) {
   RunPlan plan = make_plan(config, num_ranks);
+  plan.kernel_copies = machine.kernel_copies();
   const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
   const int num_time_ranks = plan.placement.num_ranks();
   Machine::Costs costs = machine.costs(plan.architecture, num_time_ranks, micro_batch);

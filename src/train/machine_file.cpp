@@ -20,6 +20,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double giga = 1e9;
 constexpr double most_seconds = 1e6;  ///< of one image through one layer
+constexpr const char* kernel_copies_key = "kernel_copies";
 
 /// Calls visit(name, cost) for every layer; a name says all that its time depends on, but for batch
 /// size and machine.
@@ -53,7 +54,7 @@ using Seconds = std::map<std::string, OfLayer>;  ///< by the names of layers
 double number_in(const Json& object, const char* key, const std::string& file) {
   const bool good = object.is_object() && object.contains(key) && object[key].is_number() &&
                     object[key].get<double>() >= 0 && object[key].get<double>() < most_seconds;
-  REVODE_REQUIRE(good, "--machine {}: expected seconds in '{}', found {}", file, key,
+  REVODE_REQUIRE(good, "--machine {}: expected a number of at least 0 in '{}', found {}", file, key,
                  to_text(object).substr(0, 100));
   return object[key].get<double>();
 }
@@ -146,6 +147,11 @@ std::string read_machine_file(const std::string& file) {
 
 int num_machine_ranks(const std::string& text, const std::string& file) {
   return static_cast<int>(parse(text, file)["ranks"].size());
+}
+
+double kernel_copies_of_machine(const std::string& text, const std::string& file) {
+  const Json machine = parse(text, file);
+  return machine.contains(kernel_copies_key) ? number_in(machine, kernel_copies_key, file) : 1;
 }
 
 std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::string& file,

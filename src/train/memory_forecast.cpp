@@ -24,10 +24,11 @@ int couplings_in(const Architecture& architecture, int stage, BlockRange slice) 
 }
 
 /// In float arrays of the parameters' size.
-double weight_arrays(NetworkUse use) {
-  // The parameters themselves, and at least one copy of them in the kernels' layout.
-  // Gradients are summed in 64 bits.
-  return 2.0 + (use != NetworkUse::evaluation ? 2 : 0) + (use == NetworkUse::training ? 1 : 0);
+double weight_arrays(const RunPlan& plan) {
+  // The parameters themselves, and copies of them in the kernels' layout. Gradients are summed in
+  // 64 bits.
+  return 1.0 + plan.kernel_copies + (plan.use != NetworkUse::evaluation ? 2 : 0) +
+         (plan.use == NetworkUse::training ? 1 : 0);
 }
 
 }  // namespace
@@ -53,7 +54,7 @@ MemoryForecast forecast_slice(const RunPlan& plan, BlockRange slice, int largest
   const Architecture& architecture = plan.architecture;
   const double parameters = static_cast<double>(ParameterMap(architecture, slice).size());
   MemoryForecast forecast;
-  forecast.weights = weight_arrays(plan.use) * parameters * sizeof(float);
+  forecast.weights = weight_arrays(plan) * parameters * sizeof(float);
 
   double largest_state = 0, stored = 0;
   for (int k = 0; k < static_cast<int>(architecture.stages().size()); ++k) {

@@ -208,6 +208,7 @@ RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int larg
     });
     text = grid.world().broadcast(text, 0);
     grid.world().agree([&] {
+      plan.kernel_copies = kernel_copies_of_machine(text, file);
       costs = costs_of_machine(text, file, plan.architecture, plan.placement.num_ranks(),
                                largest_micro_batch);
     });

@@ -55,6 +55,8 @@ struct RunPlan {
   bool chooses_slices;                       ///< likewise, how many each rank has
   std::string choice;                        ///< in words what was chosen, once it is
   std::optional<std::int64_t> memory_limit;  ///< bytes of a rank
+  /// Of each weight, in the layout of the kernels: at least so many, unless a machine file says it.
+  double kernel_copies = 1;
   Activations activations;
   NetworkUse use;
   int num_micro_batches;

@@ -56,6 +56,8 @@ class Machine {
   /// Nanoseconds of `micro_batch` images. Where the file has ranks of unequal speed, but not as
   /// many, all are taken to be as its slowest one. Throws an input error that names the file.
   Costs costs(const Architecture& architecture, int num_time_ranks, int micro_batch) const;
+  /// Of each weight, in the layouts of the kernels.
+  double kernel_copies() const;
 
  private:
   std::string file_, text_;

@@ -32,6 +32,10 @@ std::string read_machine_file(const std::string& file);
 /// Throws an input error.
 int num_machine_ranks(const std::string& text, const std::string& file);
 
+/// Copies of each weight that the kernels keep in layouts of their own, 1 where the file does not
+/// say it. Throws an input error.
+double kernel_copies_of_machine(const std::string& text, const std::string& file);
+
 /// Costs in nanoseconds of `micro_batch` images, of each time rank or one for all, from the text of
 /// a machine file: between two sizes that were timed on a straight line, beyond them in proportion
 /// to the images. Throws input errors that name the file, and the layer that it lacks.
