@@ -158,6 +158,22 @@ TEST(MachineFile, TakesAStraightLineBetweenTheSizesThatWereTimed) {
   EXPECT_EQ(opening(2).forward, 300);
 }
 
+TEST(MachineFile, SaysHowManyCopiesOfWeightsKernelsKeep) {
+  const RunPlan plan = plan_of({}, 1);
+  nlohmann::ordered_json machine{{"format", "revode-machine"}};
+  machine["ranks"] = machine_ranks(plan.architecture, {{1, plan.costs}});
+  const auto copies = [&] { return kernel_copies_of_machine(to_text(machine), "m.json"); };
+  EXPECT_EQ(copies(), 1);
+  machine["kernel_copies"] = 8;
+  EXPECT_EQ(copies(), 8);
+  RunPlan more = plan;
+  more.kernel_copies = copies();
+  const double weights = forecast_memory(plan, 0, 1).weights;
+  EXPECT_DOUBLE_EQ(forecast_memory(more, 0, 1).weights, weights * (4 + 8) / (4 + 1));
+  machine["kernel_copies"] = "many";
+  EXPECT_NE(error_text(ExitStatus::bad_input, copies).find("'kernel_copies'"), std::string::npos);
+}
+
 TEST(MachineFile, WhatDoesNotFitIsRefused) {
   RunPlan plan = plan_of({}, 1);
   const auto refused = [&](const std::string& text, int num_ranks) {
