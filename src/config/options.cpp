@@ -215,7 +215,7 @@ std::vector<Option> make_table() {
        "order of the micro-batches; auto: what the simulation finds best for the measured costs",
        "", computing, described, Stored::no, &Config::schedule, one_of(auto_and(schedule_names()))},
       {"slices-per-rank", "V", "thin slices that a rank owns, every T-th of the depth",
-       "1; train and bench with --schedule auto: up to 4", computing, described, Stored::no,
+       "1; train, bench and plan with --schedule auto: up to 4", computing, described, Stored::no,
        &Config::slices_per_rank, whole(1)},
       {"partition", "NAME",
        "how the depth is cut: equal numbers of blocks, multiply-adds, or time measured at start-up",

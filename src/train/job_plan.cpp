@@ -22,8 +22,6 @@ namespace {
 constexpr double giga = 1e9;
 /// Slices x micro-batches of a job that best_jobs() still looks at: a second of simulation.
 constexpr std::int64_t most_to_search = std::int64_t{1} << 17;
-/// Jobs whose steps differ by less are equally fast.
-constexpr double equal = 1e-3;
 
 /// Bytes of the state of an image where the network is cut in front of `block`.
 std::int64_t state_bytes(const Architecture& architecture, int block) {
@@ -110,9 +108,8 @@ std::vector<Proposal> proposals(const Config& config, int num_ranks, const Machi
 }
 
 bool is_better(const JobPlan& one, const JobPlan& other) {
-  const double seconds = one.step_seconds(), others = other.step_seconds();
-  if (std::abs(seconds - others) > equal * others) return seconds < others;
-  return one.most_memory() < other.most_memory();
+  return std::pair(one.step_seconds(), one.most_memory()) <
+         std::pair(other.step_seconds(), other.most_memory());
 }
 
 }  // namespace

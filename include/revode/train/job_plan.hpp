@@ -13,6 +13,7 @@
 
 namespace revode {
 
+/// A run on so many ranks, and what a step of it takes.
 struct JobPlan {
   /// A time rank; those of all replicas are alike.
   struct Rank {
