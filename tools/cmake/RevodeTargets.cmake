@@ -63,12 +63,12 @@ function(revode_precompile target kind level)
   target_precompile_headers(${target} REUSE_FROM ${headers})
 endfunction()
 
-# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD])
+# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD] [BATCHED])
 # One static library a module, as revode::<name>; the links state the layer order. COLD is for modules that compute little:
-# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all, but a few
-# files at a time.
+# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all. BATCHED
+# is for modules that the sanitizers are built for and whose files share no private names: there they compile a few at a time.
 function(revode_add_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "COLD" "" "SOURCES;PUBLIC;PRIVATE")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "COLD;BATCHED" "" "SOURCES;PUBLIC;PRIVATE")
   add_library(revode_${name} STATIC ${arg_SOURCES})
   add_library(revode::${name} ALIAS revode_${name})
   target_include_directories(revode_${name}
@@ -78,12 +78,12 @@ function(revode_add_module name)
   if(arg_COLD)
     target_compile_options(revode_${name} PRIVATE
       $<IF:$<BOOL:${REVODE_SANITIZE}>,-O0,$<$<CONFIG:Release>:-Os>>)
-    if(REVODE_SANITIZE)
-      set_target_properties(revode_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
-    endif()
     revode_precompile(revode_${name} modules unoptimised)
   else()
     revode_precompile(revode_${name} modules optimised)
+  endif()
+  if(arg_BATCHED AND REVODE_SANITIZE)
+    set_target_properties(revode_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
   endif()
 endfunction()
 
