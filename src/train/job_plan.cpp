@@ -154,7 +154,16 @@ Machine::Costs Machine::costs(const Architecture& architecture, int num_time_ran
 
 double Machine::kernel_copies() const { return kernel_copies_of_machine(text_, file_); }
 
+void Machine::require_same(const Config& config) const {
+  const std::string measured = activations_of_machine(text_, file_);
+  REVODE_REQUIRE(measured.empty() || measured == config.activations,
+                 "--activations {}: the layers of --machine {} were timed with {}; revode bench "
+                 "--activations {} --machine-file FILE times them so",
+                 config.activations, file_, measured, config.activations);
+}
+
 JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine) {
+  machine.require_same(config);
   RunPlan plan = make_plan(config, num_ranks);
   plan.kernel_copies = machine.kernel_copies();
   const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
@@ -219,12 +228,14 @@ std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machin
   }
   if (!best.empty()) return best;
   if (refused) throw Error(*refused);
-  const RunPlan plan = make_plan(config, num_ranks);  // says what is wrong, where that is one thing
+  if (config.time_ranks || config.data_ranks) make_plan(config, num_ranks);  // says what is wrong
+  Config resolved = config;
   throw input_error(
-      "--ranks {}: no grid of them shares the {} blocks of the network and the {} micro-batches of "
-      "{} images; fewer ranks or more --micro-batches would do",
-      num_ranks, plan.architecture.num_blocks(),
-      config.given("micro-batches") ? *config.micro_batches : config.batch_size, config.batch_size);
+      "--ranks {}: a grid has at most as many time ranks as the network has blocks, {}, and as "
+      "many "
+      "replicas as there are micro-batches, {}; fewer ranks would do, or more micro-batches",
+      num_ranks, resolve(resolved).num_blocks(),
+      config.given("micro-batches") ? *config.micro_batches : config.batch_size);
 }
 
 RunLength run_length(const Config& config) {

@@ -154,6 +154,13 @@ double kernel_copies_of_machine(const std::string& text, const std::string& file
   return machine.contains(kernel_copies_key) ? number_in(machine, kernel_copies_key, file) : 1;
 }
 
+std::string activations_of_machine(const std::string& text, const std::string& file) {
+  const Json machine = parse(text, file);
+  return machine.contains("activations") && machine["activations"].is_string()
+             ? machine["activations"].get<std::string>()
+             : "";
+}
+
 std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::string& file,
                                          const Architecture& architecture, int num_time_ranks,
                                          int micro_batch) {

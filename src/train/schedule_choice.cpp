@@ -124,8 +124,7 @@ SimulationResult simulate_step(const RunPlan& plan) {
   return simulate_step(plan, (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks);
 }
 
-SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches,
-                               decltype(SimulationCosts::on_work) on_work) {
+SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWork on_work) {
   const std::vector<SweepCost> work_of = slice_costs(plan);
   const int batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
   std::vector<SweepCost> time_of = work_of;
@@ -198,8 +197,10 @@ RunPlan settle(RunPlan plan, std::vector<LayerCosts> costs, int largest_micro_ba
 
 RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch) {
   const bool is_open = leaves_something_open(plan);
-  if (!is_open) grid.world().agree([&] { require_memory(plan, largest_micro_batch); });
-  if (!is_open && plan.config.machine.empty() && plan.config.machine_file.empty()) return plan;
+  if (!is_open && plan.config.machine.empty() && plan.config.machine_file.empty()) {
+    grid.world().agree([&] { require_memory(plan, largest_micro_batch); });
+    return plan;
+  }
   std::vector<LayerCosts> costs;
   if (const std::string& file = plan.config.machine; !file.empty()) {
     std::string text;

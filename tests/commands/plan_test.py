@@ -73,6 +73,10 @@ class Plan(program.ProgramTest):
         self.expect_error(["machine.json", "hamiltonian opening 3 -> 16 x 32 x 32"], "plan", "--ranks", "2", *machine)
         self.expect_error(["--memory-limit 1M"], "plan", *NETWORK, "--ranks", "2", *machine, "--memory-limit", "1M")
         self.expect_error(["9 time ranks", "7 blocks"], "plan", *NETWORK, *STEP, "--time-ranks", "9", "--ranks", "9", *machine)
+        self.expect_error(["--activations store", "machine.json", "timed with reverse"], "plan", *NETWORK, "--ranks", "2",
+                          *machine, "--activations", "store")
+        self.expect_error(["--ranks 900", "blocks, 7", "micro-batches, 100"], "plan", *NETWORK, "--ranks", "900", *machine,
+                          "--search")
         self.expect_error(["does not take --data-dir"], "plan", "--ranks", "2", *machine, "--data-dir", "x")
 
 

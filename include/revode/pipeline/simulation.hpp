@@ -16,6 +16,9 @@
 
 namespace revode {
 
+/// Told of everything that is computed, when it begins.
+using OnWork = std::function<void(int rank, const Work&, double begin, double end)>;
+
 /// What work and messages cost, in seconds.
 struct SimulationCosts {
   std::function<double(const Work&)> compute = {};
@@ -24,8 +27,7 @@ struct SimulationCosts {
   /// True: a send is complete only once its receive is posted and the message is over, the
   /// strictest that MPI allows. False: at once, as small messages may be.
   bool rendezvous = true;
-  /// Told of everything that is computed, when it begins; may be empty.
-  std::function<void(int rank, const Work&, double begin, double end)> on_work = {};
+  OnWork on_work = {};  ///< may be empty
 };
 
 /// A SliceWork of one rank, made by the caller where more than time is wanted; may be empty.

@@ -59,6 +59,8 @@ class Machine {
   Costs costs(const Architecture& architecture, int num_time_ranks, int micro_batch) const;
   /// Of each weight, in the layouts of the kernels.
   double kernel_copies() const;
+  /// Throws an input error where the layers were timed with other --activations than these.
+  void require_same(const Config& config) const;
 
  private:
   std::string file_, text_;

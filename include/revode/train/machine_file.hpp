@@ -36,6 +36,10 @@ int num_machine_ranks(const std::string& text, const std::string& file);
 /// say it. Throws an input error.
 double kernel_copies_of_machine(const std::string& text, const std::string& file);
 
+/// --activations of the bench that wrote the file, empty where it does not say it. Throws an input
+/// error.
+std::string activations_of_machine(const std::string& text, const std::string& file);
+
 /// Costs in nanoseconds of `micro_batch` images, of each time rank or one for all, from the text of
 /// a machine file: between two sizes that were timed on a straight line, beyond them in proportion
 /// to the images. Throws input errors that name the file, and the layer that it lacks.

@@ -18,8 +18,7 @@ std::vector<SweepCost> slice_costs(const RunPlan& plan);
 /// has so many. Messages keep their ranks busy, as they do where ranks copy them; a network
 /// that works apart from the ranks takes less. In the unit of plan.costs.
 SimulationResult simulate_step(const RunPlan& plan);
-SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches,
-                               decltype(SimulationCosts::on_work) on_work = {});
+SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWork on_work = {});
 
 /// The plan with the cut, schedule and slices that are best by its costs: the least time of a
 /// simulated step; finer slices must save at least 2% of it, as they take more messages; of equal
