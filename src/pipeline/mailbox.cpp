@@ -16,6 +16,7 @@ MessageTag tag_of(MessageKind kind, const Work& entered) {
 }  // namespace
 
 bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace) {
+  if (sending.empty() && receiving.empty()) return true;
   for (Message& message : sending) {
     if (message.transfer || !message.array->settled()) continue;
     if (trace != nullptr) message.event.begin = TraceEvent::Clock::now();

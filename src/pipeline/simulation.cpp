@@ -206,8 +206,8 @@ SimulationResult simulate(const std::vector<Program>& programs, const Placement&
   try {
     for (int rank = clock.next(); rank >= 0; rank = clock.next()) {
       SimulatedRank& at = *ranks[rank];
-      at.mailbox.progress();
       // Messages move while a rank computes, as they do while kernels run.
+      if (clock.now() < at.free_at) at.mailbox.progress();
       while (clock.now() >= at.free_at && at.executor.try_next()) {
         const double seconds = at.work.take_seconds();
         if (seconds <= 0) continue;
