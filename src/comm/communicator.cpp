@@ -6,6 +6,7 @@
 #include <exception>
 #include <limits>
 #include <numeric>
+#include <type_traits>
 
 #include <fmt/format.h>
 #include <sched.h>
@@ -97,22 +98,52 @@ void check_message(int code, std::string_view call, std::string_view direction, 
 
 }  // namespace
 
-Request Communicator::send(std::span<const float> values, int to, const MessageTag& message) const {
+namespace {
+
+template <typename T>
+MPI_Datatype datatype() {
+  if constexpr (std::is_same_v<T, float>) return MPI_FLOAT;
+  if constexpr (std::is_same_v<T, double>) return MPI_DOUBLE;
+  if constexpr (std::is_same_v<T, std::int64_t>) return MPI_INT64_T;
+  if constexpr (std::is_same_v<T, char>) return MPI_CHAR;
+}
+
+template <typename T>
+Request send_to(std::span<const T> values, int to, int tag, MPI_Comm communicator) {
   MPI_Request request = MPI_REQUEST_NULL;
-  const int tag = number_of(message);
-  check_message(MPI_Isend(values.data(), message_length(values.size()), MPI_FLOAT, to, tag, handle_,
-                          &request),
+  check_message(MPI_Isend(values.data(), message_length(values.size()), datatype<T>(), to, tag,
+                          communicator, &request),
                 "MPI_Isend", "to", to, values.size(), tag);
   return Request(request);
 }
 
-Request Communicator::receive(std::span<float> values, int from, const MessageTag& message) const {
+template <typename T>
+Request receive_from(std::span<T> values, int from, int tag, MPI_Comm communicator) {
   MPI_Request request = MPI_REQUEST_NULL;
-  const int tag = number_of(message);
-  check_message(MPI_Irecv(values.data(), message_length(values.size()), MPI_FLOAT, from, tag,
-                          handle_, &request),
+  check_message(MPI_Irecv(values.data(), message_length(values.size()), datatype<T>(), from, tag,
+                          communicator, &request),
                 "MPI_Irecv", "from", from, values.size(), tag);
   return Request(request);
+}
+
+}  // namespace
+
+Request Communicator::send(std::span<const float> values, int to, const MessageTag& tag) const {
+  return send_to(values, to, number_of(tag), handle_);
+}
+
+Request Communicator::receive(std::span<float> values, int from, const MessageTag& tag) const {
+  return receive_from(values, from, number_of(tag), handle_);
+}
+
+Request Communicator::send(std::span<const std::int64_t> values, int to,
+                           const MessageTag& tag) const {
+  return send_to(values, to, number_of(tag), handle_);
+}
+
+Request Communicator::receive(std::span<std::int64_t> values, int from,
+                              const MessageTag& tag) const {
+  return receive_from(values, from, number_of(tag), handle_);
 }
 
 Request Communicator::sum(std::span<std::int64_t> values) const {
@@ -132,31 +163,47 @@ std::vector<std::int64_t> Communicator::all_gather(std::int64_t value) const {
   return all;
 }
 
-std::vector<double> Communicator::all_gather(std::span<const double> values) const {
-  std::vector<int> counts(size_), offsets(size_);
+namespace {
+
+/// Every rank's values, one behind the other, and where each rank's begin.
+template <typename T>
+std::pair<std::vector<T>, std::vector<int>> gather_all(std::span<const T> values,
+                                                       const Communicator& communicator) {
+  std::vector<int> counts(communicator.size()), offsets(communicator.size());
   const int count = message_length(values.size());
-  check_mpi(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, handle_), "MPI_Allgather");
+  check_mpi(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, communicator.handle()),
+            "MPI_Allgather");
   std::exclusive_scan(counts.begin(), counts.end(), offsets.begin(), 0);
-  std::vector<double> all(offsets.back() + counts.back());
-  check_mpi(MPI_Allgatherv(values.data(), count, MPI_DOUBLE, all.data(), counts.data(),
-                           offsets.data(), MPI_DOUBLE, handle_),
+  std::vector<T> all(offsets.back() + counts.back());
+  check_mpi(MPI_Allgatherv(values.data(), count, datatype<T>(), all.data(), counts.data(),
+                           offsets.data(), datatype<T>(), communicator.handle()),
             "MPI_Allgatherv");
-  return all;
+  return {std::move(all), std::move(offsets)};
+}
+
+}  // namespace
+
+std::vector<double> Communicator::all_gather(std::span<const double> values) const {
+  return gather_all(values, *this).first;
+}
+
+std::vector<std::vector<std::int64_t>> Communicator::all_gather_each(
+    std::span<const std::int64_t> values) const {
+  auto [all, offsets] = gather_all(values, *this);
+  offsets.push_back(static_cast<int>(all.size()));
+  std::vector<std::vector<std::int64_t>> by_rank;
+  for (int rank = 0; rank < size_; ++rank)
+    by_rank.emplace_back(all.begin() + offsets[rank], all.begin() + offsets[rank + 1]);
+  return by_rank;
 }
 
 std::vector<std::string> Communicator::all_gather(const std::string& text) const {
-  std::vector<int> lengths(size_), offsets(size_);
-  const int length = message_length(text.size());
-  check_mpi(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, handle_),
-            "MPI_Allgather");
-  std::exclusive_scan(lengths.begin(), lengths.end(), offsets.begin(), 0);
-  std::string all(offsets.back() + lengths.back(), '\0');
-  check_mpi(MPI_Allgatherv(text.data(), length, MPI_CHAR, all.data(), lengths.data(),
-                           offsets.data(), MPI_CHAR, handle_),
-            "MPI_Allgatherv");
+  const auto [all, offsets] = gather_all(std::span<const char>(text), *this);
   std::vector<std::string> texts;
-  for (int rank = 0; rank < size_; ++rank)
-    texts.push_back(all.substr(offsets[rank], lengths[rank]));
+  for (int rank = 0; rank < size_; ++rank) {
+    const std::size_t end = rank + 1 < size_ ? offsets[rank + 1] : all.size();
+    texts.emplace_back(all.begin() + offsets[rank], all.begin() + static_cast<std::ptrdiff_t>(end));
+  }
   return texts;
 }
 
@@ -224,6 +271,18 @@ void Communicator::require_same(const std::vector<Fact>& facts, std::string_view
   throw Error(ExitStatus::bad_input,
               broadcast(difference, static_cast<int>(first - differs.begin())),
               ErrorScope::all_ranks);
+}
+
+std::vector<int> Communicator::ranks_of_host() const {
+  MPI_Comm host = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(handle_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
+            "MPI_Comm_split_type");
+  int num_ranks = 1;
+  check_mpi(MPI_Comm_size(host, &num_ranks), "MPI_Comm_size");
+  std::vector<int> ranks(num_ranks);
+  check_mpi(MPI_Allgather(&rank_, 1, MPI_INT, ranks.data(), 1, MPI_INT, host), "MPI_Allgather");
+  check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
+  return ranks;
 }
 
 Communicator::HostShare Communicator::host_share() const {

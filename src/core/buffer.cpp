@@ -1,11 +1,6 @@
 #include "revode/core/buffer.hpp"
 
 #include <atomic>
-#include <cstdlib>
-#include <fstream>
-#include <string>
-
-#include <sys/resource.h>
 
 namespace revode {
 
@@ -45,17 +40,6 @@ MemoryUse memory_use() {
     use.peak_bytes[i] = memory_counters().by_category[i].peak.load();
   }
   return use;
-}
-
-std::int64_t peak_resident_bytes() {
-  // Of this program alone: what getrusage() counts includes the process that started it, up to the
-  // exec.
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with("VmHWM:")) return std::int64_t{1024} * std::atoll(line.c_str() + 6);
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return std::int64_t{1024} * usage.ru_maxrss;  // Linux counts in KiB
 }
 
 namespace detail {

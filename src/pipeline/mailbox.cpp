@@ -25,6 +25,8 @@ bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace) {
   }
   const auto over = [&](const Message& message) {
     if (!message.transfer || !message.transfer->done()) return false;
+    if (void* array = message.transfer->exchanged())
+      message.array->exchange(static_cast<float*>(array));
     if (trace != nullptr) {
       TraceEvent event = message.event;
       event.end = TraceEvent::Clock::now();
@@ -56,16 +58,18 @@ void Mailbox::reserve(const Program& program) {
     Pool& pool = pools_[{plan.sweep, plan.sender}];
     while (static_cast<int>(pool.slots.size()) < plan.num_slots) {
       auto slot = std::make_unique<Slot>();
-      slot->state = StagedBuffer<float>(slot_size_.state, Memory::state, queue_);
+      slot->state =
+          StagedBuffer<float>(slot_size_.state, Memory::state, queue_, transport_.memory());
       if (plan.sweep == Sweep::backward)
-        slot->adjoint = StagedBuffer<float>(slot_size_.adjoint, Memory::state, queue_);
+        slot->adjoint =
+            StagedBuffer<float>(slot_size_.adjoint, Memory::state, queue_, transport_.memory());
       pool.slots.push_back(std::move(slot));
     }
   }
+  transport_.publish();
 }
 
 void Mailbox::begin(const Program& program, const SliceWork& sizes) {
-  reserve(program);
   sizes_ = &sizes;
   for (auto& [key, pool] : pools_) pool.plan = nullptr;
   for (const SlotPool& plan : program.pools) {

@@ -62,8 +62,9 @@ Pipeline::Pipeline(const Grid& grid, const Placement& placement,
       rank_(grid.time().rank()),
       slices_(std::move(slices)),
       backend_(backend),
-      transport_(grid.time()),
-      mailbox_(rank_, placement_, transport_, slot_size_of(slices_, largest_micro_batch), backend_),
+      slot_size_(slot_size_of(slices_, largest_micro_batch)),
+      transport_(grid.time(), slot_size_.state, slot_size_.adjoint),
+      mailbox_(rank_, placement_, transport_, slot_size_, backend_),
       executor_(mailbox_) {
   // The MPI library moves large messages only inside its calls: look in while the kernels work.
   backend_.set_progress([this] {
@@ -89,13 +90,14 @@ const Program& Pipeline::program_of(const ScheduleRule* rule, int num_micro_batc
                                         ? make_programs(*rule, placement_, num_micro_batches)
                                         : make_forward_programs(placement_, num_micro_batches);
     made = {rule, num_micro_batches, std::move(programs[rank_])};
+    mailbox_.reserve(made.program);
   }
   return made.program;
 }
 
 void Pipeline::prepare(const ScheduleRule& rule, int num_micro_batches) {
   const auto own = static_cast<int>(own_micro_batches(num_micro_batches).size());
-  mailbox_.reserve(program_of(&rule, own));
+  program_of(&rule, own);
 }
 
 SweepResult Pipeline::train(const ScheduleRule& rule, const MiniBatchSource& source,

@@ -45,7 +45,7 @@ class Messages {
       : clock_(clock), costs_(costs), carry_values_(carry_values) {}
 
   struct Message {
-    std::span<const float> from;
+    std::span<float> from;
     std::vector<float> copy;  // where the sender does not wait
     std::span<float> to;
     double sent = never, posted = never;
@@ -53,11 +53,11 @@ class Messages {
   };
   using Shared = std::shared_ptr<Message>;
 
-  Shared send(std::span<const float> values, int from, int to, const MessageTag& tag) {
+  Shared send(std::span<float> values, int from, int to, const MessageTag& tag) {
     Shared message = find(from, to, tag);
     message->sent = clock_.now();
     message->from = values;
-    if (!costs_.rendezvous) {
+    if (costs_.delivery == Delivery::at_once) {
       message->send_done = clock_.now();
       if (carry_values_) message->copy.assign(values.begin(), values.end());
       message->from = message->copy;
@@ -75,6 +75,7 @@ class Messages {
   }
 
   const Clock& clock() const { return clock_; }
+  bool exchanges() const { return costs_.delivery == Delivery::exchange; }
 
  private:
   using Key = std::tuple<int, int, MessageKind, int, int>;
@@ -87,7 +88,7 @@ class Messages {
 
   void match(Message& message, int from, int to, const MessageTag& tag, std::size_t size) {
     if (message.sent == never || message.posted == never) return;
-    if (carry_values_) std::ranges::copy(message.from, message.to.begin());
+    if (carry_values_ && !exchanges()) std::ranges::copy(message.from, message.to.begin());
     message.receive_done = std::max(message.sent, message.posted) +
                            (costs_.message ? costs_.message(from, to, tag, size) : 0);
     message.send_done = std::min(message.send_done, message.receive_done);
@@ -104,15 +105,19 @@ class Messages {
 
 class SimulatedTransfer final : public Transfer {
  public:
-  SimulatedTransfer(Messages::Shared message, const Clock& clock, bool is_send)
-      : message_(std::move(message)), clock_(clock), is_send_(is_send) {}
+  SimulatedTransfer(Messages::Shared message, const Messages& messages, bool is_send)
+      : message_(std::move(message)), messages_(messages), is_send_(is_send) {}
   bool done() override {
-    return (is_send_ ? message_->send_done : message_->receive_done) <= clock_.now();
+    return (is_send_ ? message_->send_done : message_->receive_done) <= messages_.clock().now();
+  }
+  void* exchanged() const override {
+    if (!messages_.exchanges()) return nullptr;
+    return is_send_ ? message_->to.data() : message_->from.data();
   }
 
  private:
   Messages::Shared message_;
-  const Clock& clock_;
+  const Messages& messages_;
   bool is_send_;
 };
 
@@ -120,15 +125,14 @@ class SimulatedTransfer final : public Transfer {
 class SimulatedTransport final : public Transport {
  public:
   SimulatedTransport(int rank, Messages& messages) : rank_(rank), messages_(messages) {}
-  std::unique_ptr<Transfer> send(std::span<const float> values, int to,
-                                 const MessageTag& tag) override {
-    return std::make_unique<SimulatedTransfer>(messages_.send(values, rank_, to, tag),
-                                               messages_.clock(), true);
+  std::unique_ptr<Transfer> send(std::span<float> values, int to, const MessageTag& tag) override {
+    return std::make_unique<SimulatedTransfer>(messages_.send(values, rank_, to, tag), messages_,
+                                               true);
   }
   std::unique_ptr<Transfer> receive(std::span<float> values, int from,
                                     const MessageTag& tag) override {
     return std::make_unique<SimulatedTransfer>(messages_.receive(values, from, rank_, tag),
-                                               messages_.clock(), false);
+                                               messages_, false);
   }
 
  private:
@@ -172,6 +176,7 @@ struct SimulatedRank {
         mailbox(rank, placement, transport, slot_size, queue),
         executor(mailbox),
         work(costs, work_of_rank ? &work_of_rank(rank) : nullptr) {
+    mailbox.reserve(program);
     executor.begin(program, work);
   }
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "revode/core/host_memory.hpp"
+#include "revode/core/resident_memory.hpp"
 #include "revode/files/host.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/pipeline/schedule.hpp"

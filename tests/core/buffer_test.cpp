@@ -84,11 +84,19 @@ TEST(Buffer, EveryCategoryHasAName) {
   EXPECT_EQ(names.count(""), 0u);
 }
 
-TEST(PeakResidentBytes, CoversWhatWasTouched) {
-  constexpr std::size_t size = 64 << 20;
-  { const Buffer<char> buffer(size, Memory::workspace); }
+TEST(Buffer, OwnsTheArrayThatItGotInExchange) {
+  const std::int64_t before = memory_use().current(Memory::stash);
+  {
+    Buffer<float> one(10, Memory::stash), other(10, Memory::stash);
+    other[3] = 7;
+    float* const of_one = one.data();
+    one.exchange(other.data());
+    other.exchange(of_one);
 
-  EXPECT_GE(peak_resident_bytes(), static_cast<std::int64_t>(size));
+    EXPECT_EQ(one[3], 7);
+    EXPECT_EQ(other[3], 0);
+  }
+  EXPECT_EQ(memory_use().current(Memory::stash), before);
 }
 
 TEST(Buffer, GrowsWithoutKeepingTheOldArrayBeside) {

@@ -65,12 +65,13 @@ std::vector<Delays> adversarial_delays(std::uint64_t seed) {
   return {
       {"none", {.compute = equal_seconds}},
       {"late", {.compute = equal_seconds, .message = [](auto&&...) { return 50.0; }}},
-      {"early", {.compute = equal_seconds, .rendezvous = false}},
+      {"early", {.compute = equal_seconds, .delivery = Delivery::at_once}},
       {"one link slow",
        {.compute = equal_seconds,
         .message = [](int from, int to, auto&&...) { return from == 1 || to == 1 ? 20.0 : 0.0; }}},
       {"random", {.compute = random_work, .message = random_message}},
-      {"random, early", {.compute = random_work, .message = random_message, .rendezvous = false}},
+      {"random, early",
+       {.compute = random_work, .message = random_message, .delivery = Delivery::at_once}},
   };
 }
 

@@ -91,13 +91,14 @@ TEST_P(SimulationOf, TrainsWithTheBitsOfOneSliceOnAnyPlacement) {
   for (const std::vector<int>& rank_of_slice :
        {std::vector{0}, {0, 1}, {0, 1, 0}, {0, 1, 2, 3}, {0, 1, 0, 1}, {0, 1, 1, 0}, {0, 0, 1}}) {
     for (const ScheduleRule* rule : {&schedule_rule("gpipe"), &shuffled_schedule}) {
-      for (const bool rendezvous : {true, false}) {
+      for (const Delivery delivery :
+           {Delivery::rendezvous, Delivery::at_once, Delivery::exchange}) {
         const Placement placement(rank_of_slice);
         Ranks ranks(network, placement, *backend, source);
         const SimulationCosts costs{
             .compute = [](const Work&) { return 1.0; },
             .message = [](int from, int, auto&&...) { return from == 0 ? 7.0 : 0.1; },
-            .rendezvous = rendezvous};
+            .delivery = delivery};
 
         const SimulationResult result = simulate(make_programs(*rule, placement, 4), placement,
                                                  costs, ranks.slot_size(), ranks.work(), *backend);

@@ -56,6 +56,11 @@ class StagedBuffer {
   /// `queue` must outlive the array.
   StagedBuffer(std::size_t size, Memory category, CallQueue& queue)
       : queue_(&queue), category_(category), array_(size, category, queue.space()) {}
+  /// In `host_memory`, unless the array is in a memory of its own that the host can't touch.
+  StagedBuffer(std::size_t size, Memory category, CallQueue& queue, MemorySpace& host_memory)
+      : queue_(&queue),
+        category_(category),
+        array_(size, category, queue.space().host_accessible() ? host_memory : queue.space()) {}
   StagedBuffer(StagedBuffer&& other) noexcept { swap(other); }
   StagedBuffer& operator=(StagedBuffer&& other) noexcept {
     StagedBuffer(std::move(other)).swap(*this);
@@ -94,6 +99,10 @@ class StagedBuffer {
     last_copy_ = queue_->mark();
   }
   void store() { store(size()); }
+
+  /// The host side is another array from now on, of the same size and memory space, whose owner
+  /// takes the one that it was.
+  void exchange(T* array) { (is_shared() ? array_ : side_).exchange(array); }
 
   /// Whether the last fetch() or store() is done.
   bool settled() { return queue_ == nullptr || is_shared() || queue_->reached(last_copy_); }

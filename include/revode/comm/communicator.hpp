@@ -72,6 +72,8 @@ class Communicator {
 
   Request send(std::span<const float> values, int to, const MessageTag& tag) const;
   Request receive(std::span<float> values, int from, const MessageTag& tag) const;
+  Request send(std::span<const std::int64_t> values, int to, const MessageTag& tag) const;
+  Request receive(std::span<std::int64_t> values, int from, const MessageTag& tag) const;
 
   /// Every rank's values, added up in place on every rank. All ranks begin their sums in the same
   /// order.
@@ -81,6 +83,9 @@ class Communicator {
   /// Every rank's values, one after the other in rank order, on every rank; lengths may differ.
   std::vector<double> all_gather(std::span<const double> values) const;
   std::vector<std::int64_t> all_gather(std::int64_t value) const;
+  /// Every rank's values, by rank, on every rank; lengths may differ.
+  std::vector<std::vector<std::int64_t>> all_gather_each(
+      std::span<const std::int64_t> values) const;
   /// Every rank's text, by rank, on every rank.
   std::vector<std::string> all_gather(const std::string& text) const;
   /// Every rank's values, by rank, on rank 0; empty on the others.
@@ -111,6 +116,8 @@ class Communicator {
     int num_processors = 1;
   };
   HostShare host_share() const;
+  /// Ranks that run on this rank's host, itself included.
+  std::vector<int> ranks_of_host() const;
 
  private:
   MPI_Comm handle_ = MPI_COMM_NULL;

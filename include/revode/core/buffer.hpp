@@ -45,9 +45,6 @@ struct MemoryCounters;
 MemoryCounters& memory_counters();
 void count_memory_in(MemoryCounters& counters);
 
-/// The largest resident set this process has had, in bytes (the operating system's figure).
-std::int64_t peak_resident_bytes();
-
 namespace detail {
 /// Memory of `space`, counted under `category`. Throws std::bad_alloc.
 void* allocate(std::size_t bytes, Memory category, MemorySpace& space);
@@ -82,6 +79,9 @@ class Buffer {
     *this = Buffer();
     *this = Buffer(size, category, space);
   }
+
+  /// Owns another array of the same size and space from now on; its owner takes this one's.
+  void exchange(T* data) { data_ = data; }
 
   T* data() { return data_; }
   const T* data() const { return data_; }

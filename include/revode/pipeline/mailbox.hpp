@@ -32,10 +32,10 @@ class Mailbox {
   Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size,
           CallQueue& queue);
 
-  /// Makes the slots that `program` takes.
+  /// Makes the slots that `program` takes. To be called on all ranks, each with its own program.
   void reserve(const Program& program);
-  /// Makes ready to play `program`, whose messages have the sizes of `sizes`; both must live until
-  /// it is played.
+  /// Makes ready to play `program`, whose slots are there and whose messages have the sizes of
+  /// `sizes`; both must live until it is played.
   void begin(const Program& program, const SliceWork& sizes);
   /// From now on messages are noted there while they are under way (null: nowhere).
   void set_trace(TraceRecorder* trace) { trace_ = trace; }

@@ -72,6 +72,7 @@ class Pipeline {
   int rank_;
   std::vector<TimeSlice<float>*> slices_;
   Backend<float>& backend_;
+  Mailbox::SlotSize slot_size_;
   MpiTransport transport_;
   Mailbox mailbox_;
   Executor executor_;

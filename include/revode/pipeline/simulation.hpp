@@ -19,14 +19,20 @@ namespace revode {
 /// Told of everything that is computed, when it begins.
 using OnWork = std::function<void(int rank, const Work&, double begin, double end)>;
 
+/// How a message gets from the sender's array into the receiver's.
+enum class Delivery {
+  rendezvous,  ///< a send is over once its receive is posted and the message has come: the
+               ///< strictest that MPI allows
+  at_once,     ///< a send is over when it is made, as with small messages
+  exchange,    ///< as rendezvous, but the arrays change hands
+};
+
 /// What work and messages cost, in seconds.
 struct SimulationCosts {
   std::function<double(const Work&)> compute = {};
   /// From when both sides are ready; empty: none.
   std::function<double(int from, int to, const MessageTag&, std::size_t num_values)> message = {};
-  /// True: a send is complete only once its receive is posted and the message is over, the
-  /// strictest that MPI allows. False: at once, as small messages may be.
-  bool rendezvous = true;
+  Delivery delivery = Delivery::rendezvous;
   OnWork on_work = {};  ///< may be empty
 };
 
