@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "revode/core/error.hpp"
@@ -159,47 +160,108 @@ std::vector<BlockRange> partition(const std::vector<BlockCosts>& costs,
 
 namespace {
 
-/// Moves blocks between neighbouring slices as long as the rank that has most gets less: slices of
-/// equal cost are not yet ranks of equal cost where a rank has several.
-void balance_ranks(const RunCosts& cost, const Placement& placement,
-                   std::vector<BlockRange>& slices) {
-  const auto of_slice = [&](int slice, BlockRange range) {
-    return cost(slice, range.first, range.last);
+/// A cut whose ranks have several slices: slices of equal cost are not yet ranks of equal cost.
+class RankBalance {
+ public:
+  RankBalance(const RunCosts& cost, const Placement& placement, double unevenness,
+              std::vector<BlockRange>& slices)
+      : cost_(cost), placement_(placement), slices_(slices), totals_(placement.num_ranks()) {
+    std::int64_t most = 0;
+    for (int slice = 0; slice < placement.num_slices(); ++slice) {
+      add(slice, totals_, 1);
+      most = std::max(most, cost_of(slice));
+    }
+    most_of_slice_ = unevenness * static_cast<double>(most);
+  }
+
+  /// Moves one end of a slice by a block, or two ends where one does not help, as long as the rank
+  /// that has most gets less.
+  void improve() {
+    while (try_moves(1) || (placement_.num_slices() <= most_slices_for_pairs && try_moves(2))) {
+    }
+  }
+
+ private:
+  using Totals = std::vector<std::int64_t>;  // by rank
+  /// The end of a slice moves by `blocks`.
+  struct Move {
+    int slice;
+    int blocks;
   };
-  std::vector<std::int64_t> totals(placement.num_ranks());
-  for (int slice = 0; slice < placement.num_slices(); ++slice)
-    totals[placement.rank_of(slice)] += of_slice(slice, slices[slice]);
-  while (true) {
-    std::int64_t least = std::ranges::max(totals);
-    std::vector<std::int64_t> totals_of_best;
-    int best = 0, best_end = 0;
-    for (int slice = 0; slice + 1 < placement.num_slices(); ++slice) {
-      for (const int end : {slices[slice].last - 1, slices[slice].last + 1}) {
-        if (end <= slices[slice].first || end >= slices[slice + 1].last) continue;
-        std::vector<std::int64_t> moved = totals;
-        for (const int changed : {slice, slice + 1}) {
-          const BlockRange range = changed == slice ? BlockRange{slices[slice].first, end}
-                                                    : BlockRange{end, slices[slice + 1].last};
-          moved[placement.rank_of(changed)] +=
-              of_slice(changed, range) - of_slice(changed, slices[changed]);
+  /// Of pairs there are as many as the square of this.
+  static constexpr int most_slices_for_pairs = 128;
+
+  std::int64_t cost_of(int slice) const {
+    return cost_(slice, slices_[slice].first, slices_[slice].last);
+  }
+  void add(int slice, Totals& totals, int sign) const {
+    totals[placement_.rank_of(slice)] += sign * cost_of(slice);
+  }
+  bool is_allowed(int slice) const {
+    return slices_[slice].first < slices_[slice].last &&
+           static_cast<double>(cost_of(slice)) <= most_of_slice_;
+  }
+  void apply(const Move& move, int sign) {
+    slices_[move.slice].last += sign * move.blocks;
+    slices_[move.slice + 1].first += sign * move.blocks;
+  }
+
+  /// Totals after the moves; empty where a slice would be.
+  Totals after(const std::vector<Move>& moves) {
+    Totals totals = totals_;
+    std::set<int> changed;
+    for (const Move& move : moves) changed.insert({move.slice, move.slice + 1});
+    for (const int slice : changed) add(slice, totals, -1);
+    for (const Move& move : moves) apply(move, 1);
+    for (const int slice : changed) {
+      if (!is_allowed(slice)) totals.clear();
+      if (!totals.empty()) add(slice, totals, 1);
+    }
+    for (const Move& move : moves) apply(move, -1);
+    return totals;
+  }
+
+  /// Makes the best of all moves of so many ends; false where none helps.
+  bool try_moves(int num_ends) {
+    const auto most = std::ranges::max_element(totals_);
+    const int busiest = static_cast<int>(most - totals_.begin());
+    std::vector<Move> best;
+    Totals totals_of_best = totals_;
+    const auto consider = [&](const std::vector<Move>& moves) {
+      Totals totals = after(moves);
+      if (totals.empty() || std::ranges::max(totals) >= std::ranges::max(totals_of_best)) return;
+      best = moves;
+      totals_of_best = std::move(totals);
+    };
+    for (int slice = 0; slice + 1 < placement_.num_slices(); ++slice) {
+      // Where the busiest rank has no part nothing helps.
+      if (placement_.rank_of(slice) != busiest && placement_.rank_of(slice + 1) != busiest)
+        continue;
+      for (const int blocks : {-1, 1}) {
+        if (num_ends == 1) consider({{slice, blocks}});
+        for (int other = 0; num_ends == 2 && other + 1 < placement_.num_slices(); ++other) {
+          if (other == slice) continue;
+          for (const int blocks_of_other : {-1, 1})
+            consider({{slice, blocks}, {other, blocks_of_other}});
         }
-        if (std::ranges::max(moved) >= least) continue;
-        least = std::ranges::max(moved);
-        totals_of_best = std::move(moved);
-        best = slice;
-        best_end = end;
       }
     }
-    if (totals_of_best.empty()) return;
-    totals = std::move(totals_of_best);
-    slices[best].last = slices[best + 1].first = best_end;
+    totals_ = std::move(totals_of_best);
+    for (const Move& move : best) apply(move, 1);
+    return !best.empty();
   }
-}
+
+  const RunCosts& cost_;
+  const Placement& placement_;
+  std::vector<BlockRange>& slices_;
+  Totals totals_;
+  double most_of_slice_ = 0;
+};
 
 }  // namespace
 
 std::vector<BlockRange> partition(const Architecture& architecture, const Placement& placement,
-                                  const std::vector<LayerCosts>& costs) {
+                                  const std::vector<LayerCosts>& costs, double unevenness) {
   const int num_ranks = placement.num_ranks(), num_slices = placement.num_slices();
   const int num_blocks = architecture.num_blocks();
   REVODE_REQUIRE(num_ranks <= num_blocks,
@@ -224,7 +286,10 @@ std::vector<BlockRange> partition(const Architecture& architecture, const Placem
   for (int slice = 0; slice < num_slices; ++slice)
     of_slice.push_back(costs.size() == 1 ? 0 : placement.rank_of(slice));
   std::vector<BlockRange> slices = partition(of_rank, of_slice);
-  if (num_slices > num_ranks) balance_ranks(RunCosts(of_rank, of_slice), placement, slices);
+  if (num_slices > num_ranks) {
+    const RunCosts cost(of_rank, of_slice);
+    RankBalance(cost, placement, unevenness, slices).improve();
+  }
   return slices;
 }
 

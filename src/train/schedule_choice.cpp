@@ -1,6 +1,7 @@
 #include "revode/train/schedule_choice.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -20,6 +21,11 @@ namespace {
 constexpr int most_slices_a_rank = 4;
 /// Micro-batches x slices of a simulation that takes a tenth of a second; finer cuts are left out.
 constexpr std::int64_t most_to_simulate = std::int64_t{1} << 16;
+/// Where a simulation takes milliseconds, other cuts into several slices a rank are tried, too:
+/// the more uneven slices may be, the more even are the ranks.
+constexpr std::int64_t most_to_try_cuts = std::int64_t{1} << 12;
+constexpr double most_even = 1;
+constexpr std::array more_uneven{1.1, 1.2};
 /// A finer cut takes more messages, which may be slower than they were measured.
 constexpr double worth_a_finer_cut = 0.98;
 /// Steps this close are equal.
@@ -41,11 +47,22 @@ int slices_a_rank(const RunPlan& plan) {
   return plan.placement.num_slices() / plan.placement.num_ranks();
 }
 
-RunPlan with_slices(RunPlan plan, int num_slices_a_rank) {
+/// The cuts to look at, by their costs.
+std::vector<RunPlan> with_slices(RunPlan plan, int num_slices_a_rank) {
   const int num_ranks = plan.placement.num_ranks();
   plan.placement = Placement::round_robin(num_slices_a_rank * num_ranks, num_ranks);
-  plan.slices = partition(plan.architecture, plan.placement, costs_to_cut_by(plan));
-  return plan;
+  std::vector<RunPlan> cuts;
+  const auto add = [&](double unevenness) {
+    plan.slices = partition(plan.architecture, plan.placement, costs_to_cut_by(plan), unevenness);
+    if (cuts.empty() || cuts.back().slices != plan.slices) cuts.push_back(plan);
+  };
+  add(most_even);
+  const std::int64_t to_simulate =
+      std::int64_t{1} * plan.placement.num_slices() * plan.num_micro_batches;
+  if (num_slices_a_rank > 1 && plan.cut_rule == CutRule::measured &&
+      to_simulate <= most_to_try_cuts)
+    for (const double unevenness : more_uneven) add(unevenness);
+  return cuts;
 }
 
 /// A plan that may be taken.
@@ -79,13 +96,15 @@ std::vector<Candidate> candidates_of(const RunPlan& plan, int largest_micro_batc
     const int num_slices = number * plan.placement.num_ranks();
     const bool is_large = std::int64_t{1} * num_slices * plan.num_micro_batches > most_to_simulate;
     if (number > given && (is_large || num_slices > plan.architecture.num_blocks())) break;
-    RunPlan cut = with_slices(plan, number);
-    for (const std::string& name : schedule_names()) {
-      const ScheduleRule& rule = schedule_rule(name);
-      if (plan.chooses_schedule ? number > 1 && !rule.plays_several_slices : &rule != plan.schedule)
-        continue;
-      cut.schedule = &rule;
-      candidates.push_back(examine(cut, largest_micro_batch));
+    for (RunPlan& cut : with_slices(plan, number)) {
+      for (const std::string& name : schedule_names()) {
+        const ScheduleRule& rule = schedule_rule(name);
+        if (plan.chooses_schedule ? number > 1 && !rule.plays_several_slices
+                                  : &rule != plan.schedule)
+          continue;
+        cut.schedule = &rule;
+        candidates.push_back(examine(cut, largest_micro_batch));
+      }
     }
   }
   return candidates;
@@ -215,7 +234,7 @@ RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int larg
     });
   } else {
     LayerCosts mine = time_layers(plan, backend, largest_micro_batch);
-    mine.message_value = time_messages(plan, grid, largest_micro_batch);
+    time_messages(plan, grid, largest_micro_batch, mine);
     costs = agree_on_costs(plan, mine, grid);
   }
   std::optional<RunPlan> settled;

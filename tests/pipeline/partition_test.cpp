@@ -200,6 +200,27 @@ TEST(Partition, RanksWithSeveralSlicesAreBalanced) {
   }
 }
 
+// Blocks of equal cost: only where slices begin can be chosen, so that the rank without the opening
+// has the transitions. No end can move alone without its rank getting a block too many.
+TEST(Partition, EndsMoveTogetherWhereOneAloneDoesNotHelp) {
+  const Architecture network = network_of(74);
+  const LayerCosts costs{.opening = {0, 17},
+                         .closing = {0, 6},
+                         .blocks = {{0, 36}, {0, 36}, {0, 36}},
+                         .transitions = {{0, 3}, {0, 3}},
+                         .visits = {{0, 5}, {0, 5}, {0, 5}}};
+  const Placement placement = Placement::round_robin(6, 2);
+
+  const std::vector<BlockRange> cut = partition(network, placement, {costs}, 1.2);
+
+  expect_a_partition(cut, 18, 6);
+  std::vector<std::int64_t> totals(2);
+  for (int slice = 0; slice < 6; ++slice)
+    totals[placement.rank_of(slice)] += slice_cost(network, costs, cut[slice]).total();
+  EXPECT_EQ(totals[0], 17 + 9 * 36 + 3 * 5);
+  EXPECT_EQ(totals[1], 6 + 9 * 36 + 3 * 5 + 2 * 3);
+}
+
 // Transitions are done by the slice that ends a stage.
 TEST(LayerCosts, AddUpToTheNetwork) {
   const Architecture network = network_of(26);

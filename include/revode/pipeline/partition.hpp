@@ -28,10 +28,11 @@ std::vector<BlockRange> partition(const std::vector<BlockCosts>& costs,
                                   const std::vector<int>& of_slice);
 
 /// The same for a network. costs: of each rank, or one for all. Where ranks have several slices,
-/// blocks then move between neighbours as long as the rank that has most gets less. Throws an input
-/// error when there are more slices than blocks, naming the largest number that works.
+/// blocks then move between neighbours as long as the rank that has most gets less; no slice
+/// becomes more than `unevenness` times as large as the largest was. Throws an input error when
+/// there are more slices than blocks, naming the largest number that works.
 std::vector<BlockRange> partition(const Architecture& architecture, const Placement& placement,
-                                  const std::vector<LayerCosts>& costs);
+                                  const std::vector<LayerCosts>& costs, double unevenness = 1);
 /// One slice a rank, by multiply-adds.
 std::vector<BlockRange> partition(const Architecture& architecture, int num_ranks);
 

@@ -22,8 +22,9 @@ SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWor
 
 /// The plan with the cut, schedule and slices that are best by its costs: the least time of a
 /// simulated step; finer slices must save at least 2% of it, as they take more messages; of equal
-/// schedules the one that needs least memory. What the plan does not leave open stays. Throws an
-/// input error where nothing fits into the plan's memory limit.
+/// schedules the one that needs least memory. Of several slices a rank some cuts are tried. What
+/// the plan does not leave open stays. Throws an input error where nothing fits into the plan's
+/// memory limit.
 RunPlan choose_schedule(RunPlan plan, int largest_micro_batch);
 
 /// The plan with these costs, in nanoseconds, and with what is best by them where it leaves
