@@ -14,6 +14,7 @@
 #include "revode/core/random.hpp"
 #include "revode/core/spread.hpp"
 #include "revode/model/share.hpp"
+#include "revode/pipeline/transport.hpp"
 
 namespace revode {
 namespace {
@@ -165,6 +166,7 @@ void for_each_cost(Costs& costs, Visit&& visit) {
   for (auto& cost : costs.transitions) both(cost);
   for (auto& cost : costs.visits) both(cost);
   visit(costs.message_value);
+  visit(costs.copied_value);
 }
 
 std::vector<double> to_numbers(const LayerCosts& costs) {
@@ -221,40 +223,97 @@ LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch) 
   return costs;
 }
 
-double time_messages(const RunPlan& plan, const Grid& grid, int batch) {
-  const Stage& stage = plan.architecture.stages().front();
-  const std::size_t size =
-      std::min(std::size_t{2} * batch * stage.channels * stage.plane_size(), most_values_sent);
-  const Communicator& time = grid.time();
+namespace {
+
+/// What a rank exchanges with one neighbour in one round.
+struct TimedMessage {
+  int peer;
+  MessageTag sent_tag, received_tag;
+  Buffer<float> sent, received;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Reads and writes every value, as packing and unpacking states do.
+void touch(std::span<float> values) {
+  for (float& value : values) value = 1 - value;
+}
+
+/// Seconds of exchanging all messages at once and of touching what was received, beyond those of
+/// touching as much that this rank had before.
+double seconds_of(std::vector<TimedMessage>& messages, MpiTransport& transport) {
+  for (TimedMessage& message : messages) touch(message.sent.span());
+  const auto begin = std::chrono::steady_clock::now();
+  for (TimedMessage& message : messages) touch(message.sent.span());
+  const double touching = seconds_since(begin);
+
+  const auto start = std::chrono::steady_clock::now();
+  struct UnderWay {
+    Buffer<float>* array;
+    std::unique_ptr<Transfer> transfer;
+  };
+  std::vector<UnderWay> under_way;
+  for (TimedMessage& message : messages) {
+    under_way.push_back({&message.received, transport.receive(message.received.span(), message.peer,
+                                                              message.received_tag)});
+    under_way.push_back(
+        {&message.sent, transport.send(message.sent.span(), message.peer, message.sent_tag)});
+  }
+  while (!under_way.empty()) {
+    std::erase_if(under_way, [](UnderWay& one) {
+      if (!one.transfer->done()) return false;
+      if (void* array = one.transfer->exchanged()) one.array->exchange(static_cast<float*>(array));
+      return true;
+    });
+  }
+  for (TimedMessage& message : messages) touch(message.received.span());
+  return std::max(0.0, seconds_since(start) - touching);
+}
+
+/// Nanoseconds for each value of messages of `size` values in arrays of `memory`.
+double time_messages(const Communicator& time, MpiTransport& transport, MemorySpace& memory,
+                     std::size_t size) {
   const Placement chain = Placement::round_robin(time.size(), time.size());
   const int slice = chain.slices_of(time.rank()).front();
   std::vector<int> neighbours;  // slices
   if (!chain.is_first(slice)) neighbours.push_back(slice - 1);
   if (!chain.is_last(slice)) neighbours.push_back(slice + 1);
-  // Other memory in each round, as in a step, so that caches do not help; written to, since what
-  // never was is no memory yet.
-  Buffer<float> memory(2 * num_rounds * neighbours.size() * size, Memory::state);
-  std::ranges::fill(memory.span(), 1.0f);
+  // Other memory in each round, as in a step, so that caches do not help.
+  std::vector<std::vector<TimedMessage>> rounds(num_rounds);
+  for (std::vector<TimedMessage>& messages : rounds) {
+    for (const int neighbour : neighbours) {
+      messages.push_back({.peer = chain.rank_of(neighbour),
+                          .sent_tag = {MessageKind::state, neighbour},
+                          .received_tag = {MessageKind::state, slice},
+                          .sent = Buffer<float>(size, Memory::state, memory),
+                          .received = Buffer<float>(size, Memory::state, memory)});
+      touch(messages.back().received.span());  // what never was written to is no memory yet
+    }
+  }
+  transport.publish();
   std::vector<double> nanoseconds;
   for (int round = 0; round < num_rounds; ++round) {
-    std::vector<Request> requests;
     time.barrier();
-    const auto start = std::chrono::steady_clock::now();
-    for (std::size_t i = 0; i < neighbours.size(); ++i) {
-      const std::span<float> both =
-          memory.span().subspan(2 * (round * neighbours.size() + i) * size, 2 * size);
-      const int peer = chain.rank_of(neighbours[i]);
-      requests.push_back(time.receive(both.first(size), peer, {MessageKind::state, slice}));
-      requests.push_back(time.send(both.last(size), peer, {MessageKind::state, neighbours[i]}));
-    }
-    for (Request& request : requests) request.wait();
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = seconds_of(rounds[round], transport);
     if (round > 0) nanoseconds.push_back(1e9 * seconds);
   }
   if (neighbours.empty()) return 0;
   return spread_of(nanoseconds).median /
          (2.0 * static_cast<double>(neighbours.size()) * static_cast<double>(size));
+}
+
+}  // namespace
+
+void time_messages(const RunPlan& plan, const Grid& grid, int batch, LayerCosts& costs) {
+  const Stage& stage = plan.architecture.stages().front();
+  const std::size_t size =
+      std::min(std::size_t{2} * batch * stage.channels * stage.plane_size(), most_values_sent);
+  MpiTransport transport(grid.time(), size, size);
+  // Arrays of this process alone can only be copied.
+  costs.copied_value = time_messages(grid.time(), transport, host_memory(), size);
+  costs.message_value = time_messages(grid.time(), transport, transport.memory(), size);
 }
 
 std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mine,

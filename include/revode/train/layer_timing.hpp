@@ -16,9 +16,9 @@ namespace revode {
 /// of a block, and the median counts.
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch);
 
-/// Nanoseconds of a rank for each value of a message, sent or received: neighbours in time exchange
-/// states of `batch` images, all at once. On one host that is the copying. Collective.
-double time_messages(const RunPlan& plan, const Grid& grid, int batch);
+/// The costs' values of messages, in nanoseconds: neighbours in time exchange states of `batch`
+/// images, all at once, and read what they received. Collective.
+void time_messages(const RunPlan& plan, const Grid& grid, int batch, LayerCosts& costs);
 
 /// What all ranks agree on from what each has measured: by time rank where some are slower than
 /// others, else one for all (medians). Collective.
