@@ -4,6 +4,7 @@
 #include <fstream>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <fmt/format.h>
@@ -263,9 +264,20 @@ Json result_of(Network& network, const Measurements& seen) {
   return result;
 }
 
+/// Seconds of a step for each parameter of a rank, on the slowest: what is done with gradients once
+/// they are there. Collective.
+double update_value(const Network& network, const Measurements& seen) {
+  double seconds = 0, parameters = 0;
+  for (const Phase phase : {Phase::regularization, Phase::optimizer})
+    seconds += spread_of(seconds_of(seen, phase, 0)).median;
+  for (const auto& share : network.shares()) parameters += static_cast<double>(share->map().size());
+  const double mine = seconds / parameters;
+  return std::ranges::max(network.grid().world().all_gather(std::span<const double>(&mine, 1)));
+}
+
 /// What --machine-file holds: the layers with micro-batches of the run's size, and of half, a
 /// quarter and so on down to one image, which a plan may take instead. Collective.
-Json machine_of(Network& network) {
+Json machine_of(Network& network, const Measurements& seen) {
   const RunPlan& plan = network.plan();
   const int micro_batch = network.largest_micro_batch();
   const MemoryUse use = memory_use();
@@ -277,9 +289,11 @@ Json machine_of(Network& network) {
           {"processor", processor_name()},
           {"backend", network.backend().description()},
           {"threads", network.num_threads()},
+          {"processors", std::thread::hardware_concurrency()},
           {"precision", plan.config.precision},
           {"activations", plan.config.activations},
           {"micro_batch", micro_batch},
+          {"update_value_seconds", update_value(network, seen)},
           {"kernel_copies", static_cast<double>(use.peak(Memory::packed_weights)) /
                                 static_cast<double>(use.peak(Memory::weights))},
           {"revision", source_revision()},
@@ -342,7 +356,7 @@ ExitStatus bench_command(Config given, const Communicator& world) {
   const Json result = result_of(*network, seen);
   if (prints) print_result(bench_tables(result));
   if (!config.machine_file.empty()) {
-    const Json machine = machine_of(*network);
+    const Json machine = machine_of(*network, seen);
     if (grid.is_printer()) write_machine_file(config, machine);
   }
   if (grid.is_printer()) write_json_result(config, result);

@@ -125,6 +125,13 @@ std::string job_text(const JobPlan& job) {
       sizes.front() == sizes.back() ? fmt::format("{}", sizes.front())
                                     : fmt::format("{} or {}", sizes.back(), sizes.front()),
       sizes.front() == 1 ? "" : "s", job.micro_batches_of_a_replica());
+  const int ranks_per_node = plan.nodes.ranks_per_node;
+  if (ranks_per_node > 0 && job.num_ranks() > ranks_per_node)
+    text += fmt::format("nodes     {} of {} ranks; between them {}\n",
+                        format_count((job.num_ranks() + ranks_per_node - 1) / ranks_per_node),
+                        ranks_per_node,
+                        plan.nodes.network ? "the network of the machine file"
+                                           : "messages are copied by the ranks, as within one");
   text += fmt::format("schedule  {} with {} slice{} a rank\n", plan.schedule->name,
                       slices_a_rank(job), slices_a_rank(job) == 1 ? "" : "s");
   text +=
@@ -132,11 +139,14 @@ std::string job_text(const JobPlan& job) {
                   milliseconds(job.step_seconds()), job.images_per_second(), 100 * job.bubble());
   if (job.takes_slowest)
     text += "          the ranks of the machine file are of unequal speed: taken is the slowest\n";
-  if (job.message_value == 0 && job.num_ranks() > 1)
+  if (!job.knows_messages && job.num_ranks() > 1)
     text += "          the machine file is of one rank: messages are counted as free\n";
   if (plan.data_ranks > 1)
     text += fmt::format("          of it {} ms to add the replicas' gradients\n",
                         milliseconds(job.sum_seconds));
+  if (job.update_seconds > 0)
+    text += fmt::format("          of it {} ms to update the weights\n",
+                        milliseconds(job.update_seconds));
   return text + run_lines(job) + rank_table(job);
 }
 
@@ -162,6 +172,7 @@ Json job_json(const JobPlan& job) {
           {"images_per_second", job.images_per_second()},
           {"bubble", job.bubble()},
           {"gradient_sum_seconds", job.sum_seconds},
+          {"update_seconds", job.update_seconds},
           {"time_ranks", plan.placement.num_ranks()},
           {"data_ranks", plan.data_ranks},
           {"micro_batches", plan.num_micro_batches},

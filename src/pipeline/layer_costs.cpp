@@ -57,18 +57,9 @@ SweepCost slice_cost(const Architecture& architecture, const LayerCosts& costs, 
   return cost;
 }
 
-SweepCost message_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range,
-                       int batch) {
-  double values = 0;
-  for (const int first_behind : {range.first, range.last}) {
-    if (first_behind == 0 || first_behind == architecture.num_blocks()) continue;
-    const Stage& stage = architecture.stages()[architecture.stage_of_block(first_behind)];
-    values += 2.0 * batch * stage.channels * static_cast<double>(stage.plane_size());
-  }
-  const auto cost = [&](double states) {
-    return static_cast<std::int64_t>(states * values * costs.message_value);
-  };
-  return {.forward = cost(1), .back = cost(2)};
+std::int64_t state_size(const Architecture& architecture, int block) {
+  const Stage& stage = architecture.stages()[architecture.stage_of_block(block)];
+  return std::int64_t{2} * stage.channels * static_cast<std::int64_t>(stage.plane_size());
 }
 
 }  // namespace revode

@@ -25,9 +25,22 @@ constexpr std::int64_t most_to_search = std::int64_t{1} << 17;
 
 /// Bytes of the state of an image where the network is cut in front of `block`.
 std::int64_t state_bytes(const Architecture& architecture, int block) {
-  const Stage& stage = architecture.stages()[architecture.stage_of_block(block)];
-  return std::int64_t{2} * stage.channels * static_cast<std::int64_t>(stage.plane_size()) *
-         static_cast<std::int64_t>(sizeof(float));
+  return state_size(architecture, block) * static_cast<std::int64_t>(sizeof(float));
+}
+
+/// Replicas add `bytes` of gradients each, around a ring: 2 (D - 1) times a D-th of them goes to
+/// the next. Ranks copy them, or a network that the ranks of a node share takes them.
+double seconds_of_sums(const RunPlan& plan, double bytes, double copied_value) {
+  const int num_ranks = plan.placement.num_ranks() * plan.data_ranks;
+  if (plan.data_ranks == 1) return 0;
+  const double passes = 2.0 * (plan.data_ranks - 1);
+  const double moved = passes / plan.data_ranks * bytes;
+  // Both sent and received.
+  const double copying = 2 * moved / sizeof(float) * copied_value / giga;
+  if (!plan.nodes.network || plan.nodes.on_one_node(0, num_ranks - 1)) return copying;
+  const NodeLayout::Network& network = *plan.nodes.network;
+  const int sharing = std::min(plan.nodes.ranks_per_node, plan.placement.num_ranks());
+  return passes * network.latency_seconds + moved * sharing / network.bytes_per_second;
 }
 
 JobPlan::Rank rank_of(const RunPlan& plan, int time_rank, int micro_batch,
@@ -43,10 +56,10 @@ JobPlan::Rank rank_of(const RunPlan& plan, int time_rank, int micro_batch,
       rank.sent_by_an_image += state_bytes(plan.architecture, range.last);
     if (!placement.is_first(slice) && placement.rank_of(slice - 1) != time_rank)
       rank.sent_by_an_image += 2 * state_bytes(plan.architecture, range.first);
-    if (plan.data_ranks > 1)
-      rank.bytes_of_sums += static_cast<std::int64_t>(
-          ParameterMap(plan.architecture, range).size() * sizeof(std::int64_t));
+    rank.num_parameters += static_cast<std::int64_t>(ParameterMap(plan.architecture, range).size());
   }
+  if (plan.data_ranks > 1)
+    rank.bytes_of_sums = rank.num_parameters * static_cast<std::int64_t>(sizeof(std::int64_t));
   return rank;
 }
 
@@ -137,13 +150,12 @@ double JobPlan::most_memory() const {
   return most;
 }
 
-Machine::Machine(std::string file) : file_(std::move(file)), text_(read_machine_file(file_)) {}
+Machine::Machine(const std::string& file) : file_(read_machine_file(file), file) {}
 
 Machine::Costs Machine::costs(const Architecture& architecture, int num_time_ranks,
                               int micro_batch) const {
-  const int num_ranks = num_machine_ranks(text_, file_);
-  std::vector<LayerCosts> ranks =
-      costs_of_machine(text_, file_, architecture, num_ranks, micro_batch);
+  const int num_ranks = file_.num_ranks();
+  std::vector<LayerCosts> ranks = file_.costs(architecture, num_ranks, micro_batch);
   if (num_ranks == 1 || num_ranks == num_time_ranks) return {std::move(ranks)};
   const BlockRange all{0, architecture.num_blocks()};
   const auto whole = [&](const LayerCosts& costs) {
@@ -152,41 +164,41 @@ Machine::Costs Machine::costs(const Architecture& architecture, int num_time_ran
   return {{*std::ranges::max_element(ranks, {}, whole)}, true};
 }
 
-double Machine::kernel_copies() const { return kernel_copies_of_machine(text_, file_); }
-
 void Machine::require_same(const Config& config) const {
-  const std::string measured = activations_of_machine(text_, file_);
+  const std::string measured = file_.activations();
   REVODE_REQUIRE(measured.empty() || measured == config.activations,
                  "--activations {}: the layers of --machine {} were timed with {}; revode bench "
                  "--activations {} --machine-file FILE times them so",
-                 config.activations, file_, measured, config.activations);
+                 config.activations, file_.name(), measured, config.activations);
 }
 
 JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine) {
   machine.require_same(config);
   RunPlan plan = make_plan(config, num_ranks);
-  plan.kernel_copies = machine.kernel_copies();
+  plan.kernel_copies = machine.file().kernel_copies();
+  plan.nodes = machine.file().nodes();
+  if (config.ranks_per_node) plan.nodes.ranks_per_node = *config.ranks_per_node;
   const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
   const int num_time_ranks = plan.placement.num_ranks();
   Machine::Costs costs = machine.costs(plan.architecture, num_time_ranks, micro_batch);
-  double message_value = 0;
+  double copied_value = 0;
   for (const LayerCosts& of_rank : costs.ranks)
-    message_value = std::max(message_value, of_rank.message_value);
+    copied_value = std::max(copied_value, of_rank.copied_value);
 
   JobPlan job{.plan = settle(std::move(plan), std::move(costs.ranks), micro_batch), .ranks = {}};
-  job.message_value = message_value;
+  job.knows_messages = copied_value > 0;
   job.takes_slowest = costs.takes_slowest;
   const std::vector<SweepCost> work = slice_costs(job.plan);
-  std::int64_t most_sums = 0;
+  std::int64_t most_sums = 0, most_parameters = 0;
   for (int rank = 0; rank < num_time_ranks; ++rank) {
     job.ranks.push_back(
         rank_of(job.plan, rank, micro_batch, work, job.micro_batches_of_a_replica()));
     most_sums = std::max(most_sums, job.ranks.back().bytes_of_sums);
+    most_parameters = std::max(most_parameters, job.ranks.back().num_parameters);
   }
   job.sweep_seconds = simulate_step(job.plan).seconds / giga;
-  const double replicas = job.plan.data_ranks;
-  const double values = static_cast<double>(most_sums) / sizeof(float);  // as messages count
-  job.sum_seconds = 2 * values * 2 * (replicas - 1) / replicas * message_value / giga;
+  job.update_seconds = static_cast<double>(most_parameters) * machine.file().update_value() / giga;
+  job.sum_seconds = seconds_of_sums(job.plan, static_cast<double>(most_sums), copied_value);
   return job;
 }
 
@@ -203,12 +215,14 @@ std::vector<PlannedWork> planned_work(const JobPlan& job) {
                                  .micro_batch = work.micro_batch * replicas,
                                  .slice = work.slice});
                 });
-  if (replicas == 1) return all;
-  for (int rank = 0; rank < job.plan.placement.num_ranks(); ++rank)
-    all.push_back({.rank = rank,
-                   .action = TraceAction::allreduce,
-                   .begin = job.sweep_seconds,
-                   .end = job.step_seconds()});
+  double begin = job.sweep_seconds;
+  const auto add_on_all_ranks = [&](TraceAction action, double seconds) {
+    for (int rank = 0; seconds > 0 && rank < job.plan.placement.num_ranks(); ++rank)
+      all.push_back({.rank = rank, .action = action, .begin = begin, .end = begin + seconds});
+    begin += seconds;
+  };
+  add_on_all_ranks(TraceAction::allreduce, job.sum_seconds);
+  add_on_all_ranks(TraceAction::optimizer, job.update_seconds);
   return all;
 }
 

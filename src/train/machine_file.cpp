@@ -20,6 +20,9 @@ using Json = nlohmann::ordered_json;
 
 constexpr double giga = 1e9;
 constexpr double most_seconds = 1e6;  ///< of one image through one layer
+constexpr double most_bytes_per_second = 1e15;
+constexpr const char* copied_key = "copied_value_seconds";
+constexpr const char* update_key = "update_value_seconds";
 constexpr const char* kernel_copies_key = "kernel_copies";
 
 /// Calls visit(name, cost) for every layer; a name says all that its time depends on, but for batch
@@ -51,11 +54,14 @@ constexpr int most_images = 1'000'000;  ///< of a micro-batch
 using OfLayer = std::map<int, std::pair<double, double>>;
 using Seconds = std::map<std::string, OfLayer>;  ///< by the names of layers
 
-double number_in(const Json& object, const char* key, const std::string& file) {
+double number_in(const Json& object, const char* key, const std::string& file,
+                 double most = most_seconds) {
   const bool good = object.is_object() && object.contains(key) && object[key].is_number() &&
-                    object[key].get<double>() >= 0 && object[key].get<double>() < most_seconds;
-  REVODE_REQUIRE(good, "--machine {}: expected a number of at least 0 in '{}', found {}", file, key,
-                 to_text(object).substr(0, 100));
+                    object[key].get<double>() >= 0 && object[key].get<double>() < most;
+  REVODE_REQUIRE(good,
+                 "--machine {}: expected a number of at least 0 in '{}', found {}; revode bench "
+                 "--machine-file FILE writes such a file",
+                 file, key, to_text(object).substr(0, 100));
   return object[key].get<double>();
 }
 
@@ -132,6 +138,7 @@ Json machine_ranks(const Architecture& architecture, const std::vector<TimedMicr
                                          {"back_seconds", of_image(cost.back)}});
                      });
     ranks.push_back({{"message_value_seconds", of_rank(timed.front()).message_value / giga},
+                     {copied_key, of_rank(timed.front()).copied_value / giga},
                      {"layers", layers}});
   }
   return ranks;
@@ -145,43 +152,63 @@ std::string read_machine_file(const std::string& file) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-int num_machine_ranks(const std::string& text, const std::string& file) {
-  return static_cast<int>(parse(text, file)["ranks"].size());
+MachineFile::MachineFile(const std::string& text, std::string file)
+    : file_(std::move(file)), machine_(parse(text, file_)) {}
+
+int MachineFile::num_ranks() const { return static_cast<int>(machine_["ranks"].size()); }
+
+double MachineFile::update_value() const {
+  return machine_.contains(update_key) ? giga * number_in(machine_, update_key, file_) : 0;
 }
 
-double kernel_copies_of_machine(const std::string& text, const std::string& file) {
-  const Json machine = parse(text, file);
-  return machine.contains(kernel_copies_key) ? number_in(machine, kernel_copies_key, file) : 1;
+double MachineFile::kernel_copies() const {
+  return machine_.contains(kernel_copies_key) ? number_in(machine_, kernel_copies_key, file_) : 1;
 }
 
-std::string activations_of_machine(const std::string& text, const std::string& file) {
-  const Json machine = parse(text, file);
-  return machine.contains("activations") && machine["activations"].is_string()
-             ? machine["activations"].get<std::string>()
+NodeLayout MachineFile::nodes() const {
+  NodeLayout nodes;
+  if (machine_.contains("processors") && machine_.contains("threads")) {
+    const double ranks = number_in(machine_, "processors", file_) /
+                         std::max(1.0, number_in(machine_, "threads", file_));
+    nodes.ranks_per_node = std::max(1, static_cast<int>(ranks));
+  }
+  if (machine_.contains("network")) {
+    const Json& network = machine_["network"];
+    nodes.network = {number_in(network, "latency_seconds", file_),
+                     number_in(network, "bytes_per_second", file_, most_bytes_per_second)};
+    REVODE_REQUIRE(nodes.network->bytes_per_second > 0,
+                   "--machine {}: expected more than 0 in 'bytes_per_second' of its network",
+                   file_);
+  }
+  return nodes;
+}
+
+std::string MachineFile::activations() const {
+  return machine_.contains("activations") && machine_["activations"].is_string()
+             ? machine_["activations"].get<std::string>()
              : "";
 }
 
-std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::string& file,
-                                         const Architecture& architecture, int num_time_ranks,
-                                         int micro_batch) {
-  const Json machine = parse(text, file);
-  const std::size_t num_ranks = machine["ranks"].size();
-  REVODE_REQUIRE(num_ranks == 1 || num_ranks == static_cast<std::size_t>(num_time_ranks),
+std::vector<LayerCosts> MachineFile::costs(const Architecture& architecture, int num_time_ranks,
+                                           int micro_batch) const {
+  REVODE_REQUIRE(num_ranks() == 1 || num_ranks() == num_time_ranks,
                  "--machine {}: its {} ranks are of unequal speed, and this run has {} time ranks: "
                  "revode bench --machine-file FILE on as many writes one",
-                 file, num_ranks, num_time_ranks);
+                 file_, num_ranks(), num_time_ranks);
   std::vector<LayerCosts> costs;
-  for (const Json& rank : machine["ranks"]) {
-    const Seconds seconds = seconds_of(rank, file);
+  for (const Json& rank : machine_["ranks"]) {
+    const Seconds seconds = seconds_of(rank, file_);
     LayerCosts& of_rank = costs.emplace_back(uniform_costs(architecture));
-    of_rank.message_value = giga * number_in(rank, "message_value_seconds", file);
+    of_rank.message_value = giga * number_in(rank, "message_value_seconds", file_);
+    of_rank.copied_value = rank.contains(copied_key) ? giga * number_in(rank, copied_key, file_)
+                                                     : of_rank.message_value;
     for_each_layer(architecture, of_rank, [&](const std::string& name, SweepCost& cost) {
       const auto found = seconds.find(name);
       REVODE_REQUIRE(
           found != seconds.end(),
           "--machine {}: has no time of the layer '{}'; revode bench --machine-file FILE "
           "with the same --arch, --widths and --dataset writes it",
-          file, name);
+          file_, name);
       cost = cost_of(found->second, micro_batch);
     });
   }

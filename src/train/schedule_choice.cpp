@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -28,6 +29,7 @@ constexpr double most_even = 1;
 constexpr std::array more_uneven{1.1, 1.2};
 /// A finer cut takes more messages, which may be slower than they were measured.
 constexpr double worth_a_finer_cut = 0.98;
+constexpr double giga = 1e9;
 /// Steps this close are equal.
 constexpr double equal = 1e-3;
 
@@ -130,6 +132,60 @@ const LayerCosts& costs_of(const RunPlan& plan, int slice) {
   return plan.costs[plan.costs.size() == 1 ? 0 : plan.placement.rank_of(slice)];
 }
 
+/// What the messages of a micro-batch take where they pass from slice to slice. A state goes
+/// forward, a state and its adjoint come back.
+class StepMessages {
+ public:
+  StepMessages(const RunPlan& plan, int batch) : plan_(plan) {
+    for (int slice = 1; slice < plan.placement.num_slices(); ++slice)
+      boundaries_.push_back(
+          {batch * static_cast<double>(state_size(plan.architecture, plan.slices[slice].first)),
+           way_between(plan.placement.rank_of(slice - 1), plan.placement.rank_of(slice))});
+  }
+
+  /// What a slice's rank does for those that enter and leave it.
+  SweepCost of_slice(int slice) const {
+    const LayerCosts& costs = costs_of(plan_, slice);
+    double cost = 0;
+    for (const int behind : {slice, slice + 1}) {
+      if (behind == 0 || behind == plan_.placement.num_slices()) continue;
+      const auto& [values, way] = boundaries_[behind - 1];
+      if (way == Way::within_node) cost += values * costs.message_value;
+      if (way == Way::copied) cost += values * costs.copied_value;
+    }
+    return {.forward = std::llround(cost), .back = std::llround(2 * cost)};
+  }
+
+  /// Nanoseconds that one is on its way beside what ranks do.
+  double delay(const MessageTag& tag) const {
+    const int behind = tag.kind == MessageKind::state ? tag.slice : tag.slice + 1;
+    const auto& [values, way] = boundaries_[behind - 1];
+    if (way != Way::network) return 0;
+    const NodeLayout::Network& network = *plan_.nodes.network;
+    return giga * (network.latency_seconds + values * sizeof(float) / network.bytes_per_second);
+  }
+
+ private:
+  enum class Way { none, within_node, copied, network };
+  struct Boundary {
+    double values;
+    Way way;
+  };
+
+  /// The farthest in any replica.
+  Way way_between(int time_rank, int other) const {
+    if (time_rank == other) return Way::none;
+    const int num_ranks = plan_.placement.num_ranks();
+    for (int first = 0; first < num_ranks * plan_.data_ranks; first += num_ranks)
+      if (!plan_.nodes.on_one_node(first + time_rank, first + other))
+        return plan_.nodes.network ? Way::network : Way::copied;
+    return Way::within_node;
+  }
+
+  const RunPlan& plan_;
+  std::vector<Boundary> boundaries_;  // behind each slice but the last
+};
+
 }  // namespace
 
 std::vector<SweepCost> slice_costs(const RunPlan& plan) {
@@ -146,17 +202,20 @@ SimulationResult simulate_step(const RunPlan& plan) {
 SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWork on_work) {
   const std::vector<SweepCost> work_of = slice_costs(plan);
   const int batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
+  const StepMessages messages(plan, batch);
   std::vector<SweepCost> time_of = work_of;
   for (int slice = 0; slice < plan.placement.num_slices(); ++slice)
-    time_of[slice] +=
-        message_cost(plan.architecture, costs_of(plan, slice), plan.slices[slice], batch);
+    time_of[slice] += messages.of_slice(slice);
   const auto compute = [&](const Work& work) {
     const SweepCost& time = time_of[work.slice];
     return static_cast<double>(work.sweep == Sweep::forward ? time.forward : time.back);
   };
+  const auto delay = [&](int, int, const MessageTag& tag, std::size_t) {
+    return messages.delay(tag);
+  };
   SimulationResult result =
       simulate(make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement,
-               {.compute = compute, .on_work = std::move(on_work)});
+               {.compute = compute, .message = delay, .on_work = std::move(on_work)});
   // Messages keep a rank busy, but they are no work.
   for (SimulationResult::Rank& rank : result.ranks) rank.busy_seconds = 0;
   for (int slice = 0; slice < plan.placement.num_slices(); ++slice)
@@ -228,9 +287,9 @@ RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int larg
     });
     text = grid.world().broadcast(text, 0);
     grid.world().agree([&] {
-      plan.kernel_copies = kernel_copies_of_machine(text, file);
-      costs = costs_of_machine(text, file, plan.architecture, plan.placement.num_ranks(),
-                               largest_micro_batch);
+      const MachineFile machine(text, file);
+      plan.kernel_copies = machine.kernel_copies();
+      costs = machine.costs(plan.architecture, plan.placement.num_ranks(), largest_micro_batch);
     });
   } else {
     LayerCosts mine = time_layers(plan, backend, largest_micro_batch);

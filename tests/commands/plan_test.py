@@ -39,7 +39,7 @@ class Plan(program.ProgramTest):
         work = [event for event in events if event["ph"] == "X"]
         # Two slices, and two of four micro-batches, forward and back.
         names = [event["name"] for event in work]
-        self.assertEqual({name: names.count(name) for name in names}, {"forward": 4, "backward": 4, "allreduce": 2})
+        self.assertEqual({name: names.count(name) for name in names}, {"forward": 4, "backward": 4, "allreduce": 2, "optimizer": 2})
         self.assertEqual({event["args"]["micro_batch"] for event in work if event["name"] == "forward"}, {0, 2})
         self.assertAlmostEqual(max(event["ts"] + event["dur"] for event in work), 1e6 * result["step_seconds"], delta=0.01)
         for event in work:

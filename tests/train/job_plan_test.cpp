@@ -29,7 +29,9 @@ class JobPlanTest : public testing::Test {
   }
   /// A block of one image takes 1 ms forward and 3 ms back, everything else nothing; each further
   /// image as much as the first, but for `startup` of a micro-batch.
-  Machine machine_with(double startup_seconds = 0, double message_value_seconds = 0) const {
+  Machine machine_with(
+      double startup_seconds = 0, double message_value_seconds = 0,
+      const nlohmann::ordered_json& more = nlohmann::ordered_json::object()) const {
     Config config = config_of({"--blocks", "4,4,4"});
     const Architecture architecture = resolve(config);
     const auto timed = [&](int images) {
@@ -39,9 +41,11 @@ class JobPlanTest : public testing::Test {
         block.back = 3 * block.forward;
       }
       costs.message_value = 1e9 * message_value_seconds;
+      costs.copied_value = 10 * costs.message_value;
       return TimedMicroBatch{images, {costs}};
     };
     nlohmann::ordered_json machine{{"format", "revode-machine"}};
+    machine.update(more);
     machine["ranks"] = machine_ranks(architecture, {timed(1), timed(64)});
     std::ofstream(file_) << to_text(machine);
     return Machine(file_.string());
@@ -98,8 +102,60 @@ TEST_F(JobPlanTest, ReplicasShareTheMicroBatchesAndAddTheirGradients) {
   EXPECT_NEAR(job.sweep_seconds, 8 * 12 * 4e-3, 1e-9);
   // A ring: 3/4 of 8-byte values twice, each sent and received as two floats.
   const double values = static_cast<double>(job.ranks.front().bytes_of_sums) / 8;
-  EXPECT_NEAR(job.sum_seconds, values * 2 * 2 * 2 * 3 / 4 * 1e-9, 1e-12);
+  EXPECT_NEAR(job.sum_seconds, values * 2 * 2 * 2 * 3 / 4 * 1e-8, 1e-12);
   EXPECT_GT(values, 0);
+}
+
+// Two time ranks, one micro-batch: each rank works 32 x 6 x 4 ms, one after the other.
+TEST_F(JobPlanTest, MessagesBetweenNodesAreCopied) {
+  const Machine machine = machine_with(0, 1e-9, {{"processors", 4}, {"threads", 2}});
+  const std::vector<std::string> words{"--blocks",        "4,4,4", "--batch-size", "32",
+                                       "--micro-batches", "1",     "--schedule",   "gpipe"};
+  const auto messages_of = [&](const std::string& ranks_per_node) {
+    std::vector<std::string> all = words;
+    if (!ranks_per_node.empty()) all.insert(all.end(), {"--ranks-per-node", ranks_per_node});
+    return plan_job(config_of(all), 2, machine).sweep_seconds - 32 * 12 * 4e-3;
+  };
+  // A state forward, a state and its adjoint back, each a cost to both ranks; cut in stage 2.
+  const double values = 2 * 3 * 32 * 2 * 32 * 16 * 16;
+
+  EXPECT_NEAR(messages_of(""), values * 1e-9, 1e-9);  // room for two ranks on a node
+  EXPECT_NEAR(messages_of("2"), values * 1e-9, 1e-9);
+  EXPECT_NEAR(messages_of("1"), values * 1e-8, 1e-9);
+}
+
+TEST_F(JobPlanTest, ANetworkMovesMessagesBesideTheRanks) {
+  const nlohmann::ordered_json network{{"latency_seconds", 1e-3}, {"bytes_per_second", 1e9}};
+  const Machine machine = machine_with(0, 1e-9, {{"network", network}});
+  const std::vector<std::string> words{"--blocks",         "4,4,4", "--batch-size", "32",
+                                       "--micro-batches",  "1",     "--schedule",   "gpipe",
+                                       "--ranks-per-node", "1"};
+  const JobPlan job = plan_job(config_of(words), 2, machine);
+
+  // The state forward; the state and the adjoint back at the same time.
+  const double message = 1e-3 + 32 * 2 * 32 * 16 * 16 * 4 / 1e9;
+  EXPECT_NEAR(job.sweep_seconds, 32 * 12 * 4e-3 + 2 * message, 1e-9);
+
+  std::vector<std::string> replicas = words;
+  replicas[5] = "2";
+  replicas.insert(replicas.end(), {"--data-ranks", "2"});
+  const JobPlan sums = plan_job(config_of(replicas), 2, machine);
+  const auto bytes = static_cast<double>(sums.ranks.front().bytes_of_sums);
+  EXPECT_NEAR(sums.sum_seconds, 2 * 1e-3 + bytes / 1e9, 1e-9);
+}
+
+// Replicas of three ranks on nodes of four: every pair of neighbours is on two nodes somewhere.
+TEST_F(JobPlanTest, TheReplicaThatIsSpreadMostCounts) {
+  const Machine machine = machine_with(0, 1e-9);
+  const auto step = [&](const std::string& ranks_per_node) {
+    return plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "32", "--micro-batches", "8",
+                               "--time-ranks", "3", "--ranks-per-node", ranks_per_node}),
+                    12, machine)
+        .sweep_seconds;
+  };
+  EXPECT_EQ(step("4"), step("1"));
+  EXPECT_EQ(step("3"), step("12"));
+  EXPECT_LT(step("3"), step("1"));
 }
 
 // What is left out for its least time is never better than what is listed.

@@ -121,10 +121,11 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
                         .blocks = {{10'000, 30'000}, {20'000, 60'000}, {50'000, 90'000}},
                         .transitions = {{100, 200}, {300, 400}},
                         .visits = {{10, 20}, {30, 40}, {50, 60}},
-                        .message_value = 0.5};
+                        .message_value = 0.5,
+                        .copied_value = 2.5};
   const std::string text = machine_text(plan, 10);
 
-  const std::vector<LayerCosts> costs = costs_of_machine(text, "m.json", plan.architecture, 4, 5);
+  const std::vector<LayerCosts> costs = MachineFile(text, "m.json").costs(plan.architecture, 4, 5);
 
   ASSERT_EQ(costs.size(), 1u);
   EXPECT_EQ(costs[0].opening.back, 1000);
@@ -133,6 +134,7 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
   EXPECT_EQ(costs[0].transitions[1].forward, 150);
   EXPECT_EQ(costs[0].visits[2].back, 30);
   EXPECT_DOUBLE_EQ(costs[0].message_value, 0.5);  // whatever the micro-batch
+  EXPECT_DOUBLE_EQ(costs[0].copied_value, 2.5);
 }
 
 TEST(MachineFile, TakesAStraightLineBetweenTheSizesThatWereTimed) {
@@ -145,7 +147,8 @@ TEST(MachineFile, TakesAStraightLineBetweenTheSizesThatWereTimed) {
   nlohmann::ordered_json machine{{"format", "revode-machine"}};
   machine["ranks"] = machine_ranks(plan.architecture, {{8, costs_with(800)}, {4, costs_with(600)}});
   const auto opening = [&](int num_images) {
-    return costs_of_machine(to_text(machine), "m.json", plan.architecture, 1, num_images)
+    return MachineFile(to_text(machine), "m.json")
+        .costs(plan.architecture, 1, num_images)
         .front()
         .opening;
   };
@@ -162,7 +165,7 @@ TEST(MachineFile, SaysHowManyCopiesOfWeightsKernelsKeep) {
   const RunPlan plan = plan_of({}, 1);
   nlohmann::ordered_json machine{{"format", "revode-machine"}};
   machine["ranks"] = machine_ranks(plan.architecture, {{1, plan.costs}});
-  const auto copies = [&] { return kernel_copies_of_machine(to_text(machine), "m.json"); };
+  const auto copies = [&] { return MachineFile(to_text(machine), "m.json").kernel_copies(); };
   EXPECT_EQ(copies(), 1);
   machine["kernel_copies"] = 8;
   EXPECT_EQ(copies(), 8);
@@ -178,7 +181,7 @@ TEST(MachineFile, WhatDoesNotFitIsRefused) {
   RunPlan plan = plan_of({}, 1);
   const auto refused = [&](const std::string& text, int num_ranks) {
     return error_text(ExitStatus::bad_input,
-                      [&] { costs_of_machine(text, "m.json", plan.architecture, num_ranks, 5); });
+                      [&] { MachineFile(text, "m.json").costs(plan.architecture, num_ranks, 5); });
   };
   EXPECT_NE(refused("{}", 1).find("not a machine file"), std::string::npos);
   const std::string text = machine_text(plan, 10);

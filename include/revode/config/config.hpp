@@ -57,12 +57,13 @@ struct Config {
   std::string schedule = "auto";
   std::optional<int> slices_per_rank;  ///< default 1; --schedule auto may take more
   std::string partition = "measured";
-  std::string machine;            ///< a file
-  std::optional<int> ranks;       ///< plan: of a job that is not there
-  std::string memory_limit;       ///< "<number>[K|M|G|T]", bytes of a rank; empty: none
-  std::optional<int> time_ranks;  ///< default: all ranks, shared with the replicas asked for
-  std::optional<int> data_ranks;  ///< default: what --time-ranks leaves, else 1
-  std::optional<int> threads;     ///< default: the rank's cores, shared with the host's other ranks
+  std::string machine;                ///< a file
+  std::optional<int> ranks;           ///< plan: of a job that is not there
+  std::string memory_limit;           ///< "<number>[K|M|G|T]", bytes of a rank; empty: none
+  std::optional<int> ranks_per_node;  ///< plan: default: what the machine file says
+  std::optional<int> time_ranks;      ///< default: all ranks, shared with the replicas asked for
+  std::optional<int> data_ranks;      ///< default: what --time-ranks leaves, else 1
+  std::optional<int> threads;  ///< default: the rank's cores, shared with the host's other ranks
   std::string backend = "auto";
   std::string precision = "fp32";
   std::string activations = "reverse";

@@ -40,6 +40,21 @@ struct GridShape {
   int data_ranks = 1;
 };
 
+/// Where planned ranks would be: node after node is filled, one replica behind the other.
+struct NodeLayout {
+  int ranks_per_node = 0;  ///< 0: all are on one
+  /// What moves messages between nodes while ranks compute.
+  struct Network {
+    double latency_seconds = 0;
+    double bytes_per_second = 0;  ///< of a node
+  };
+  std::optional<Network> network;  ///< none: between nodes ranks copy messages themselves
+
+  bool on_one_node(int rank, int other) const {
+    return ranks_per_node == 0 || rank / ranks_per_node == other / ranks_per_node;
+  }
+};
+
 struct RunPlan {
   Architecture architecture;
   Placement placement;             ///< over the time ranks
@@ -57,6 +72,7 @@ struct RunPlan {
   std::optional<std::int64_t> memory_limit;  ///< bytes of a rank
   /// Of each weight, in the layout of the kernels: at least so many, unless a machine file says it.
   double kernel_copies = 1;
+  NodeLayout nodes = {};  ///< of a plan; a run measures what its messages take
   Activations activations;
   NetworkUse use;
   int num_micro_batches;

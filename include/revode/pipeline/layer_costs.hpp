@@ -44,9 +44,8 @@ SweepCost block_cost(const Architecture& architecture, const LayerCosts& costs, 
 SweepCost entry_cost(const Architecture& architecture, const LayerCosts& costs, int block);
 /// Opening and closing included, messages not.
 SweepCost slice_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range);
-/// Of the messages that enter and leave a slice with a micro-batch of `batch` images: a state
-/// forward, a state and its adjoint back.
-SweepCost message_cost(const Architecture& architecture, const LayerCosts& costs, BlockRange range,
-                       int batch);
+/// Values of the state of one image in front of `block`: what a message holds where the network is
+/// cut there. A state goes forward, a state and its adjoint come back.
+std::int64_t state_size(const Architecture& architecture, int block);
 
 }  // namespace revode

@@ -8,6 +8,7 @@
 
 #include "revode/config/config.hpp"
 #include "revode/config/run_plan.hpp"
+#include "revode/train/machine_file.hpp"
 #include "revode/train/memory_forecast.hpp"
 #include "revode/train/trace_file.hpp"
 
@@ -21,19 +22,21 @@ struct JobPlan {
     double work_seconds = 0;            ///< a step
     MemoryForecast memory;              ///< bytes
     std::int64_t sent_by_an_image = 0;  ///< bytes of states and adjoints, forward and back
-    std::int64_t bytes_of_sums = 0;     ///< of the gradients that replicas add
+    std::int64_t num_parameters = 0;
+    std::int64_t bytes_of_sums = 0;  ///< of the gradients that replicas add
   };
 
   RunPlan plan;
   std::vector<Rank> ranks;
   double sweep_seconds = 0;  ///< forward and back, of the replica with most micro-batches
-  /// Replicas add their gradients: every value is sent and received 2 (D - 1) / D times, as in a
-  /// ring, at the cost of a message, and none of it while kernels compute.
+  /// Replicas add their gradients, as around a ring, and none of it while kernels compute.
   double sum_seconds = 0;
-  double message_value = 0;    ///< nanoseconds of a rank for each value that it sends or receives
+  bool knows_messages = true;  ///< else the machine file is of one rank, and messages are free
   bool takes_slowest = false;  ///< the machine's ranks are of unequal speed, and others than these
 
-  double step_seconds() const { return sweep_seconds + sum_seconds; }
+  double update_seconds = 0;  ///< gradients become weights, on the rank that has most of them
+
+  double step_seconds() const { return sweep_seconds + sum_seconds + update_seconds; }
   double images_per_second() const { return plan.config.batch_size / step_seconds(); }
   /// 1 - work / (time ranks x step)
   double bubble() const;
@@ -49,7 +52,8 @@ struct JobPlan {
 class Machine {
  public:
   /// Throws an input error.
-  explicit Machine(std::string file);
+  explicit Machine(const std::string& file);
+  const MachineFile& file() const { return file_; }
   struct Costs {
     std::vector<LayerCosts> ranks;  ///< of each time rank, or one for all
     bool takes_slowest = false;
@@ -57,13 +61,11 @@ class Machine {
   /// Nanoseconds of `micro_batch` images. Where the file has ranks of unequal speed, but not as
   /// many, all are taken to be as its slowest one. Throws an input error that names the file.
   Costs costs(const Architecture& architecture, int num_time_ranks, int micro_batch) const;
-  /// Of each weight, in the layouts of the kernels.
-  double kernel_copies() const;
   /// Throws an input error where the layers were timed with other --activations than these.
   void require_same(const Config& config) const;
 
  private:
-  std::string file_, text_;
+  MachineFile file_;
 };
 
 /// Throws input errors, as a run on so many ranks would.

@@ -5,8 +5,9 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 
+#include "revode/config/run_plan.hpp"
 #include "revode/model/architecture.hpp"
 #include "revode/pipeline/layer_costs.hpp"
 
@@ -24,27 +25,37 @@ struct TimedMicroBatch {
 nlohmann::ordered_json machine_ranks(const Architecture& architecture,
                                      const std::vector<TimedMicroBatch>& timed);
 
-/// Text of the file, to be understood by costs_of_machine(). For one process. Throws an input
-/// error.
+/// Text of the file. For one process. Throws an input error.
 std::string read_machine_file(const std::string& file);
 
-/// Ranks whose layers the text of a machine file tells: one for all, or each time rank of a run.
-/// Throws an input error.
-int num_machine_ranks(const std::string& text, const std::string& file);
+/// What a machine file says. Every function throws input errors that name the file, and what it
+/// lacks or has of the wrong kind.
+class MachineFile {
+ public:
+  /// file: its name, for errors.
+  MachineFile(const std::string& text, std::string file);
 
-/// Copies of each weight that the kernels keep in layouts of their own, 1 where the file does not
-/// say it. Throws an input error.
-double kernel_copies_of_machine(const std::string& text, const std::string& file);
+  const std::string& name() const { return file_; }
+  /// Ranks whose layers it tells: one for all, or each time rank of a run.
+  int num_ranks() const;
+  /// Nanoseconds of `micro_batch` images, of each time rank or one for all: between two sizes that
+  /// were timed on a straight line, beyond them in proportion to the images.
+  std::vector<LayerCosts> costs(const Architecture& architecture, int num_time_ranks,
+                                int micro_batch) const;
+  /// Nanoseconds of a rank for each of its parameters, once a step; 0 where the file does not say.
+  double update_value() const;
+  /// Copies of each weight that the kernels keep in layouts of their own; 1 where the file does not
+  /// say.
+  double kernel_copies() const;
+  /// How many ranks with as many threads as were timed a host has processors for, and the network
+  /// between hosts, where the file says so.
+  NodeLayout nodes() const;
+  /// --activations of the bench that wrote it, empty where it does not say.
+  std::string activations() const;
 
-/// --activations of the bench that wrote the file, empty where it does not say it. Throws an input
-/// error.
-std::string activations_of_machine(const std::string& text, const std::string& file);
-
-/// Costs in nanoseconds of `micro_batch` images, of each time rank or one for all, from the text of
-/// a machine file: between two sizes that were timed on a straight line, beyond them in proportion
-/// to the images. Throws input errors that name the file, and the layer that it lacks.
-std::vector<LayerCosts> costs_of_machine(const std::string& text, const std::string& file,
-                                         const Architecture& architecture, int num_time_ranks,
-                                         int micro_batch);
+ private:
+  std::string file_;
+  nlohmann::ordered_json machine_;
+};
 
 }  // namespace revode
