@@ -1,4 +1,4 @@
-// revode train: see trainer.hpp.
+// revode train: see trainer.hpp; with --plan-only: see plan_command.cpp.
 #include <utility>
 
 #include "revode/run/write_permission.hpp"
@@ -9,6 +9,7 @@
 namespace revode {
 
 ExitStatus train_command(Config config, const Communicator& communicator) {
+  if (config.plan_only) return plan_of_ranks(std::move(config), communicator);
   communicator.agree([&] {
     if (communicator.is_root()) check_result_files(config);
   });

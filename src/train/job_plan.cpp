@@ -179,26 +179,31 @@ JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine) {
   plan.nodes = machine.file().nodes();
   if (config.ranks_per_node) plan.nodes.ranks_per_node = *config.ranks_per_node;
   const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
-  const int num_time_ranks = plan.placement.num_ranks();
-  Machine::Costs costs = machine.costs(plan.architecture, num_time_ranks, micro_batch);
-  double copied_value = 0;
-  for (const LayerCosts& of_rank : costs.ranks)
-    copied_value = std::max(copied_value, of_rank.copied_value);
-
-  JobPlan job{.plan = settle(std::move(plan), std::move(costs.ranks), micro_batch), .ranks = {}};
-  job.knows_messages = copied_value > 0;
+  Machine::Costs costs = machine.costs(plan.architecture, plan.placement.num_ranks(), micro_batch);
+  JobPlan job = describe_job(settle(std::move(plan), std::move(costs.ranks), micro_batch),
+                             machine.file().update_value());
   job.takes_slowest = costs.takes_slowest;
-  const std::vector<SweepCost> work = slice_costs(job.plan);
+  return job;
+}
+
+JobPlan describe_job(RunPlan settled, double update_value) {
+  JobPlan job{.plan = std::move(settled), .ranks = {}};
+  const RunPlan& plan = job.plan;
+  const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
+  const std::vector<SweepCost> work = slice_costs(plan);
   std::int64_t most_sums = 0, most_parameters = 0;
-  for (int rank = 0; rank < num_time_ranks; ++rank) {
-    job.ranks.push_back(
-        rank_of(job.plan, rank, micro_batch, work, job.micro_batches_of_a_replica()));
+  for (int rank = 0; rank < plan.placement.num_ranks(); ++rank) {
+    job.ranks.push_back(rank_of(plan, rank, micro_batch, work, job.micro_batches_of_a_replica()));
     most_sums = std::max(most_sums, job.ranks.back().bytes_of_sums);
     most_parameters = std::max(most_parameters, job.ranks.back().num_parameters);
   }
-  job.sweep_seconds = simulate_step(job.plan).seconds / giga;
-  job.update_seconds = static_cast<double>(most_parameters) * machine.file().update_value() / giga;
-  job.sum_seconds = seconds_of_sums(job.plan, static_cast<double>(most_sums), copied_value);
+  double copied_value = 0;
+  for (const LayerCosts& of_rank : plan.costs)
+    copied_value = std::max(copied_value, of_rank.copied_value);
+  job.knows_messages = copied_value > 0;
+  job.sweep_seconds = simulate_step(plan).seconds / giga;
+  job.sum_seconds = seconds_of_sums(plan, static_cast<double>(most_sums), copied_value);
+  job.update_seconds = static_cast<double>(most_parameters) * update_value / giga;
   return job;
 }
 

@@ -23,6 +23,7 @@ namespace {
 constexpr double notable_bubble = 25;  // percent
 /// Hundreds of ranks would bury the rest: the table shows the ends.
 constexpr int most_lines = 32;
+constexpr double nanoseconds_a_ms = 1e6;
 
 /// "opening, stages 1-3, closing".
 std::string held_by(const Architecture& architecture, BlockRange slice) {
@@ -101,11 +102,15 @@ std::string partition_lines(Network& network) {
   const auto bubble_with = [&](int micro_batches) {
     return 100 * simulate_step(plan, micro_batches).bubble();
   };
-  const double bubble = bubble_with(num_micro_batches);
+  const SimulationResult step = simulate_step(plan, num_micro_batches);
+  const double bubble = 100 * step.bubble();
   text += fmt::format(
       "  balance {:.1f}%; {} over {} micro-batches{}: {:.0f}% of the ranks' time idle\n",
       100 * balance, schedule.name, num_micro_batches, num_replicas > 1 ? " a replica" : "",
       bubble);
+  if (plan.costs_are_times)
+    text += fmt::format("  a step takes {:.1f} ms in the simulation\n",
+                        step.seconds / nanoseconds_a_ms);
   if (!plan.choice.empty()) text += fmt::format("  {}\n", plan.choice);
   // Of all replicas: a grid of more replicas shares the same micro-batches.
   if (const int ranks = network.grid().world().size(); plan.num_micro_batches < ranks)

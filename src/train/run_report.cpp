@@ -11,6 +11,8 @@
 namespace revode {
 namespace {
 
+constexpr double giga = 1e9;
+
 using Clock = std::chrono::steady_clock;
 
 /// A log that goes to a file gets a line at least so often.
@@ -173,8 +175,9 @@ void RunReport::stopped(const RunProgress& progress, const std::string& why,
 void RunReport::end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
                     const MemoryReport& memory, const std::string& checkpoint) {
   const Grid& grid = session_.grid();
-  const WorkBalance balance = gather_balance(timing_.total_seconds, timing_.total_work_seconds,
-                                             timing_.total_waiting_seconds, grid.world());
+  const WorkBalance balance =
+      gather_balance(timing_.total_images / session_.config().batch_size, timing_.total_seconds,
+                     timing_.total_work_seconds, timing_.total_waiting_seconds, grid.world());
   if (!speaks()) return;
   metrics().write({{"kind", "end"},
                    {"epoch", progress.epoch},
@@ -199,11 +202,19 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
                                 {"checkpoint", checkpoint}};
   std::string of_balance;
   if (grid.time().size() > 1 && timing_.total_images > 0) {
-    const double predicted = simulate_step(session_.network().plan()).bubble();
-    of_balance = balance_lines(balance, predicted, grid.hosts());
+    const RunPlan& plan = session_.network().plan();
+    const SimulationResult step = simulate_step(plan);
+    PredictedStep predicted{.bubble = step.bubble()};
     result.update({{"bubble", balance.bubble()},
-                   {"bubble_predicted", predicted},
+                   {"bubble_predicted", predicted.bubble},
                    {"waiting_seconds", balance.waiting_seconds}});
+    if (plan.costs_are_times) {
+      predicted.seconds = step.seconds / giga;
+      result.update(
+          {{"step_seconds", balance.step_seconds / static_cast<double>(balance.num_steps)},
+           {"step_seconds_predicted", *predicted.seconds}});
+    }
+    of_balance = balance_lines(balance, predicted, grid.hosts());
   }
   print_summary(progress, test, best_accuracy, memory, of_balance);
   write_json_result(session_.config(), result);

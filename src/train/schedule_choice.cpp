@@ -275,7 +275,9 @@ RunPlan settle(RunPlan plan, std::vector<LayerCosts> costs, int largest_micro_ba
 
 RunPlan settle(RunPlan plan, Backend<float>& backend, const Grid& grid, int largest_micro_batch) {
   const bool is_open = leaves_something_open(plan);
-  if (!is_open && plan.config.machine.empty() && plan.config.machine_file.empty()) {
+  const bool wants_costs =
+      !plan.config.machine.empty() || !plan.config.machine_file.empty() || plan.config.plan_only;
+  if (!is_open && !wants_costs) {
     grid.world().agree([&] { require_memory(plan, largest_micro_batch); });
     return plan;
   }

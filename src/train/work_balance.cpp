@@ -41,11 +41,12 @@ std::optional<WorkBalance::Slowest> WorkBalance::slowest() const {
   return Slowest{static_cast<int>(most - work_seconds.begin()), *most / others - 1};
 }
 
-WorkBalance gather_balance(double step_seconds, double work_seconds, double waiting_seconds,
-                           const Communicator& world) {
+WorkBalance gather_balance(std::int64_t num_steps, double step_seconds, double work_seconds,
+                           double waiting_seconds, const Communicator& world) {
   const double mine[] = {step_seconds, work_seconds, waiting_seconds};
   const std::vector<double> all = world.all_gather(std::span<const double>(mine));
   WorkBalance balance;
+  balance.num_steps = num_steps;
   for (std::size_t i = 0; i < all.size(); i += std::size(mine)) {
     balance.step_seconds = std::max(balance.step_seconds, all[i]);
     balance.work_seconds.push_back(all[i + 1]);
@@ -54,11 +55,15 @@ WorkBalance gather_balance(double step_seconds, double work_seconds, double wait
   return balance;
 }
 
-std::string balance_lines(const WorkBalance& balance, double predicted_bubble,
+std::string balance_lines(const WorkBalance& balance, const PredictedStep& predicted,
                           const std::vector<std::string>& hosts) {
-  std::string text =
-      fmt::format("{:<20}{:.1f}% of the ranks' time; the simulation predicts {:.1f}%\n", "bubble",
-                  100 * balance.bubble(), 100 * predicted_bubble);
+  std::string text;
+  if (predicted.seconds && balance.num_steps > 0)
+    text += fmt::format("{:<20}{:.1f} ms on average; the simulation predicts {:.1f} ms\n", "step",
+                        1e3 * balance.step_seconds / static_cast<double>(balance.num_steps),
+                        1e3 * *predicted.seconds);
+  text += fmt::format("{:<20}{:.1f}% of the ranks' time; the simulation predicts {:.1f}%\n",
+                      "bubble", 100 * balance.bubble(), 100 * predicted.bubble);
   text += fmt::format("{:<20}{}\n", "waiting a rank", waiting_text(balance.waiting_seconds));
   if (const auto slowest = balance.slowest())
     text += fmt::format("{:<20}rank {} on {}: works {:.0f}% longer than the others\n", "slowest",

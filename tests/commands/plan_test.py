@@ -57,6 +57,18 @@ class Plan(program.ProgramTest):
             self.assertEqual(job["micro_batches"], 4)
             self.assertEqual(len(job["ranks"]), 4)
 
+    def test_a_run_that_is_only_planned(self):
+        run = [*NETWORK, *STEP, "--threads", "1", "--plan-only"]
+        text = self.run_program(*run, ranks=2).stdout
+        self.assertIn("2 time ranks x 1 replica", text)
+        self.assertRegex(text, r"(?m)^step +\d")
+        given = self.json_of(*run, "--machine", "machine.json", ranks=2)
+        planned = self.plan("--ranks", "2")
+        for result in (given, planned):
+            del result["command"]
+        self.assertEqual(given, planned)
+        self.assertFalse((self.folder / "runs").exists())
+
     def test_the_text_folds_many_ranks_and_is_printed_once(self):
         arguments = ["plan", "--blocks", "30,30,30", "--widths", "6,10,16", "--machine", "machine.json", "--ranks", "80"]
         text = self.run_program(*arguments).stdout

@@ -126,13 +126,16 @@ class Reports(program.ProgramTest):
 
     def expect_balance(self, result, ranks, text):
         """Measured and predicted, where ranks can wait for each other."""
-        keys = {"bubble", "bubble_predicted", "waiting_seconds"}
+        keys = {"bubble", "bubble_predicted", "waiting_seconds", "step_seconds", "step_seconds_predicted"}
         if not ranks:
             self.assertFalse(keys & result.keys())
             self.assertNotIn("bubble", text.partition("test accuracy")[2])
             return
         for key in ("bubble", "bubble_predicted"):
             self.assertTrue(0 < result[key] < 1, result)
+        for key in ("step_seconds", "step_seconds_predicted"):
+            self.assertGreater(result[key], 0)
+        self.assertRegex(text, r"(?m)^step +\d+\.\d ms on average; the simulation predicts \d+\.\d ms$")
         self.assertEqual(len(result["waiting_seconds"]), ranks)
         self.assertGreater(max(result["waiting_seconds"]), 0)
         self.assertRegex(text, r"(?m)^bubble +\d+\.\d% of the ranks' time; the simulation predicts \d+\.\d%$")

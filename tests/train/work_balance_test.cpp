@@ -6,8 +6,10 @@ namespace revode {
 namespace {
 
 TEST(WorkBalance, BubbleIsWhatWorkLeavesOfTheRanksTime) {
-  const WorkBalance balance{
-      .step_seconds = 10, .work_seconds = {8, 4, 6, 6}, .waiting_seconds = {1, 5, 3, 3}};
+  const WorkBalance balance{.num_steps = 16,
+                            .step_seconds = 10,
+                            .work_seconds = {8, 4, 6, 6},
+                            .waiting_seconds = {1, 5, 3, 3}};
 
   EXPECT_DOUBLE_EQ(balance.bubble(), 0.4);
   EXPECT_EQ(WorkBalance{}.bubble(), 0);
@@ -15,7 +17,8 @@ TEST(WorkBalance, BubbleIsWhatWorkLeavesOfTheRanksTime) {
 
 TEST(WorkBalance, SlowestRankIsNamedWhereItExceedsTheOthersByMoreThanATenth) {
   const auto slowest_of = [](std::vector<double> work) {
-    return WorkBalance{.step_seconds = 10, .work_seconds = std::move(work), .waiting_seconds = {}}
+    return WorkBalance{
+        .num_steps = 1, .step_seconds = 10, .work_seconds = std::move(work), .waiting_seconds = {}}
         .slowest();
   };
 
@@ -30,10 +33,11 @@ TEST(WorkBalance, SlowestRankIsNamedWhereItExceedsTheOthersByMoreThanATenth) {
 
 TEST(WorkBalance, LinesNameRankAndHost) {
   const WorkBalance balance{
-      .step_seconds = 10, .work_seconds = {4, 8}, .waiting_seconds = {5.25, 0.5}};
+      .num_steps = 16, .step_seconds = 10, .work_seconds = {4, 8}, .waiting_seconds = {5.25, 0.5}};
 
-  const std::string text = balance_lines(balance, 0.2, {"n1", "n2"});
+  const std::string text = balance_lines(balance, {.bubble = 0.2, .seconds = 0.75}, {"n1", "n2"});
 
+  EXPECT_NE(text.find("625.0 ms on average; the simulation predicts 750.0 ms"), std::string::npos);
   EXPECT_NE(text.find("40.0% of the ranks' time; the simulation predicts 20.0%"),
             std::string::npos);
   EXPECT_NE(text.find("5.25, 0.50 s"), std::string::npos);

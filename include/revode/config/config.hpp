@@ -88,6 +88,7 @@ struct Config {
   std::string config_file;
   bool check = false;
   bool search = false;
+  bool plan_only = false;
   bool print_config = false;
   bool help = false;
   bool version = false;

@@ -68,6 +68,9 @@ class Machine {
   MachineFile file_;
 };
 
+/// settled: its costs are times. update_value: of a rank for each of its parameters, nanoseconds.
+JobPlan describe_job(RunPlan settled, double update_value);
+
 /// Throws input errors, as a run on so many ranks would.
 JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine);
 

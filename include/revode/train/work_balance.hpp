@@ -2,6 +2,7 @@
 // and who holds the others up.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@ namespace revode {
 
 /// Sums over the steps of a run, by rank.
 struct WorkBalance {
+  std::int64_t num_steps = 0;
   double step_seconds = 0;              ///< of all steps, on the rank that took longest
   std::vector<double> work_seconds;     ///< slices taken forward and back
   std::vector<double> waiting_seconds;  ///< for messages
@@ -30,11 +32,17 @@ struct WorkBalance {
 };
 
 /// Collective.
-WorkBalance gather_balance(double step_seconds, double work_seconds, double waiting_seconds,
-                           const Communicator& world);
+WorkBalance gather_balance(std::int64_t num_steps, double step_seconds, double work_seconds,
+                           double waiting_seconds, const Communicator& world);
 
-/// Lines of the summary at the end of a run. predicted_bubble: the simulation's; hosts: by rank.
-std::string balance_lines(const WorkBalance& balance, double predicted_bubble,
+/// What the simulation of a step says.
+struct PredictedStep {
+  double bubble = 0;
+  std::optional<double> seconds = {};  ///< none where costs are no times
+};
+
+/// Lines of the summary at the end of a run. hosts: by rank.
+std::string balance_lines(const WorkBalance& balance, const PredictedStep& predicted,
                           const std::vector<std::string>& hosts);
 
 }  // namespace revode

@@ -1,0 +1,198 @@
+#include "commands/plan_report.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include "revode/pipeline/partition.hpp"
+#include "revode/run/run_log.hpp"
+
+namespace revode {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// A table of more would bury the rest: then a line stands for several ranks.
+constexpr int most_lines = 32;
+int slices_a_rank(const JobPlan& job) {
+  return job.plan.placement.num_slices() / job.plan.placement.num_ranks();
+}
+
+std::string milliseconds(double seconds) { return fmt::format("{:.1f}", 1e3 * seconds); }
+
+int num_blocks(const JobPlan::Rank& rank) {
+  int count = 0;
+  for (const BlockRange& slice : rank.slices) count += slice.size();
+  return count;
+}
+
+/// "12", or "12..14".
+std::string interval(const std::string& low, const std::string& high) {
+  return low == high ? low : low + ".." + high;
+}
+
+/// What the table says of ranks first .. last - 1.
+std::string row_of(const JobPlan& job, int first, int last) {
+  const auto extremes = [&](auto&& of, auto&& in_words) {
+    double low = of(first), high = low;
+    for (int rank = first + 1; rank < last; ++rank) {
+      low = std::min(low, double{of(rank)});
+      high = std::max(high, double{of(rank)});
+    }
+    return interval(in_words(low), in_words(high));
+  };
+  const auto idle = [&](int rank) {
+    return 100 * (1 - job.ranks[rank].work_seconds / job.step_seconds());
+  };
+  return fmt::format(
+      "{:>9} {:>15} {:>9}  {:<22} {}\n",
+      extremes([&](int rank) { return double{1} * num_blocks(job.ranks[rank]); },
+               [](double count) { return fmt::format("{:.0f}", count); }),
+      extremes([&](int rank) { return job.ranks[rank].work_seconds; }, milliseconds),
+      extremes(idle, [](double percent) { return fmt::format("{:.0f}%", percent); }),
+      extremes([&](int rank) { return job.ranks[rank].memory.total(); }, format_bytes),
+      extremes([&](int rank) { return static_cast<double>(job.message_bytes(rank, 0)); },
+               format_bytes));
+}
+
+/// Neighbours that are alike share a line; where that leaves too many, lines stand for as many
+/// ranks each.
+std::string rank_table(const JobPlan& job) {
+  const int num_ranks = static_cast<int>(job.ranks.size());
+  std::vector<int> begins;  // of the lines
+  std::string before;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    std::string row = row_of(job, rank, rank + 1);
+    if (row != before) begins.push_back(rank);
+    before = std::move(row);
+  }
+  if (static_cast<int>(begins.size()) > most_lines) {
+    begins.clear();
+    for (std::int64_t line = 0; line < most_lines; ++line)
+      begins.push_back(static_cast<int>(num_ranks * line / most_lines));
+  }
+  begins.push_back(num_ranks);
+  std::string text = fmt::format("  {:>11} {:>9} {:>15} {:>9}  {:<22} {}\n", "time rank", "blocks",
+                                 "work ms", "idle", "memory", "sends a step");
+  for (std::size_t line = 0; line + 1 < begins.size(); ++line) {
+    const int first = begins[line], last = begins[line + 1];
+    text +=
+        fmt::format("  {:>11} {}", interval(fmt::format("{}", first), fmt::format("{}", last - 1)),
+                    row_of(job, first, last));
+  }
+  return text;
+}
+
+std::string run_lines(const JobPlan& job) {
+  const RunLength length = run_length(job.plan.config);
+  const double epoch = static_cast<double>(length.steps_an_epoch) * job.step_seconds();
+  const double run = static_cast<double>(length.steps) * job.step_seconds();
+  if (length.steps_an_epoch == 0)
+    return fmt::format("epoch     none: the training images do not fill a mini-batch\n");
+  return fmt::format(
+      "epoch     {} steps: {}\n"
+      "run       {} steps: {}, {:.3g} rank-hours; evaluation, checkpoints and reading come on "
+      "top\n",
+      format_count(length.steps_an_epoch), format_duration(epoch), format_count(length.steps),
+      format_duration(run), run * job.num_ranks() / 3600);
+}
+
+}  // namespace
+
+std::string job_text(const JobPlan& job) {
+  const RunPlan& plan = job.plan;
+  const Architecture& architecture = plan.architecture;
+  const std::vector<int> sizes = cut_evenly(plan.config.batch_size, plan.num_micro_batches);
+  std::string text = fmt::format(
+      "{}-{}: blocks {}, widths {}, {} parameters\n", architecture.rule().name,
+      architecture.depth(), fmt::join(architecture.blocks(), ","),
+      fmt::join(architecture.widths(), ","), format_count(architecture.num_parameters()));
+  text += fmt::format(
+      "grid      {} time rank{} x {} replica{}; {} micro-batches of {} image{}, {} a replica\n",
+      plan.placement.num_ranks(), plan.placement.num_ranks() == 1 ? "" : "s", plan.data_ranks,
+      plan.data_ranks == 1 ? "" : "s", plan.num_micro_batches,
+      sizes.front() == sizes.back() ? fmt::format("{}", sizes.front())
+                                    : fmt::format("{} or {}", sizes.back(), sizes.front()),
+      sizes.front() == 1 ? "" : "s", job.micro_batches_of_a_replica());
+  const int ranks_per_node = plan.nodes.ranks_per_node;
+  if (ranks_per_node > 0 && job.num_ranks() > ranks_per_node)
+    text += fmt::format("nodes     {} of {} ranks; between them {}\n",
+                        format_count((job.num_ranks() + ranks_per_node - 1) / ranks_per_node),
+                        ranks_per_node,
+                        plan.nodes.network ? "the network of the machine file"
+                                           : "messages are copied by the ranks, as within one");
+  text += fmt::format("schedule  {} with {} slice{} a rank\n", plan.schedule->name,
+                      slices_a_rank(job), slices_a_rank(job) == 1 ? "" : "s");
+  text +=
+      fmt::format("step      {} ms, {:.1f} images/s; {:.1f}% of the ranks' time idle\n",
+                  milliseconds(job.step_seconds()), job.images_per_second(), 100 * job.bubble());
+  if (job.takes_slowest)
+    text += "          the ranks of the machine file are of unequal speed: taken is the slowest\n";
+  if (!job.knows_messages && job.num_ranks() > 1)
+    text += "          the machine file is of one rank: messages are counted as free\n";
+  if (plan.data_ranks > 1)
+    text += fmt::format("          of it {} ms to add the replicas' gradients\n",
+                        milliseconds(job.sum_seconds));
+  if (job.update_seconds > 0)
+    text += fmt::format("          of it {} ms to update the weights\n",
+                        milliseconds(job.update_seconds));
+  return text + run_lines(job) + rank_table(job);
+}
+
+Json job_json(const JobPlan& job) {
+  const RunPlan& plan = job.plan;
+  const RunLength length = run_length(plan.config);
+  Json ranks = Json::array();
+  for (int replica = 0; replica < plan.data_ranks; ++replica)
+    for (std::size_t time_rank = 0; time_rank < job.ranks.size(); ++time_rank) {
+      const JobPlan::Rank& rank = job.ranks[time_rank];
+      Json slices = Json::array();
+      for (const BlockRange& slice : rank.slices) slices.push_back({slice.first, slice.last - 1});
+      ranks.push_back({{"time_rank", time_rank},
+                       {"replica", replica},
+                       {"blocks", num_blocks(rank)},
+                       {"slices", slices},
+                       {"work_seconds", rank.work_seconds},
+                       {"memory_bytes", static_cast<std::int64_t>(rank.memory.total())},
+                       {"message_bytes", job.message_bytes(static_cast<int>(time_rank), replica)},
+                       {"gradient_sum_bytes", rank.bytes_of_sums}});
+    }
+  return {{"step_seconds", job.step_seconds()},
+          {"images_per_second", job.images_per_second()},
+          {"bubble", job.bubble()},
+          {"gradient_sum_seconds", job.sum_seconds},
+          {"update_seconds", job.update_seconds},
+          {"time_ranks", plan.placement.num_ranks()},
+          {"data_ranks", plan.data_ranks},
+          {"micro_batches", plan.num_micro_batches},
+          {"schedule", plan.schedule->name},
+          {"slices_per_rank", slices_a_rank(job)},
+          {"steps_an_epoch", length.steps_an_epoch},
+          {"steps", length.steps},
+          {"ranks", ranks}};
+}
+
+std::string search_table(const std::vector<JobPlan>& jobs) {
+  std::string text = fmt::format("{:>4} {:>11} {:>13} {:<12} {:>6} {:>10} {:>10} {:>6} {:>10}\n",
+                                 "", "time x data", "micro-batches", "schedule", "slices",
+                                 "step ms", "images/s", "idle", "memory");
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    const JobPlan& job = jobs[i];
+    text +=
+        fmt::format("{:>4} {:>11} {:>13} {:<12} {:>6} {:>10} {:>10.1f} {:>5.0f}% {:>10}\n", i + 1,
+                    fmt::format("{} x {}", job.plan.placement.num_ranks(), job.plan.data_ranks),
+                    job.plan.num_micro_batches, job.plan.schedule->name, slices_a_rank(job),
+                    milliseconds(job.step_seconds()), job.images_per_second(), 100 * job.bubble(),
+                    format_bytes(job.most_memory()));
+  }
+  if (!jobs.front().plan.config.given("micro-batches"))
+    text +=
+        "  results depend on the number of micro-batches alone: batch norm sees one at a time\n";
+  return text;
+}
+
+}  // namespace revode
