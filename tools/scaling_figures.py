@@ -55,7 +55,7 @@ def draw_curve(axis, curve, key, scale, index, shift):
     look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5}
     planned = [(p["ranks"] * shift, scale * p["planned"][key]) for p in curve["points"]
                if p["planned"] and p["planned"][key] is not None]
-    axis.plot(*zip(*planned) if planned else ([], []), **look, linestyle="--", linewidth=1.1, markerfacecolor="white", zorder=3,
+    axis.plot(*zip(*planned) if planned else ([], []), **look, linestyle="--", linewidth=1.1, markerfacecolor="white", zorder=5,
               clip_on=False)
     seen = [(p["ranks"] * shift, p["measured"][key]) for p in curve["points"] if key in p["measured"]]
     if seen:

@@ -45,7 +45,7 @@ PLAN_OPTIONS = {"--" + name for name in ("arch depth blocks widths step-size gri
 GRID_NAMES = {"time": "Nx1", "data": "1xN"}
 
 
-MACHINE_BENCHES = 3
+MACHINE_BENCHES = 5
 NO_MATPLOTLIB = 77  # status of scaling_figures.py
 
 
@@ -95,7 +95,9 @@ def program_options(words):
 
 
 def layer_seconds(machine):
-    return sum(layer["forward_seconds"] + layer["back_seconds"] for rank in machine["ranks"] for layer in rank["layers"])
+    """Of a layer of each kind at the study's micro-batch, mean of the ranks."""
+    return sum(layer["forward_seconds"] + layer["back_seconds"] for rank in machine["ranks"] for layer in rank["layers"]
+               if layer["images"] == machine["micro_batch"]) / len(machine["ranks"])
 
 
 class Point:
@@ -286,7 +288,7 @@ class Study:
         return part.rename(file)
 
     def measure_machine(self):
-        """Costs of layers, and of messages where there are any, for the plans: the median of some, as one may be disturbed."""
+        """Costs of layers, and of messages where there are any, for the plans. Of some benches the fastest: disturbances add."""
         kept = self.folder / "machine.json"
         if kept.exists():
             return
@@ -297,8 +299,9 @@ class Study:
         files = [file for file in files
                  if self.bench(point, self.folder / "machine-bench.json", {**point.options, "--steps": "1"}, file)]
         if files:
-            files.sort(key=lambda file: layer_seconds(read_json(file)))
-            files[len(files) // 2].rename(kept)
+            min(files, key=lambda file: layer_seconds(read_json(file))).rename(kept)
+        for file in files:
+            file.unlink(missing_ok=True)
 
     def plan(self):
         machine = self.folder / "machine.json"
