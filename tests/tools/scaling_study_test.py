@@ -206,7 +206,7 @@ class ScalingStudy(unittest.TestCase):
                                         ("--grids 3xN: 3xN is on none of --ranks", ["--grids", "3xN"], NETWORK),
                                         ("--ranks 0: expected some whole numbers", ["--ranks", "0"], NETWORK),
                                         ("Nx1 in a study that is weak in data", ["--study", "data", "--grids", "time"], NETWORK),
-                                        ("--blocks : expected 3 whole numbers", ["--study", "depth"], NETWORK),
+                                        (r"--blocks \(left out\): expected 3 whole numbers", ["--study", "depth"], NETWORK),
                                         ("found --threads behind --", [], ["--threads", "2"]),
                                         ("--planned-only without --machine", ["--planned-only"], NETWORK),
                                         ("holds no study.json", ["--plot-only"], NETWORK)):
