@@ -4,7 +4,8 @@
     tools/scaling_figures.py DIR/summary.json -o PICTURE.png|.svg|.pdf [PICTURE...]
 
 Filled markers are medians of what was measured, bars reach from the least to the most; hollow markers on dashed lines are
-what `revode plan` predicts, whose memory is that of weights and states alone; the thin grey line is ideal scaling. Exit status 77: no matplotlib.
+what `revode plan` predicts, whose memory is that of weights and states alone; the thin grey line is ideal scaling.
+Exit status 77: there is no matplotlib.
 """
 import argparse
 import json

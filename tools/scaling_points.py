@@ -19,7 +19,8 @@ def whole_numbers(option, text, count=None):
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1 or count not in (None, len(numbers)):
-        raise StudyError(f"{option} {text or '(left out)'}: expected {count or 'some'} whole numbers from 1 on, separated by commas")
+        raise StudyError(f"{option} {text or '(left out)'}: expected {count or 'some'} whole numbers from 1 on, "
+                         "separated by commas")
     return numbers
 
 

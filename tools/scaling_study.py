@@ -14,11 +14,19 @@ Studies (T time ranks share the depth, D data ranks are replicas):
 Grids, several separated by commas, T x D: `Nx1` (or `time`), `1xN` (or `data`), `4xN`, `Nx2`: a curve each, over --ranks;
 or grids in numbers, 1x1,2x1,1x2,2x2: a curve for each T (study depth: for each D).
 
-DIR holds study.json (what was measured where), T-x-D-rR.json (bench number R on that grid), machine.json and plan-TxD.json
+DIR holds study.json (what was measured where), TxD-rR.json (bench number R on that grid), machine.json and plan-TxD.json
 (the prediction), study.csv, summary.json, scaling.png and scaling.svg. The same command goes on where it was interrupted;
 more --ranks, --grids and --repetitions may be added, while another revision, machine, option or number of threads is
 refused. Speed-up and efficiency are those against the fewest ranks (strong: of all curves, else of each curve), measured
 ones within a repetition, predicted ones within the plan.
+
+scaling.png shows speed-up (weak studies: the step's time), efficiency, the mean share of a step that ranks wait, and the
+memory of the rank that needs most: solid lines with medians and bars from the least to the most are measured, dashed ones
+planned, whose memory is that of weights and states alone.
+
+    tools/scaling_study.py --output runs/strong --ranks 1,2,4 -- --depth 74 --batch-size 128 --micro-batches 16
+    tools/scaling_study.py --output runs/depth --study depth --launcher slurm --sbatch-options='--exclusive' --threads 2 \\
+      -- --blocks 14,14,14 --batch-size 128 --micro-batches 32
 
 Exit status: 0 done, 1 something failed (the rest was measured), 2 bad usage, 130 interrupted.
 """
@@ -84,8 +92,8 @@ class Launcher:
             return [given.mpirun, *options, "-n", str(ranks), given.revode, *words, "--threads", str(self.threads)], None
         # jobs/common.sh has what a site sets: modules, and srun or mpirun. It passes --cpus-per-task on as --threads.
         home = shlex.quote(str(REPOSITORY))
-        script = (f"#!/bin/bash\nREVODE_HOME={home}\nREVODE={shlex.quote(given.revode)}\nsource {home}/jobs/common.sh || exit 2\n"
-                  f"set_launch {ranks} {shlex.join(words)}\n" '"${launch[@]}"\n')
+        script = (f"#!/bin/bash\nREVODE_HOME={home}\nREVODE={shlex.quote(given.revode)}\n"
+                  f"source {home}/jobs/common.sh || exit 2\nset_launch {ranks} {shlex.join(words)}\n" '"${launch[@]}"\n')
         return ["sbatch", "--wait", "--job-name=revode-study", f"--ntasks={ranks}", f"--cpus-per-task={self.threads}",
                 f"--output={log}", *shlex.split(given.sbatch_options)], script
 
@@ -137,6 +145,8 @@ class Study:
         given = self.arguments
         if given.repetitions < 1:
             raise StudyError(f"--repetitions {given.repetitions}: expected at least 1")
+        if given.threads is not None and given.threads < 1:
+            raise StudyError(f"--threads {given.threads}: expected at least 1")
         if given.planned_only and not given.machine:
             raise StudyError("--planned-only without --machine: expected a file that `revode bench --machine-file` wrote")
         if not os.access(given.revode, os.X_OK):
@@ -215,7 +225,7 @@ class Study:
         return part.rename(file)
 
     def measure_machine(self):
-        """Costs of layers, and of messages where there are any, for the plans. Of some benches the fastest: disturbances add."""
+        """Costs of layers and messages, for the plans. The fastest of some benches: disturbances only add."""
         kept = self.folder / "machine.json"
         if kept.exists():
             return
@@ -288,7 +298,8 @@ def read_arguments():
                         help="as in --mpirun-options='--oversubscribe --bind-to none' (default none; with several threads a "
                              "rank --map-by slot:PE=THREADS --bind-to core)")
     parser.add_argument("--sbatch-options", default="", metavar="'...'",
-                        help="as in --sbatch-options='--exclusive --partition=work'; jobs/common.sh says how a job starts ranks")
+                        help="as in --sbatch-options='--exclusive --partition=work'; how a job starts its ranks is said in "
+                             "jobs/common.sh")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     arguments = parser.parse_args(words[:split])
