@@ -47,6 +47,8 @@ class Point:
         self.options = dict(options)
         if study == "depth":
             blocks = whole_numbers("--blocks", options.get("--blocks", ""), 3)
+            # Default widths depend on the depth: a grid would have other layers than the next.
+            whole_numbers("--widths", options.get("--widths", ""), 3)
             self.options["--blocks"] = ",".join(str(number * self.time_ranks) for number in blocks)
         if study == "data" or self.data_ranks > 1 and study == "depth":
             for name in ("--batch-size", "--micro-batches"):

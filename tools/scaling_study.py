@@ -7,8 +7,8 @@
 
 Studies (T time ranks share the depth, D data ranks are replicas):
   strong  network and mini-batch stay the same
-  depth   weak in depth: --blocks A,B,C is for one time rank and is multiplied by T; mini-batch and micro-batches of one
-          replica are multiplied by D
+  depth   weak in depth: --blocks A,B,C is for one time rank and is multiplied by T (give --widths as well); mini-batch
+          and micro-batches of one replica are multiplied by D
   data    weak in data: --batch-size and --micro-batches are for one replica and are multiplied by D
 
 Grids, several separated by commas, T x D: `Nx1` (or `time`), `1xN` (or `data`), `4xN`, `Nx2`: a curve each, over --ranks;
@@ -26,7 +26,7 @@ planned, whose memory is that of weights and states alone.
 
     tools/scaling_study.py --output runs/strong --ranks 1,2,4 -- --depth 74 --batch-size 128 --micro-batches 16
     tools/scaling_study.py --output runs/depth --study depth --launcher slurm --sbatch-options='--exclusive' --threads 2 \\
-      -- --blocks 14,14,14 --batch-size 128 --micro-batches 32
+      -- --blocks 7,6,5 --widths 32,64,112 --batch-size 128 --micro-batches 32
 
 Exit status: 0 done, 1 something failed (the rest was measured), 2 bad usage, 130 interrupted.
 """

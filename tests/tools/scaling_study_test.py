@@ -151,7 +151,7 @@ class ScalingStudy(unittest.TestCase):
             self.assertAlmostEqual(float(lines[2][name]), value, 5, name)
 
     def test_weak_in_depth_multiplies_blocks_by_time_ranks(self):
-        self.run_study("--study", "depth", "--ranks", "1,4", "--repetitions", "1", network=[*NETWORK, "--blocks", "3,2,1"])
+        self.run_study("--study", "depth", "--ranks", "1,4", "--repetitions", "1", network=[*NETWORK, "--blocks", "3,2,1", "--widths", "4,4,4"])
 
         lines = (self.folder / "calls").read_text()
         self.assertEqual([(call["--blocks"], call["--batch-size"]) for call in self.calls()], [("3,2,1", "8"), ("12,8,4", "8")])
@@ -207,6 +207,7 @@ class ScalingStudy(unittest.TestCase):
                                         ("--ranks 0: expected some whole numbers", ["--ranks", "0"], NETWORK),
                                         ("Nx1 in a study that is weak in data", ["--study", "data", "--grids", "time"], NETWORK),
                                         (r"--blocks \(left out\): expected 3 whole numbers", ["--study", "depth"], NETWORK),
+                                        (r"--widths \(left out\)", ["--study", "depth"], ["--blocks", "1,1,1"]),
                                         ("found --threads behind --", [], ["--threads", "2"]),
                                         ("--planned-only without --machine", ["--planned-only"], NETWORK),
                                         ("holds no study.json", ["--plot-only"], NETWORK)):
