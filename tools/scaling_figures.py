@@ -56,8 +56,8 @@ def draw_curve(axis, curve, key, scale, index, shift):
     look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5}
     planned = [(p["ranks"] * shift, scale * p["planned"][key]) for p in curve["points"]
                if p["planned"] and p["planned"][key] is not None]
-    axis.plot(*zip(*planned) if planned else ([], []), **look, linestyle="--", linewidth=1.1, markerfacecolor="white", zorder=5,
-              clip_on=False)
+    axis.plot(*zip(*planned) if planned else ([], []), **look, linestyle="--", linewidth=1.1, markerfacecolor="white",
+              zorder=5, clip_on=False)
     seen = [(p["ranks"] * shift, p["measured"][key]) for p in curve["points"] if key in p["measured"]]
     if seen:
         middle = [scale * value["median"] for _, value in seen]
@@ -76,8 +76,8 @@ def draw_ideal(axis, summary, key, ranks):
         for curve in summary["series"]:
             first = next((p for p in curve["points"] if p["grid"] == curve["base"]), None)
             if first:
-                step = first["measured"]["step_seconds"]["median"] if first["measured"] else first["planned"]["step_seconds"]
-                axis.axhline(step, **IDEAL)
+                seen = first["measured"]
+                axis.axhline(seen["step_seconds"]["median"] if seen else first["planned"]["step_seconds"], **IDEAL)
 
 
 def short(value, _=None):
@@ -120,8 +120,8 @@ def draw(summary):
         set_axes(axis, key, ranks)
     measured, planned = any(p["measured"] for p in points), any(p["planned"] for p in points)
     look = {"markersize": 5, "linestyle": "", **({} if measured else {"markerfacecolor": "white"})}
-    handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], label=label_of(curve["name"]),
-                      **look) for i, curve in enumerate(curves)]
+    handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], **look,
+                      label=label_of(curve["name"])) for i, curve in enumerate(curves)]
     handles += [Line2D([], [], color="black", linewidth=1.4, label="measured, least..most")] if measured else []
     handles += [Line2D([], [], color="black", linewidth=1.1, linestyle="--",
                        label="planned (memory: weights and states)")] if planned else []

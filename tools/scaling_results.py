@@ -85,10 +85,12 @@ def table(summary):
 
 
 def columns(row, ending):
-    units = {"step_seconds": ("step_seconds", 1), "images_per_second": ("images_per_second", 1), "speed_up": ("speed_up", 1),
-             "efficiency": ("efficiency_percent", 100), "waiting": ("waiting_percent", 100),
-             "memory_bytes": ("memory_mib", 1 / MIB)}
-    return {name + ending: "" if row.get(key) is None else round(row[key] * scale, 6) for key, (name, scale) in units.items()}
+    """Figures of a row in units for people; a cell is empty where there is none."""
+    units = {"step_seconds": ("step_seconds", 1), "images_per_second": ("images_per_second", 1),
+             "speed_up": ("speed_up", 1), "efficiency": ("efficiency_percent", 100),
+             "waiting": ("waiting_percent", 100), "memory_bytes": ("memory_mib", 1 / MIB)}
+    return {name + ending: "" if row.get(key) is None else round(row[key] * scale, 6)
+            for key, (name, scale) in units.items()}
 
 
 def percent(row, key):

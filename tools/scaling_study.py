@@ -133,8 +133,9 @@ class Study:
         options = self.facts["options"] if arguments.plot_only else program_options(arguments.options)
         grids = arguments.grids or {"strong": "time,data", "depth": "time", "data": "data"}[arguments.study]
         self.series = make_series(arguments.study, grids, whole_numbers("--ranks", arguments.ranks))
-        all_grids = sorted({grid for _, members in self.series for grid in members}, key=lambda grid: (grid[0] * grid[1], grid))
-        self.points = [Point(arguments.study, grid, options) for grid in all_grids]
+        all_grids = {grid for _, members in self.series for grid in members}
+        self.points = [Point(arguments.study, grid, options)
+                       for grid in sorted(all_grids, key=lambda grid: (grid[0] * grid[1], grid))]
         self.most_ranks = max(point.ranks for point in self.points)
         if not arguments.plot_only:
             self.begin(options, grids)
@@ -167,19 +168,23 @@ class Study:
             self.refuse_other(name, value, "now")
         if not given.planned_only:
             why = ("" if given.threads else " (as in the folder)" if "threads" in self.facts else
-                   " (as in the machine file)" if machine else f" ({cores} cores here / {self.most_ranks} ranks, at least 1)")
+                   " (as in the machine file)" if machine else
+                   f" ({cores} cores here / {self.most_ranks} ranks, at least 1)")
             say(f"threads a rank: {threads}{why}")
         if here and self.most_ranks * threads > cores:
             say(f"warning: {self.most_ranks} ranks of {threads} threads share {cores} cores: times say nothing of scaling")
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = self.folder / "machine.json"
         if machine and kept.exists() and read_json(kept) != machine:
-            raise StudyError(f"--machine {given.machine} is not the one that {kept} holds; expected that or another --output")
+            raise StudyError(f"--machine {given.machine} is not the one that {kept} holds; expected that one, or another "
+                             "folder for --output")
         if machine:
             write_whole(kept, json.dumps(machine, indent=1) + "\n")
         # A study begun earlier keeps its host and date.
-        begun = {"host_name": platform.node(), "begun": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds")}
-        self.facts = {**begun, **self.facts, **facts, "grids": grids, "ranks": given.ranks, "repetitions": given.repetitions}
+        now = datetime.datetime.now(datetime.timezone.utc)
+        begun = {"host_name": platform.node(), "begun": now.isoformat("T", "seconds")}
+        asked = {"grids": grids, "ranks": given.ranks, "repetitions": given.repetitions}
+        self.facts = {**begun, **self.facts, **facts, **asked}
         self.keep_facts()
 
     def keep_facts(self):
@@ -187,8 +192,8 @@ class Study:
 
     def refuse_other(self, name, value, where):
         if name in self.facts and self.facts[name] != value:
-            raise StudyError(f"{self.folder} holds a study with {name} {self.facts[name]!r}, {where} it is {value!r}; expected "
-                             "the same, or another folder for --output")
+            raise StudyError(f"{self.folder} holds a study with {name} {self.facts[name]!r}, {where} it is {value!r}; "
+                             "expected the same, or another folder for --output")
 
     def fail(self, text):
         self.failures += 1
@@ -248,8 +253,9 @@ class Study:
             if file.exists():
                 continue
             known = [word for pair in point.options.items() if pair[0] in PLAN_OPTIONS for word in pair]
-            error = run([self.arguments.revode, "plan", "--machine", str(machine), "--ranks", str(point.ranks), "--time-ranks",
-                         str(point.time_ranks), "--data-ranks", str(point.data_ranks), *known, "--json", str(part)])
+            error = run([self.arguments.revode, "plan", "--machine", str(machine), "--ranks", str(point.ranks),
+                         "--time-ranks", str(point.time_ranks), "--data-ranks", str(point.data_ranks), *known,
+                         "--json", str(part)])
             if error:
                 self.fail(error)
             else:
@@ -295,8 +301,8 @@ def read_arguments():
                         help="slurm: each measurement is a job, `sbatch --wait` (default %(default)s)")
     parser.add_argument("--mpirun", default="mpirun", metavar="PROGRAM", help=argparse.SUPPRESS)
     parser.add_argument("--mpirun-options", default="", metavar="'...'",
-                        help="as in --mpirun-options='--oversubscribe --bind-to none' (default none; with several threads a "
-                             "rank --map-by slot:PE=THREADS --bind-to core)")
+                        help="as in --mpirun-options='--oversubscribe --bind-to none' (default none; with several threads "
+                             "a rank --map-by slot:PE=THREADS --bind-to core)")
     parser.add_argument("--sbatch-options", default="", metavar="'...'",
                         help="as in --sbatch-options='--exclusive --partition=work'; how a job starts its ranks is said in "
                              "jobs/common.sh")
