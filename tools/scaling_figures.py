@@ -30,7 +30,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 IDEAL = {"color": "#999999", "linewidth": 0.8, "zorder": 1}
-NUDGE = 0.035  # of a doubling: curves beside each other, so that their error bars are
+NUDGE = 0.06  # of a doubling: curves beside each other, so that their error bars are
 
 
 def label_of(name):
@@ -53,17 +53,19 @@ def panels(summary):
 
 def draw_curve(axis, curve, key, scale, index, shift):
     """Measured and predicted values of one series."""
-    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5}
+    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    # A ring around a disc where the two agree.
+    size = 7.5 if any(p["measured"] for p in curve["points"]) else 5
     planned = [(p["ranks"] * shift, scale * p["planned"][key]) for p in curve["points"]
                if p["planned"] and p["planned"][key] is not None]
-    axis.plot(*zip(*planned) if planned else ([], []), **look, linestyle="--", linewidth=1.1, markerfacecolor="white",
-              zorder=5, clip_on=False)
+    axis.plot(*zip(*planned) if planned else ([], []), **look, markersize=size, markerfacecolor="white",
+              linestyle="--", linewidth=1.1, zorder=3, clip_on=False)
     seen = [(p["ranks"] * shift, p["measured"][key]) for p in curve["points"] if key in p["measured"]]
     if seen:
         middle = [scale * value["median"] for _, value in seen]
         bars = [[scale * abs(value["median"] - value[end]) for _, value in seen] for end in ("least", "most")]
-        axis.errorbar([ranks for ranks, _ in seen], middle, yerr=bars, **look, linewidth=1.4, capsize=3, zorder=4,
-                      clip_on=False)
+        axis.errorbar([ranks for ranks, _ in seen], middle, yerr=bars, **look, markersize=4.5, linewidth=1.4, capsize=3,
+                      zorder=4, clip_on=False)
 
 
 def draw_ideal(axis, summary, key, ranks):
