@@ -237,11 +237,14 @@ class Study:
         # Micro-batches have the same size on all grids of a study, and layers cost the same at any depth.
         point = Point("strong", (2, 1) if self.most_ranks > 1 else (1, 1), self.points[0].options)
         say(f"costs of layers and messages on {point.name}")
-        files = [self.folder / f"machine-{number}.json" for number in range(1, MACHINE_BENCHES + 1)]
-        files = [file for file in files
-                 if self.bench(point, self.folder / "machine-bench.json", {**point.options, "--steps": "1"}, file)]
-        if files:
-            min(files, key=lambda file: layer_seconds(read_json(file))).rename(kept)
+        files = []
+        for number in range(1, MACHINE_BENCHES + 1):
+            file = self.folder / f"machine-{number}.json"
+            # Without costs there is no prediction, but what is to be measured still is.
+            if not self.bench(point, self.folder / "machine-bench.json", {**point.options, "--steps": "1"}, file):
+                return
+            files.append(file)
+        min(files, key=lambda file: layer_seconds(read_json(file))).rename(kept)
         for file in files:
             file.unlink(missing_ok=True)
 
