@@ -81,8 +81,6 @@ SharedMemory::~SharedMemory() {
   }
 }
 
-bool SharedMemory::is_alone() const { return std::ranges::count(is_on_host_, true) == 1; }
-
 void* SharedMemory::allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;
   int file = memfd_create(shared_memory_name, MFD_CLOEXEC);

@@ -49,7 +49,7 @@ struct MpiTransport::Shared {
 
   SharedMemory memory;
   Communicator back;  // for what receivers give
-  bool makes_arrays = true;
+  bool makes_arrays = false;
   std::vector<bool> same_state_size, same_adjoint_size;  // by rank
 };
 
@@ -58,14 +58,18 @@ MpiTransport::MpiTransport(const Communicator& communicator, std::size_t state_s
     : communicator_(communicator) {
   if (communicator.size() == 1) return;
   shared_ = std::make_unique<Shared>(communicator);
-  shared_->makes_arrays =
-      !shared_->memory.is_alone() && std::getenv("REVODE_COPY_MESSAGES") == nullptr;
   const std::array<std::int64_t, 2> mine{static_cast<std::int64_t>(state_size),
                                          static_cast<std::int64_t>(adjoint_size)};
   for (const std::vector<std::int64_t>& theirs : communicator.all_gather_each(mine)) {
     shared_->same_state_size.push_back(theirs[0] == mine[0]);
     shared_->same_adjoint_size.push_back(theirs[1] == mine[1]);
   }
+  // Arrays that are never exchanged are better where they may have large pages.
+  if (std::getenv("REVODE_COPY_MESSAGES") != nullptr) return;
+  for (const int rank : communicator.ranks_of_host())
+    if (rank != communicator.rank() &&
+        (shared_->same_state_size[rank] || shared_->same_adjoint_size[rank]))
+      shared_->makes_arrays = true;
 }
 
 MpiTransport::~MpiTransport() = default;

@@ -24,9 +24,6 @@ class SharedMemory final : public MemorySpace {
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
 
-  /// Whether no other rank runs on this host.
-  bool is_alone() const;
-
   std::string_view name() const override { return "host, shared"; }
   bool host_accessible() const override { return true; }
   void* allocate(std::size_t bytes) override;
