@@ -206,7 +206,7 @@ class RankBalance {
     slices_[move.slice + 1].first += sign * move.blocks;
   }
 
-  /// Totals after the moves; empty where a slice would be.
+  /// Totals after the moves; none where a slice would be empty or too large.
   Totals after(const std::vector<Move>& moves) {
     Totals totals = totals_;
     std::set<int> changed;

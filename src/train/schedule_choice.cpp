@@ -161,8 +161,11 @@ class StepMessages {
     const int behind = tag.kind == MessageKind::state ? tag.slice : tag.slice + 1;
     const auto& [values, way] = boundaries_[behind - 1];
     if (way != Way::network) return 0;
+    // A rebuilt state and its adjoint share the way.
+    const double states = tag.kind == MessageKind::state ? 1 : 2;
     const NodeLayout::Network& network = *plan_.nodes.network;
-    return giga * (network.latency_seconds + values * sizeof(float) / network.bytes_per_second);
+    return giga * (network.latency_seconds +
+                   states * values * sizeof(float) / network.bytes_per_second);
   }
 
  private:
@@ -210,12 +213,13 @@ SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWor
     const SweepCost& time = time_of[work.slice];
     return static_cast<double>(work.sweep == Sweep::forward ? time.forward : time.back);
   };
-  const auto delay = [&](int, int, const MessageTag& tag, std::size_t) {
-    return messages.delay(tag);
-  };
-  SimulationResult result =
-      simulate(make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement,
-               {.compute = compute, .message = delay, .on_work = std::move(on_work)});
+  SimulationCosts costs{.compute = compute, .on_work = std::move(on_work)};
+  if (plan.nodes.network)
+    costs.message = [&](int, int, const MessageTag& tag, std::size_t) {
+      return messages.delay(tag);
+    };
+  SimulationResult result = simulate(
+      make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement, costs);
   // Messages keep a rank busy, but they are no work.
   for (SimulationResult::Rank& rank : result.ranks) rank.busy_seconds = 0;
   for (int slice = 0; slice < plan.placement.num_slices(); ++slice)

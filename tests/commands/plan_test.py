@@ -57,6 +57,16 @@ class Plan(program.ProgramTest):
             self.assertEqual(job["micro_batches"], 4)
             self.assertEqual(len(job["ranks"]), 4)
 
+    def test_the_search_says_what_steps_spend(self):
+        text = self.run_program("plan", *NETWORK, *STEP, "--machine", "machine.json", "--ranks", "4", "--search").stdout
+        listed = [line for line in text.splitlines() if ", pipeline" in line or "work 1" in line or ", sums" in line]
+        self.assertGreaterEqual(len(listed), 3)
+        for line in listed:
+            shares = [int(word.rstrip("%,")) for word in line.split() if word.rstrip(",").endswith("%")]
+            self.assertAlmostEqual(sum(shares), 100, delta=2)
+            if " 4 x 1 " not in line:
+                self.assertIn("sums", line)
+
     def test_a_run_that_is_only_planned(self):
         run = [*NETWORK, *STEP, "--threads", "1", "--plan-only"]
         text = self.run_program(*run, ranks=2).stdout
