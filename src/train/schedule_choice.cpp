@@ -164,8 +164,8 @@ class StepMessages {
     // A rebuilt state and its adjoint share the way.
     const double states = tag.kind == MessageKind::state ? 1 : 2;
     const NodeLayout::Network& network = *plan_.nodes.network;
-    return giga * (network.latency_seconds +
-                   states * values * sizeof(float) / network.bytes_per_second);
+    return giga *
+           (network.latency_seconds + states * values * sizeof(float) / network.bytes_per_second);
   }
 
  private:
