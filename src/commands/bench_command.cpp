@@ -4,11 +4,11 @@
 #include <fstream>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "revode/core/console.hpp"
 #include "revode/core/spread.hpp"
@@ -289,7 +289,7 @@ Json machine_of(Network& network, const Measurements& seen) {
           {"processor", processor_name()},
           {"backend", network.backend().description()},
           {"threads", network.num_threads()},
-          {"processors", std::thread::hardware_concurrency()},
+          {"processors", sysconf(_SC_NPROCESSORS_ONLN)},
           {"precision", plan.config.precision},
           {"activations", plan.config.activations},
           {"micro_batch", micro_batch},

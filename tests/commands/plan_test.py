@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What `revode plan` predicts is complete, adds up, and needs neither the ranks nor MPI."""
 import json
+import os
 import re
 import unittest
 
@@ -57,6 +58,16 @@ class Plan(program.ProgramTest):
             self.assertEqual(job["time_ranks"] * job["data_ranks"], 4)
             self.assertEqual(job["micro_batches"], 4)
             self.assertEqual(len(job["ranks"]), 4)
+
+    def test_the_processors_are_the_hosts_whichever_a_rank_is_bound_to(self):
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(allowed)})
+        try:
+            self.run_program("bench", *NETWORK, *STEP, "--threads", "1", "--steps", "1", "--train-fraction", "0.01",
+                             "--machine-file", "bound.json", ranks=1)
+        finally:
+            os.sched_setaffinity(0, allowed)
+        self.assertEqual(json.loads((self.folder / "bound.json").read_text())["processors"], os.sysconf("SC_NPROCESSORS_ONLN"))
 
     def test_the_search_says_what_steps_spend(self):
         text = self.run_program("plan", *NETWORK, *STEP, "--machine", "machine.json", "--ranks", "4", "--search").stdout
