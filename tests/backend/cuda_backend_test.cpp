@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "revode/core/buffer.hpp"
 
+#include "backend/backend_sweep.hpp"
 #include "backend/backend_under_test.hpp"
 #include "backend/cuda/host_device.hpp"
 #include "support/staged_backend.hpp"
@@ -72,6 +74,88 @@ TEST(CudaBackend, ProgressMayAskForMarks) {
     backend->wait(behind_second);
     EXPECT_EQ(second, values);
   }
+}
+
+template <typename T>
+StagedBuffer<T> place(Backend<float>& backend, const std::vector<T>& values) {
+  StagedBuffer<T> array(values.size(), Memory::workspace, backend);
+  std::ranges::copy(values, array.host().begin());
+  array.store();
+  return array;
+}
+
+template <typename T>
+std::vector<T> read(StagedBuffer<T>& array) {
+  const std::span<const T> values = array.read();
+  return {values.begin(), values.end()};
+}
+
+/// There and back through all of `segment`; states, adjoints and counts of `sweep` become what
+/// they are at the end.
+void sweep_there_and_back(Backend<float>& backend, Segment<float>& segment, Sweep& sweep) {
+  StagedBuffer<float> state[2], adjoint[2];
+  for (int slot = 0; slot < 2; ++slot) {
+    state[slot] = place(backend, sweep.state[slot]);
+    adjoint[slot] = place(backend, sweep.adjoint[slot]);
+  }
+  StagedBuffer<RangeCounts> counts(1, Memory::workspace, backend);
+  StagedBuffer<int> overflow(1, Memory::workspace, backend);
+  const StateView<float> view{{state[0].data(), state[1].data()}, sweep.batch};
+  segment.advance(all(segment.shape()), view, counts.data(), nullptr);
+  segment.retreat(all(segment.shape()), view, {{adjoint[0].data(), adjoint[1].data()}, sweep.batch},
+                  nullptr, {.highest = overflow.data(), .first = 7});
+  for (int slot = 0; slot < 2; ++slot) {
+    sweep.state[slot] = read(state[slot]);
+    sweep.adjoint[slot] = read(adjoint[slot]);
+  }
+  sweep.counts = counts.read()[0];
+  sweep.overflow = overflow.read()[0];
+}
+
+// The first call of a range is made work by work, the second is recorded, then it is replayed; a
+// larger batch in between moves the arrays that all work in.
+TEST(CudaBackend, ReplayedSweepsGiveTheSameBits) {
+  for (const cuda::RunOrder order : all_orders)
+    for (const Dynamics& line : dynamics) {
+      SCOPED_TRACE(line.name);
+      const auto backend = make_on_host(order);
+      const SegmentShape shape = make_shape({3, 4, 5, 2}, line, 3, 16);
+      Sweep start = make_sweep(shape, 2);
+      start.state[0][0] = 300;     // is counted
+      start.adjoint[1][3] = 1e6f;  // makes the sums overflow
+      auto kernel = place(*backend, start.kernel), bias = place(*backend, start.bias);
+      auto kernel_sums = place(*backend, start.kernel_sums);
+      auto bias_sums = place(*backend, start.bias_sums);
+      const auto segment = backend->make_segment(shape);
+      segment->bind({kernel.data(), bias.data()});
+      segment->bind_gradient({kernel_sums.data(), bias_sums.data()});
+      segment->load_weights();
+
+      Sweep first = start;
+      sweep_there_and_back(*backend, *segment, first);
+      const std::vector<ExactSum> sums = read(kernel_sums), sums_of_bias = read(bias_sums);
+      EXPECT_GT(first.counts.out_of_range, 0);
+      EXPECT_GE(first.overflow, 7);
+      for (const int batch : {2, 2, 5, 2, 5, 2}) {
+        Sweep again = batch == 2 ? start : make_sweep(shape, batch);
+        for (auto* array : {&kernel_sums, &bias_sums}) {
+          const auto& from = array == &kernel_sums ? start.kernel_sums : start.bias_sums;
+          std::ranges::copy(from, array->host().begin());
+          array->store();
+        }
+        sweep_there_and_back(*backend, *segment, again);
+        if (batch != 2) continue;
+        for (int slot = 0; slot < 2; ++slot) {
+          EXPECT_EQ(bits(again.state[slot]), bits(first.state[slot]));
+          EXPECT_EQ(bits(again.adjoint[slot]), bits(first.adjoint[slot]));
+        }
+        EXPECT_EQ(read(kernel_sums), sums);
+        EXPECT_EQ(read(bias_sums), sums_of_bias);
+        EXPECT_EQ(again.counts.out_of_range, first.counts.out_of_range);
+        EXPECT_EQ(again.counts.rounded_to_zero, first.counts.rounded_to_zero);
+        EXPECT_EQ(again.overflow, first.overflow);
+      }
+    }
 }
 
 }  // namespace

@@ -212,6 +212,78 @@ TEST_P(HostDeviceOfAnyOrder, FindsMemoryOfTheHostInAKernel) {
             std::string::npos);
 }
 
+TEST_P(HostDeviceOfAnyOrder, AGraphRunsWhatWasRecorded) {
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.begin_recording(first);
+  double_values(a, b, first);
+  const Graph graph = device.end_recording(first);
+  device.zero(b, size * sizeof(float), first);
+  device.copy_out(result.data(), b, size * sizeof(float), first);
+  synchronize(first);
+  EXPECT_EQ(result, std::vector<float>(size, 0.0f));
+
+  for (float& value : host) value += 1;
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  for (int run = 0; run < 2; ++run) device.run(graph, first);
+  device.release(graph);
+  device.copy_out(result.data(), b, size * sizeof(float), first);
+  synchronize(first);
+  EXPECT_EQ(result, std::vector<float>(size, 5.0f));
+}
+
+TEST_P(HostDeviceOfAnyOrder, AGraphIsOrderedLikeItsWork) {
+  device.begin_recording(second);
+  double_values(a, c, second);
+  const Graph graph = device.end_recording(second);
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+
+  EXPECT_NE(fault_of([&] { device.run(graph, second); }).find("nothing orders copy in on stream 0"),
+            std::string::npos);
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsWhatCannotBeRecorded) {
+  device.begin_recording(first);
+
+  EXPECT_NE(
+      fault_of([&] { device.record(event, first); }).find("record on stream 0, which records"),
+      std::string::npos);
+  EXPECT_NE(fault_of([&] { device.wait(first, event); }).find("wait on"), std::string::npos);
+  EXPECT_NE(fault_of([&] { array(first); }).find("allocate on"), std::string::npos);
+  EXPECT_NE(fault_of([&] {
+              device.copy_in(a, host.data(), size * sizeof(float), first);
+            }).find("copy in on"),
+            std::string::npos);
+  device.end_recording(first);
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsAGraphOfMemoryThatWasGivenBack) {
+  device.begin_recording(first);
+  double_values(a, b, first);
+  const Graph graph = device.end_recording(first);
+  device.release(b, size * sizeof(float), first);
+
+  EXPECT_NE(fault_of([&] { device.run(graph, first); }).find("uses memory that was given back"),
+            std::string::npos);
+}
+
+// A library's workspace moves when a larger convolution comes.
+TEST_P(HostDeviceOfAnyOrder, FindsAGraphOfAWorkspaceThatMoved) {
+  const Convolution small{1, 1, 1, 1, 1, a, a + 16, b}, large{4, 1, 1, 1, 1, a, a + 16, b};
+  device.copy_in(a, host.data(), size * sizeof(float), first);
+  device.convolve(small, first);
+  device.begin_recording(first);
+  device.convolve(small, first);
+  const Graph graph = device.end_recording(first);
+  const int generation = device.generation();
+  device.run(graph, first);
+  EXPECT_EQ(device.generation(), generation);
+  device.convolve(large, first);
+
+  EXPECT_GT(device.generation(), generation);
+  EXPECT_NE(fault_of([&] { device.run(graph, first); }).find("uses memory that was given back"),
+            std::string::npos);
+}
+
 // It may be done early, but never looks done without a wait where it runs late.
 TEST_P(HostDeviceOfAnyOrder, AResultIsPoisonUntilItIsThere) {
   device.copy_in(a, host.data(), size * sizeof(float), first);

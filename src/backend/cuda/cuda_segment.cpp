@@ -22,6 +22,19 @@ std::size_t aligned(std::size_t size) {
   return (size + aligned_floats - 1) / aligned_floats * aligned_floats;
 }
 
+/// More than a run needs: two sizes of micro-batches, two of evaluation, and 12,000 layers a slice.
+constexpr std::size_t most_replays = 4096;
+
+template <typename Derived, typename Base>
+Derived& of_batch(Base* recording, int batch) {
+  auto* const record = dynamic_cast<Derived*>(recording);
+  REVODE_CHECK(record != nullptr && record->batch >= batch,
+               "a recording of another backend or of a smaller batch than {} was handed in", batch);
+  return *record;
+}
+
+}  // namespace
+
 /// Of one micro-batch, entries of [batch, height, width, channels]: in entry j + 1 the input of
 /// coupling j, which is the target of the one before; in entry 0 the target of coupling 0 before it
 /// changes. And hidden [num_couplings].
@@ -32,12 +45,15 @@ struct CudaRecording final : Recording {
         state((std::size_t{1} + shape.num_couplings) * entry_size, Memory::stash, space),
         hidden(shape.num_couplings * entry_size, Memory::stash, space) {}
 
+  float* state_at(int entry) { return state.data() + entry * entry_size; }
+  const float* state_at(int entry) const { return state.data() + entry * entry_size; }
+  float* hidden_of(int coupling) { return hidden.data() + coupling * entry_size; }
+  const float* hidden_of(int coupling) const { return hidden.data() + coupling * entry_size; }
+
   int batch;
   std::size_t entry_size;
   Buffer<float> state, hidden;
 };
-
-}  // namespace
 
 CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine)
     : shape_(shape), engine_(std::move(engine)) {
@@ -49,6 +65,13 @@ CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engi
   if (shape.force == Force::symmetric)
     adjoint_kernel_ = Buffer<float>(kernel_.size(), Memory::packed_weights, space);
   bias_ = Buffer<float>(couplings * shape.channels, Memory::packed_weights, space);
+  counts_ = Buffer<RangeCounts>(1, Memory::workspace, space);
+  overflow_ = Buffer<int>(1, Memory::workspace, space);
+}
+
+void CudaSegment::bind_gradient(const SegmentGradient& gradient) {
+  replays_.clear();
+  gradient_ = gradient;
 }
 
 int CudaSegment::couplings_a_chunk() const { return worthwhile_chunk; }
@@ -119,6 +142,7 @@ struct CudaSegment::Pair {
         slot{engine.scratch(first, segment.size(batch)),
              engine.scratch(second, segment.size(batch))} {}
 
+  int batch() const { return shape.batch; }
   void take(StateView<float> view) {
     for (int which = 0; which < 2; ++which)
       engine.launch(ChannelsLast{shape, view.slot[which], slot[which]});
@@ -134,92 +158,110 @@ struct CudaSegment::Pair {
   float* slot[2];
 };
 
+/// Calls of the same range and batch are the same work on the same arrays, and so are replayed.
+template <typename Work>
+void CudaSegment::play(Sweep sweep, CouplingRange range, int batch, Work&& work) {
+  const std::tuple key(sweep, range.first, range.last, batch);
+  if (replays_.size() >= most_replays && !replays_.contains(key)) return work();
+  engine_->play(replays_[key], work);
+}
+
 void CudaSegment::advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
                           Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
-  const int batch = state.batch;
-  const std::size_t size = this->size(batch);
-  auto* const record = dynamic_cast<CudaRecording*>(recording);
-  REVODE_CHECK(recording == nullptr || (record != nullptr && record->batch >= batch),
-               "a recording of another backend or of a smaller batch than {} was handed in", batch);
-  Pair at(*this, batch, Scratch::state_0, Scratch::state_1);
+  Pair at(*this, state.batch, Scratch::state_0, Scratch::state_1);
   at.take(state);
-  float* const scratch_hidden = engine_->scratch(Scratch::hidden, size);
-  if (record != nullptr)
-    engine_->copy(record->state.data() + range.first * record->entry_size,
-                  at.slot[target_slot(range.first)], size * sizeof(float));
+  if (recording != nullptr)
+    advance_through(range, at, of_batch<CudaRecording>(recording, state.batch));
+  else
+    play(Sweep::advance, range, state.batch, [&] { advance_through(range, at); });
+  at.bring_back(state);
+  engine_->launch(TakeRangeCounts{counts_.data(), counts});
+}
+
+void CudaSegment::advance_through(CouplingRange range, const Pair& state) {
+  float* const hidden = engine_->scratch(Scratch::hidden, size(state.batch()));
   for (int j = range.first; j < range.last; ++j) {
-    float* const target = at.slot[target_slot(j)];
-    const float* const other = at.slot[1 - target_slot(j)];
-    float* hidden = scratch_hidden;
-    if (record != nullptr) {
-      hidden = record->hidden.data() + j * record->entry_size;
-      engine_->copy(record->state.data() + (j + 1) * record->entry_size, other,
-                    size * sizeof(float));
-    }
-    evaluate_hidden(j, batch, other, hidden);
-    // target <- (gamma target + beta other) + round(s F(other))
-    engine_->launch(AdvanceLine{.line = line(target_slot(j)),
-                                .num_values = static_cast<std::int64_t>(size),
-                                .force = evaluate_force(j, batch, hidden),
-                                .other = other,
-                                .target = target,
-                                .counts = counts});
+    evaluate_hidden(j, state.batch(), state.slot[1 - target_slot(j)], hidden);
+    advance_line(j, state, hidden);
     engine_->make_progress();
   }
-  at.bring_back(state);
+}
+
+void CudaSegment::advance_through(CouplingRange range, const Pair& state,
+                                  CudaRecording& recording) {
+  const std::size_t bytes = size(state.batch()) * sizeof(float);
+  engine_->copy(recording.state_at(range.first), state.slot[target_slot(range.first)], bytes);
+  for (int j = range.first; j < range.last; ++j) {
+    const float* const other = state.slot[1 - target_slot(j)];
+    engine_->copy(recording.state_at(j + 1), other, bytes);
+    evaluate_hidden(j, state.batch(), other, recording.hidden_of(j));
+    advance_line(j, state, recording.hidden_of(j));
+    engine_->make_progress();
+  }
+}
+
+/// target <- (gamma target + beta other) + round(s F(other))
+void CudaSegment::advance_line(int j, const Pair& state, const float* hidden) {
+  const int target = target_slot(j);
+  engine_->launch(AdvanceLine{.line = line(target),
+                              .num_values = static_cast<std::int64_t>(size(state.batch())),
+                              .force = evaluate_force(j, state.batch(), hidden),
+                              .other = state.slot[1 - target],
+                              .target = state.slot[target],
+                              .counts = counts_.data()});
 }
 
 void CudaSegment::retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
                           const Recording* recording, OverflowNote overflow) {
   if (range.first >= range.last || state.batch == 0) return;
-  const int batch = state.batch;
-  const std::size_t size = this->size(batch);
-  const auto* const record = dynamic_cast<const CudaRecording*>(recording);
-  REVODE_CHECK(recording == nullptr || (record != nullptr && record->batch >= batch),
-               "a recording of another backend or of a smaller batch than {} was handed in", batch);
-  const auto recorded_state = [&](int entry) {
-    return record->state.data() + entry * record->entry_size;
-  };
-  Pair at(*this, batch, Scratch::state_0, Scratch::state_1);
-  Pair adjoint_at(*this, batch, Scratch::adjoint_0, Scratch::adjoint_1);
-  if (record == nullptr) at.take(state);
+  Pair at(*this, state.batch, Scratch::state_0, Scratch::state_1);
+  Pair adjoint_at(*this, state.batch, Scratch::adjoint_0, Scratch::adjoint_1);
   adjoint_at.take(adjoint);
-  float* const scratch_hidden = engine_->scratch(Scratch::hidden, size);
-  for (int j = range.last - 1; j >= range.first; --j) {
-    const int target = target_slot(j);
-    const float *x = at.slot[1 - target], *hidden = scratch_hidden;
-    if (record != nullptr) {
-      x = recorded_state(j + 1);
-      hidden = record->hidden.data() + j * record->entry_size;
-    } else {
-      evaluate_hidden(j, batch, x, scratch_hidden);
-      // old target = gamma ((target - round(s F)) - beta other)
-      engine_->launch(RetreatLine{.line = line(target),
-                                  .num_values = static_cast<std::int64_t>(size),
-                                  .force = evaluate_force(j, batch, hidden),
-                                  .other = x,
-                                  .target = at.slot[target]});
-    }
-    retreat_adjoint(j, batch, x, hidden, adjoint_at.slot[target], adjoint_at.slot[1 - target],
-                    overflow);
-    engine_->make_progress();
+  if (recording != nullptr) {
+    const auto& record = of_batch<const CudaRecording>(recording, state.batch);
+    retreat_through(range, record, adjoint_at);
+    const float* of_slot[2];
+    of_slot[target_slot(range.first)] = record.state_at(range.first);
+    of_slot[1 - target_slot(range.first)] = record.state_at(range.first + 1);
+    at.bring_back(state, of_slot[0], of_slot[1]);
+  } else {
+    at.take(state);
+    play(Sweep::retreat, range, state.batch, [&] { retreat_through(range, at, adjoint_at); });
+    at.bring_back(state);
   }
   adjoint_at.bring_back(adjoint);
-  if (record == nullptr) {
-    at.bring_back(state);
-  } else {
-    const float* of_slot[2];
-    of_slot[target_slot(range.first)] = recorded_state(range.first);
-    of_slot[1 - target_slot(range.first)] = recorded_state(range.first + 1);
-    at.bring_back(state, of_slot[0], of_slot[1]);
+  engine_->launch(TakeOverflow{overflow_.data(), overflow.first, overflow.highest});
+}
+
+void CudaSegment::retreat_through(CouplingRange range, const Pair& state, const Pair& adjoint) {
+  float* const hidden = engine_->scratch(Scratch::hidden, size(state.batch()));
+  for (int j = range.last - 1; j >= range.first; --j) {
+    const int target = target_slot(j);
+    const float* const x = state.slot[1 - target];
+    evaluate_hidden(j, state.batch(), x, hidden);
+    // old target = gamma ((target - round(s F)) - beta other)
+    engine_->launch(RetreatLine{.line = line(target),
+                                .num_values = static_cast<std::int64_t>(size(state.batch())),
+                                .force = evaluate_force(j, state.batch(), hidden),
+                                .other = x,
+                                .target = state.slot[target]});
+    retreat_adjoint(j, x, hidden, adjoint);
+    engine_->make_progress();
+  }
+}
+
+void CudaSegment::retreat_through(CouplingRange range, const CudaRecording& recording,
+                                  const Pair& adjoint) {
+  for (int j = range.last - 1; j >= range.first; --j) {
+    retreat_adjoint(j, recording.state_at(j + 1), recording.hidden_of(j), adjoint);
+    engine_->make_progress();
   }
 }
 
 /// The adjoint of coupling j at x, with sigma(...) = hidden, and its gradient.
-void CudaSegment::retreat_adjoint(int j, int batch, const float* x, const float* hidden,
-                                  float* adjoint_target, float* adjoint_other,
-                                  OverflowNote overflow) {
+void CudaSegment::retreat_adjoint(int j, const float* x, const float* hidden, const Pair& adjoint) {
+  const int batch = adjoint.batch();
   const auto num_values = static_cast<std::int64_t>(size(batch));
   const bool symmetric = shape_.force == Force::symmetric;
   float* const grad_force = engine_->scratch(Scratch::grad_force, num_values);
@@ -238,8 +280,8 @@ void CudaSegment::retreat_adjoint(int j, int batch, const float* x, const float*
   };
   engine_->launch(AdjointLine{.line = line(target_slot(j)),
                               .num_values = num_values,
-                              .adjoint_target = adjoint_target,
-                              .adjoint_other = adjoint_other,
+                              .adjoint_target = adjoint.slot[target_slot(j)],
+                              .adjoint_other = adjoint.slot[1 - target_slot(j)],
                               .grad_force = grad_force});
   // u = K x + b;  grad_u = sigma'(u) (K grad_F), or sigma'(u) grad_F
   float* grad_u = grad_force;
@@ -255,21 +297,21 @@ void CudaSegment::retreat_adjoint(int j, int batch, const float* x, const float*
   engine_->launch(AddScaled{.num_values = num_values,
                             .factor = symmetric ? 1.0f : -1.0f,
                             .values = product,
-                            .to = adjoint_other});
+                            .to = adjoint.slot[1 - target_slot(j)]});
   // u = K x + b gives dK from (x, grad_u), and db
   add_kernel_gradient(x, grad_u, symmetric);
   engine_->launch(AddKernelGradient{.force = shape_.force,
                                     .channels = shape_.channels,
                                     .gradient = kernel_gradient,
                                     .sums = gradient_.kernel + j * shape_.kernel_size(),
-                                    .overflow = overflow.highest,
-                                    .overflow_code = overflow.first + j});
+                                    .overflow = overflow_.data(),
+                                    .overflow_code = 1 + j});
   engine_->launch(AddBiasGradient{.num_pixels = num_values / shape_.channels,
                                   .channels = shape_.channels,
                                   .values = grad_u,
                                   .sums = gradient_.bias + j * shape_.channels,
-                                  .overflow = overflow.highest,
-                                  .overflow_code = overflow.first + j});
+                                  .overflow = overflow_.data(),
+                                  .overflow_code = 1 + j});
 }
 
 }  // namespace revode::cuda

@@ -1,8 +1,10 @@
 // Couplings on a device: convolutions by the device's library, the rest by kernels.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "revode/backend/segment.hpp"
 #include "revode/core/buffer.hpp"
@@ -11,6 +13,8 @@
 
 namespace revode::cuda {
 
+struct CudaRecording;
+
 class CudaSegment final : public Segment<float> {
  public:
   CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine);
@@ -18,7 +22,7 @@ class CudaSegment final : public Segment<float> {
   const SegmentShape& shape() const override { return shape_; }
   std::string description() const override { return "convolutions of the device's library"; }
   void bind(const SegmentWeights<float>& weights) override { weights_ = weights; }
-  void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
+  void bind_gradient(const SegmentGradient& gradient) override;
   void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
@@ -29,6 +33,7 @@ class CudaSegment final : public Segment<float> {
 
  private:
   struct Pair;
+  enum class Sweep { advance, retreat };
 
   CouplingLine line(int target_slot) const;
   int target_slot(int coupling) const { return (shape_.first_target + coupling) % 2; }
@@ -37,8 +42,14 @@ class CudaSegment final : public Segment<float> {
   void convolve(const Buffer<float>& kernels, int coupling, int batch, const float* x, float* y);
   void evaluate_hidden(int coupling, int batch, const float* x, float* hidden);
   const float* evaluate_force(int coupling, int batch, const float* hidden);
-  void retreat_adjoint(int coupling, int batch, const float* x, const float* hidden,
-                       float* adjoint_target, float* adjoint_other, OverflowNote overflow);
+  void advance_through(CouplingRange range, const Pair& state);
+  void advance_through(CouplingRange range, const Pair& state, CudaRecording& recording);
+  void advance_line(int coupling, const Pair& state, const float* hidden);
+  void retreat_through(CouplingRange range, const Pair& state, const Pair& adjoint);
+  void retreat_through(CouplingRange range, const CudaRecording& recording, const Pair& adjoint);
+  void retreat_adjoint(int coupling, const float* x, const float* hidden, const Pair& adjoint);
+  template <typename Work>
+  void play(Sweep sweep, CouplingRange range, int batch, Work&& work);
 
   SegmentShape shape_;
   std::shared_ptr<Engine> engine_;
@@ -48,6 +59,9 @@ class CudaSegment final : public Segment<float> {
   Buffer<float> kernel_;           ///< [num_couplings, c, 3, 3, c]: K, or K - K^T
   Buffer<float> adjoint_kernel_;   ///< [num_couplings, c, 3, 3, c]: K^T, for the symmetric force
   Buffer<float> bias_;             ///< [num_couplings, c]
+  Buffer<RangeCounts> counts_;     ///< of the call under way
+  Buffer<int> overflow_;           ///< 1 + the last coupling whose gradient left the range, or 0
+  std::map<std::tuple<Sweep, int, int, int>, Replay> replays_;  ///< by range and batch
 };
 
 }  // namespace revode::cuda

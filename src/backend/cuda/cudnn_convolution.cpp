@@ -156,8 +156,12 @@ class StreamTools {
 
   cudnnHandle_t handle() const { return handle_.get(); }
 
+  /// How often the workspace moved.
+  int num_moves() const { return num_moves_; }
+
   void* workspace(std::size_t bytes) {
     if (bytes <= workspace_bytes_) return workspace_;
+    ++num_moves_;
     if (workspace_ != nullptr) check(cudaFreeAsync(workspace_, stream_), "cudaFreeAsync");
     workspace_ = nullptr;
     workspace_bytes_ = 0;
@@ -171,6 +175,7 @@ class StreamTools {
   Handle handle_;
   void* workspace_ = nullptr;
   std::size_t workspace_bytes_ = 0;
+  int num_moves_ = 0;
 };
 
 template <typename Plan>
@@ -197,6 +202,13 @@ struct CudnnConvolutions::Internals {
 
 CudnnConvolutions::CudnnConvolutions() : internals_(std::make_unique<Internals>()) {}
 CudnnConvolutions::~CudnnConvolutions() = default;
+
+int CudnnConvolutions::num_moves() const {
+  int sum = 0;
+  for (const auto& tools : internals_->tools)
+    if (tools) sum += tools->num_moves();
+  return sum;
+}
 
 void CudnnConvolutions::run(const Convolution& convolution, Stream stream,
                             cudaStream_t cuda_stream) {

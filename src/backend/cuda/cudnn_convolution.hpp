@@ -21,6 +21,9 @@ class CudnnConvolutions {
   void run(const Convolution& convolution, Stream stream, cudaStream_t cuda_stream);
   void run(const ConvolutionGradient& gradient, Stream stream, cudaStream_t cuda_stream);
 
+  /// How often memory of its own has moved.
+  int num_moves() const;
+
  private:
   struct Internals;
   std::unique_ptr<Internals> internals_;

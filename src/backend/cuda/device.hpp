@@ -17,6 +17,10 @@ struct Stream {
 struct Event {
   int index = 0;
 };
+/// Work of one stream that was recorded once, to be run again as one piece.
+struct Graph {
+  int index = 0;
+};
 
 /// y <- K * x, zero padding 1. All in NHWC: x [batch, height, width, in_channels], y the same with
 /// out_channels, kernel [out_channels, 3, 3, in_channels].
@@ -100,6 +104,17 @@ class Device {
   virtual void launch(const Kernel& kernel, Stream stream) = 0;
   virtual void convolve(const Convolution& convolution, Stream stream) = 0;
   virtual void convolve(const ConvolutionGradient& gradient, Stream stream) = 0;
+
+  /// What the stream is given from now on is recorded instead of run: launches, convolutions, zero
+  /// and copy, and nothing else. Each must have been made before with the same shapes, so that
+  /// whatever it needs is there.
+  virtual void begin_recording(Stream stream) = 0;
+  virtual Graph end_recording(Stream stream) = 0;
+  virtual void run(Graph graph, Stream stream) = 0;
+  /// Runs of it that are under way end as they would.
+  virtual void release(Graph graph) noexcept = 0;
+  /// Rises when memory of the device's own moves: graphs that were recorded before are void.
+  virtual int generation() const = 0;
 };
 
 }  // namespace revode::cuda

@@ -92,6 +92,8 @@ class CudaDevice final : public Device {
     cudaSetDevice(ordinal_);
     for (cudaStream_t stream : streams_) cudaStreamSynchronize(stream);
     convolutions_.reset();
+    for (cudaGraphExec_t graph : graphs_)
+      if (graph != nullptr) cudaGraphExecDestroy(graph);
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
     for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
   }
@@ -216,6 +218,39 @@ class CudaDevice final : public Device {
     convolutions_->run(gradient, stream, of(stream));
   }
 
+  void begin_recording(Stream stream) override {
+    use();
+    check(cudaStreamBeginCapture(of(stream), cudaStreamCaptureModeThreadLocal),
+          "cudaStreamBeginCapture");
+  }
+  Graph end_recording(Stream stream) override {
+    use();
+    cudaGraph_t captured = nullptr;
+    check(cudaStreamEndCapture(of(stream), &captured), "cudaStreamEndCapture");
+    cudaGraphExec_t graph = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&graph, captured, 0);
+    cudaGraphDestroy(captured);
+    check(status, "cudaGraphInstantiate");
+    const auto spare = std::find(graphs_.begin(), graphs_.end(), nullptr);
+    const auto index = static_cast<int>(spare - graphs_.begin());
+    if (spare == graphs_.end()) graphs_.push_back(nullptr);
+    graphs_[static_cast<std::size_t>(index)] = graph;
+    return {index};
+  }
+  void run(Graph graph, Stream stream) override {
+    use();
+    check(cudaGraphLaunch(graphs_[static_cast<std::size_t>(graph.index)], of(stream)),
+          "cudaGraphLaunch");
+  }
+  // One that is under way is freed when it has ended.
+  void release(Graph graph) noexcept override {
+    cudaSetDevice(ordinal_);
+    cudaGraphExec_t& released = graphs_[static_cast<std::size_t>(graph.index)];
+    if (cudaGraphExecDestroy(released) != cudaSuccess) cudaGetLastError();
+    released = nullptr;
+  }
+  int generation() const override { return convolutions_->num_moves(); }
+
  private:
   /// Calls go to the device that is current for the calling thread.
   void use() const { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
@@ -231,6 +266,7 @@ class CudaDevice final : public Device {
   int ordinal_;
   std::vector<cudaStream_t> streams_;
   std::vector<cudaEvent_t> events_;
+  std::vector<cudaGraphExec_t> graphs_;  // null: released
   std::unique_ptr<CudnnConvolutions> convolutions_ = std::make_unique<CudnnConvolutions>();
 };
 

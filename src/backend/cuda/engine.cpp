@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -81,31 +82,86 @@ void Engine::wait_for(Lane lane, Lane other, Mark call) {
   awaited_[lane][other] = last_call_[other];
 }
 
+/// Something for the stream of the kernels, to be run or to be recorded.
+void Engine::begin_work(const Accesses& accesses) {
+  if (is_recording_) {
+    ++recorded_size_;
+    recorded_accesses_ = std::move(recorded_accesses_).and_also(accesses);
+    return;
+  }
+  ++counts_.launched;
+  begin_call(kernels, accesses);
+}
+
 void Engine::launch(const Kernel& kernel) {
-  begin_call(kernels, std::visit([](const auto& body) { return body.accesses(); }, kernel));
+  begin_work(std::visit([](const auto& body) { return body.accesses(); }, kernel));
   device_->launch(kernel, streams_[kernels]);
 }
 
 void Engine::convolve(const Convolution& convolution) {
-  begin_call(kernels, convolution.accesses());
+  begin_work(convolution.accesses());
   device_->convolve(convolution, streams_[kernels]);
 }
 
 void Engine::convolve(const ConvolutionGradient& gradient) {
-  begin_call(kernels, gradient.accesses());
+  begin_work(gradient.accesses());
   device_->convolve(gradient, streams_[kernels]);
 }
 
 void Engine::zero(void* to, std::size_t bytes) {
   if (bytes == 0) return;
-  begin_call(kernels, bytes_at(to, bytes));
+  begin_work(bytes_at(to, bytes));
   device_->zero(to, bytes, streams_[kernels]);
 }
 
 void Engine::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  begin_call(kernels, bytes_at(to, bytes).and_also(bytes_at(from, bytes)));
+  begin_work(bytes_at(to, bytes).and_also(bytes_at(from, bytes)));
   device_->copy(to, from, bytes, streams_[kernels]);
+}
+
+void Engine::begin_recording() {
+  REVODE_CHECK(!is_recording_, "a graph is recorded within another");
+  is_recording_ = true;
+  recorded_size_ = 0;
+  recorded_accesses_ = Accesses();
+  device_->begin_recording(streams_[kernels]);
+}
+
+void Engine::end_recording(Replay& replay) {
+  forget(replay);
+  replay.graph_ = device_->end_recording(streams_[kernels]);
+  is_recording_ = false;
+  replay.engine_ = this;
+  replay.generation_ = generation();
+  replay.size_ = recorded_size_;
+  std::set<const std::byte*> arrays;
+  for (const AccessedBytes& accessed : recorded_accesses_.all()) {
+    const auto* const begin = static_cast<const std::byte*>(accessed.begin);
+    arrays.insert(std::prev(allocations_.upper_bound(begin))->first);
+  }
+  replay.accesses_ = Accesses();
+  for (const std::byte* array : arrays)
+    replay.accesses_ = std::move(replay.accesses_).reads(array, 1);
+  ++counts_.num_graphs;
+}
+
+void Engine::run(Replay& replay) {
+  ++counts_.num_replays;
+  counts_.replayed += replay.size_;
+  begin_call(kernels, replay.accesses_);
+  device_->run(replay.graph_, streams_[kernels]);
+}
+
+void Engine::forget(Replay& replay) noexcept {
+  if (replay.engine_ == nullptr) return;
+  device_->release(replay.graph_);
+  replay.engine_ = nullptr;
+  --counts_.num_graphs;
+}
+
+Replay::~Replay() {
+  if (engine_ != nullptr) engine_->forget(*this);
 }
 
 void Engine::copy_in(void* to, const void* host, std::size_t bytes) {

@@ -20,6 +20,7 @@
 
 #include "revode/backend/memory.hpp"
 #include "revode/core/buffer.hpp"
+#include "revode/core/error.hpp"
 #include "revode/core/memory_space.hpp"
 
 #include "backend/cuda/device.hpp"
@@ -42,6 +43,36 @@ enum class Scratch {
 };
 inline constexpr int num_scratch_arrays = 11;
 
+class Engine;
+
+/// Calls of kernels and convolutions that are made again and again with the same arguments.
+class Replay {
+ public:
+  Replay() = default;
+  ~Replay();
+  Replay(const Replay&) = delete;
+  Replay& operator=(const Replay&) = delete;
+
+ private:
+  friend class Engine;
+
+  Engine* engine_ = nullptr;  ///< of the graph, where there is one
+  Graph graph_;
+  int num_plays_ = 0;
+  int generation_ = 0;  ///< of the memory that the graph uses
+  int size_ = 0;        ///< launches
+  Accesses accesses_;   ///< a byte of each array
+};
+
+/// What an engine has given its device to do; work is a kernel, a convolution, a fill or a copy
+/// within the device.
+struct WorkCounts {
+  std::int64_t launched = 0;  ///< one by one
+  std::int64_t replayed = 0;  ///< in graphs
+  std::int64_t num_replays = 0;
+  int num_graphs = 0;  ///< that there are now
+};
+
 class Engine {
  public:
   explicit Engine(std::unique_ptr<Device> device);
@@ -58,6 +89,22 @@ class Engine {
   void copy_in(void* to, const void* host, std::size_t bytes);
   void copy_out(void* host, const void* from, std::size_t bytes);
 
+  /// Makes the calls of `work`: the first time one by one, so that arrays and the library's plans
+  /// come to be; the second time they are recorded; from then on the device runs the record.
+  /// They must have the same arguments each time and touch arrays of the device alone, which live
+  /// as long as `replay` does.
+  template <typename Work>
+  void play(Replay& replay, Work&& work) {
+    if (++replay.num_plays_ == 1) return work();
+    if (replay.engine_ == nullptr || replay.generation_ != generation()) {
+      begin_recording();
+      work();
+      end_recording(replay);
+    }
+    run(replay);
+  }
+  const WorkCounts& counts() const { return counts_; }
+
   Mark mark();
   bool reached(Mark mark);
   void wait(Mark mark);
@@ -66,19 +113,25 @@ class Engine {
   /// call; may be empty.
   void set_progress(std::function<void()> progress) { progress_ = std::move(progress); }
   void make_progress() {
-    if (progress_) progress_();
+    if (progress_ && !is_recording_) progress_();
   }
 
   /// At least `size` elements.
   template <typename T = float>
   T* scratch(Scratch which, std::size_t size) {
     Buffer<double>& array = scratch_[static_cast<int>(which)];
-    array.ensure((size * sizeof(T) + sizeof(double) - 1) / sizeof(double), Memory::workspace,
-                 space_);
+    const std::size_t doubles = (size * sizeof(T) + sizeof(double) - 1) / sizeof(double);
+    if (array.size() < doubles) {
+      REVODE_CHECK(!is_recording_, "an array of {} bytes was not there to be recorded",
+                   doubles * sizeof(double));
+      ++num_moves_;
+      array.ensure(doubles, Memory::workspace, space_);
+    }
     return reinterpret_cast<T*>(array.data());
   }
 
  private:
+  friend class Replay;
   enum Lane { kernels, copies_in, copies_out };
   static constexpr int num_lanes = 3;
 
@@ -125,6 +178,12 @@ class Engine {
   void release(void* pointer, std::size_t bytes) noexcept;
   Allocation* allocation_of(const void* pointer);
   void begin_call(Lane lane, const Accesses& accesses);
+  void begin_work(const Accesses& accesses);
+  int generation() const { return num_moves_ + device_->generation(); }
+  void begin_recording();
+  void end_recording(Replay& replay);
+  void run(Replay& replay);
+  void forget(Replay& replay) noexcept;
   void wait_for(Lane lane, Lane other, Mark call);
   bool reached(const Recorded& recorded);
   void finish_first();
@@ -143,6 +202,11 @@ class Engine {
   std::vector<Event> spare_events_;
   std::array<Event, num_lanes> turn_events_;  // each recorded when another lane is to wait
   std::function<void()> progress_;
+  bool is_recording_ = false;
+  int recorded_size_ = 0;
+  Accesses recorded_accesses_;
+  WorkCounts counts_;
+  int num_moves_ = 0;  // of scratch arrays
   std::array<Buffer<double>, num_scratch_arrays> scratch_;
 };
 

@@ -101,7 +101,14 @@ void HostDevice::learn(Clock& clock, const Clock& more) const {
   for (std::size_t i = 0; i < more.size(); ++i) clock[i] = std::max(clock[i], more[i]);
 }
 
+/// What a stream does not take while it records.
+void HostDevice::refuse_recording(Stream stream, const char* call) const {
+  if (streams_[stream.index].is_recording)
+    throw std::logic_error(fmt::format("{} on stream {}, which records", call, stream.index));
+}
+
 void HostDevice::record(Event event, Stream stream) {
+  refuse_recording(stream, "record");
   StreamState& state = streams_[stream.index];
   learn(state.clock, host_clock_);
   events_[event.index] = {true, stream.index, state.num_queued, state.clock, 0};
@@ -114,6 +121,7 @@ void HostDevice::record(Event event, Stream stream) {
 }
 
 void HostDevice::wait(Stream stream, Event event) {
+  refuse_recording(stream, "wait");
   const EventState& awaited = events_[event.index];
   if (!awaited.is_recorded) return;
   StreamState& state = streams_[stream.index];
@@ -149,6 +157,7 @@ bool HostDevice::owns(const void* pointer) const {
 }
 
 void* HostDevice::allocate(std::size_t bytes, Stream stream) {
+  refuse_recording(stream, "allocate");
   std::byte* const pointer = base_ + used_;
   // A closed page lies between two arrays.
   used_ += pages_of(bytes) + page_size;
@@ -165,6 +174,7 @@ void* HostDevice::allocate(std::size_t bytes, Stream stream) {
 void HostDevice::release(void* pointer, std::size_t bytes, Stream stream) noexcept {
   auto* const memory = static_cast<std::byte*>(pointer);
   try {
+    refuse_recording(stream, "release");
     enqueue(stream, "release", Accesses().writes(memory, bytes),
             [=] { madvise(memory, pages_of(bytes), MADV_DONTNEED); });
   } catch (const std::logic_error& error) {
@@ -191,10 +201,12 @@ void HostDevice::copy(void* to, const void* from, std::size_t bytes, Stream stre
 }
 
 void HostDevice::copy_in(void* to, const void* host, std::size_t bytes, Stream stream) {
+  refuse_recording(stream, "copy in");
   enqueue_copy("copy in", to, host, bytes, stream);
 }
 
 void HostDevice::copy_out(void* host, const void* from, std::size_t bytes, Stream stream) {
+  refuse_recording(stream, "copy out");
   enqueue_copy("copy out", host, from, bytes, stream);
   // Until it is there the host reads poison, but for what a copy in front still takes from it.
   const AccessedBytes there{host, bytes, Access::write};
@@ -227,18 +239,60 @@ void HostDevice::launch(const Kernel& kernel, Stream stream) {
       kernel);
 }
 
+/// A stream's own, as large as the largest convolution asked for: what a library would work in.
+Accesses HostDevice::use_workspace(std::size_t bytes, Stream stream) {
+  StreamState& state = streams_[stream.index];
+  if (state.workspace_bytes < bytes) {
+    if (state.workspace != nullptr) release(state.workspace, state.workspace_bytes, stream);
+    state.workspace = static_cast<std::byte*>(allocate(bytes, stream));
+    state.workspace_bytes = bytes;
+    ++num_moves_;
+  }
+  return Accesses().writes(state.workspace, state.workspace_bytes);
+}
+
 void HostDevice::convolve(const Convolution& c, Stream stream) {
-  enqueue(stream, "convolve", c.accesses(), [c] { convolve_plainly(c); });
+  const Accesses workspace = use_workspace(std::size_t{8} * c.batch * c.in_channels, stream);
+  enqueue(stream, "convolve", c.accesses().and_also(workspace), [c] { convolve_plainly(c); });
 }
 
 void HostDevice::convolve(const ConvolutionGradient& g, Stream stream) {
-  enqueue(stream, "convolve_gradient", g.accesses(), [g] { convolve_plainly(g); });
+  const Accesses workspace = use_workspace(std::size_t{16} * g.batch * g.in_channels, stream);
+  enqueue(stream, "convolve_gradient", g.accesses().and_also(workspace),
+          [g] { convolve_plainly(g); });
 }
+
+void HostDevice::begin_recording(Stream stream) {
+  refuse_recording(stream, "begin_recording");
+  streams_[stream.index].is_recording = true;
+}
+
+Graph HostDevice::end_recording(Stream stream) {
+  StreamState& state = streams_[stream.index];
+  if (!state.is_recording)
+    throw std::logic_error(fmt::format("stream {} does not record", stream.index));
+  state.is_recording = false;
+  graphs_.push_back(std::exchange(state.recorded, {}));
+  return {static_cast<int>(graphs_.size()) - 1};
+}
+
+void HostDevice::run(Graph graph, Stream stream) {
+  refuse_recording(stream, "run");
+  const std::vector<Recorded>& work = graphs_[graph.index];
+  if (work.empty()) throw std::logic_error("a graph is run that was released, or holds nothing");
+  for (const Recorded& each : work) enqueue(stream, each.name, each.accesses, each.run);
+}
+
+void HostDevice::release(Graph graph) noexcept { graphs_[graph.index].clear(); }
 
 void HostDevice::enqueue(Stream stream, std::string name, Accesses accesses,
                          std::function<void()> run) {
   throw_fault();
   StreamState& state = streams_[stream.index];
+  if (state.is_recording) {
+    state.recorded.push_back({std::move(name), std::move(accesses), std::move(run)});
+    return;
+  }
   learn(state.clock, host_clock_);
   Operation operation{.name = std::move(name),
                       .number = state.num_queued + 1,

@@ -62,6 +62,12 @@ class HostDevice final : public Device {
   void convolve(const Convolution& convolution, Stream stream) override;
   void convolve(const ConvolutionGradient& gradient, Stream stream) override;
 
+  void begin_recording(Stream stream) override;
+  Graph end_recording(Stream stream) override;
+  void run(Graph graph, Stream stream) override;
+  void release(Graph graph) noexcept override;
+  int generation() const override { return num_moves_; }
+
  private:
   /// How far each stream has come; of an operation: which others are known to be in front of it.
   using Clock = std::vector<std::int64_t>;
@@ -73,11 +79,21 @@ class HostDevice final : public Device {
     std::function<void()> run;
     std::vector<std::pair<int, std::int64_t>> behind;  // stream and number
   };
+  /// Of a graph.
+  struct Recorded {
+    std::string name;
+    Accesses accesses;
+    std::function<void()> run;
+  };
   struct StreamState {
     Clock clock;
     std::int64_t num_queued = 0, num_done = 0;
     std::deque<Operation> queue;
     std::vector<std::pair<int, std::int64_t>> waits;  // of the next operation
+    bool is_recording = false;
+    std::vector<Recorded> recorded;
+    std::byte* workspace = nullptr;  // that a library of convolutions would use
+    std::size_t workspace_bytes = 0;
   };
   struct EventState {
     bool is_recorded = false;
@@ -101,6 +117,8 @@ class HostDevice final : public Device {
 
   bool owns(const void* pointer) const;
   void throw_fault();
+  void refuse_recording(Stream stream, const char* call) const;
+  Accesses use_workspace(std::size_t bytes, Stream stream);
   void enqueue_copy(const char* name, void* to, const void* from, std::size_t bytes, Stream stream);
   void enqueue(Stream stream, std::string name, Accesses accesses, std::function<void()> run);
   void check(const AccessedBytes& accessed, const std::string& name) const;
@@ -120,6 +138,8 @@ class HostDevice final : public Device {
   std::map<const std::byte*, Allocation> allocations_;  // by where they begin
   std::deque<StreamState> streams_;
   std::vector<EventState> events_;
+  std::vector<std::vector<Recorded>> graphs_;
+  int num_moves_ = 0;
   Clock host_clock_;
   std::vector<Touched> touched_;
   std::string fault_;  // of release(), which cannot throw

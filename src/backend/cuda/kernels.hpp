@@ -16,6 +16,7 @@ namespace revode::cuda {
 using Kernel = std::variant<
     ChannelsLast, ChannelsFirst,
     BiasRelu, AdvanceLine, RetreatLine, AdjointLine, Mask, AddScaled,
+    TakeRangeCounts, TakeOverflow,
     PackKernels, AddKernelGradient, AddBiasGradient,
     ComputeStatistics, NormaliseFeatures, NormBackwardSums, NormBackward,
     ScatterFeatures, CopyFeatures, GatherFeatures, PackOpeningKernel, AddOpeningGradient,

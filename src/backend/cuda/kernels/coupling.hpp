@@ -139,6 +139,41 @@ struct AddScaled {
   Accesses accesses() const { return Accesses().reads(values, num_values).writes(to, num_values); }
 };
 
+/// *to += *from, where there is a `to`; *from becomes 0.
+struct TakeRangeCounts {
+  static constexpr std::string_view name = "take_range_counts";
+  RangeCounts* from = nullptr;
+  RangeCounts* to = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return 1; }
+  REVODE_ON_DEVICE void operator()(std::int64_t) const {
+    if (to != nullptr) {
+      to->out_of_range += from->out_of_range;
+      to->rounded_to_zero += from->rounded_to_zero;
+    }
+    from->out_of_range = 0;
+    from->rounded_to_zero = 0;
+  }
+  Accesses accesses() const { return Accesses().writes(from, 1).writes(to, 1); }
+};
+
+/// Where *from, 1 + a coupling or 0, is not 0: *highest becomes at least first + that coupling, and
+/// *from 0.
+struct TakeOverflow {
+  static constexpr std::string_view name = "take_overflow";
+  int* from = nullptr;
+  int first = 1;
+  int* highest = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return 1; }
+  REVODE_ON_DEVICE void operator()(std::int64_t) const {
+    if (*from == 0) return;
+    raise_atomically(highest, first + *from - 1);
+    *from = 0;
+  }
+  Accesses accesses() const { return Accesses().writes(from, 1).adds(highest, 1); }
+};
+
 /// For every coupling: forward [c, 3, 3, c] <- K (antisymmetric: K - K^T), and adjoint, where there
 /// is one, <- K^T, from kernel [num_couplings, c, c, 3, 3].
 struct PackKernels {
