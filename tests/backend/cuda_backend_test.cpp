@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "revode/core/buffer.hpp"
@@ -11,13 +12,17 @@
 #include "backend/backend_sweep.hpp"
 #include "backend/backend_under_test.hpp"
 #include "backend/cuda/host_device.hpp"
+#include "backend/cuda/whole_segment.hpp"
 #include "support/staged_backend.hpp"
 
 namespace revode {
 namespace {
 
-std::unique_ptr<Backend<float>> make_on_host(cuda::RunOrder order) {
-  return cuda::make_cuda_backend(std::make_unique<cuda::HostDevice>(order));
+std::unique_ptr<Backend<float>> make_on_host(cuda::RunOrder order,
+                                             const cuda::ClusterLimits& limits = {}) {
+  auto device = std::make_unique<cuda::HostDevice>(order);
+  device->set_cluster_limits(limits);
+  return cuda::make_cuda_backend(std::move(device));
 }
 
 constexpr cuda::RunOrder all_orders[] = {cuda::RunOrder::eager, cuda::RunOrder::lazy,
@@ -26,9 +31,16 @@ constexpr cuda::RunOrder all_orders[] = {cuda::RunOrder::eager, cuda::RunOrder::
 }  // namespace
 
 std::vector<BackendUnderTest> backends_under_test() {
-  return {{"cuda_on_host", [](int) {
-             return std::make_unique<StagedBackend>(make_on_host(cuda::RunOrder::random));
-           }}};
+  const auto on_host = [](const char* name, const cuda::ClusterLimits& limits) {
+    return BackendUnderTest{
+        name, [limits](int) {
+          return std::make_unique<StagedBackend>(make_on_host(cuda::RunOrder::random, limits));
+        }};
+  };
+  // Segments call by call; in one launch, an image a block; the same with so little memory that
+  // larger images need several blocks, and the largest do not fit.
+  return {on_host("cuda_on_host", {}), on_host("blocks_on_host", {std::size_t{227} << 10, 1}),
+          on_host("clusters_on_host", {std::size_t{24} << 10, 8})};
 }
 
 INSTANTIATE_TEST_SUITE_P(Device, AnyBackend, testing::ValuesIn(backends_under_test()),
@@ -74,6 +86,37 @@ TEST(CudaBackend, ProgressMayAskForMarks) {
     backend->wait(behind_second);
     EXPECT_EQ(second, values);
   }
+}
+
+// The table in docs/gpu.md: blocks of a cluster there and back, 0 where an image does not fit.
+TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
+  constexpr cuda::ClusterLimits of_8_0{std::size_t{163} << 10, 1},
+      of_9_0{std::size_t{227} << 10, 8};
+  const auto blocks = [](Force force, int channels, int side, const cuda::ClusterLimits& limits) {
+    SegmentShape shape;
+    shape.force = force;
+    shape.num_couplings = 1;
+    shape.channels = channels;
+    shape.height = shape.width = side;
+    const auto advance = cuda::lay_out_advance(shape, limits);
+    const auto retreat = cuda::lay_out_retreat(shape, limits);
+    return std::pair{advance ? advance->image.cluster_size : 0,
+                     retreat ? retreat->image.cluster_size : 0};
+  };
+  using Blocks = std::pair<int, int>;
+
+  EXPECT_EQ(blocks(Force::symmetric, 16, 32, of_9_0), Blocks(1, 2));
+  EXPECT_EQ(blocks(Force::symmetric, 32, 16, of_9_0), Blocks(1, 1));
+  EXPECT_EQ(blocks(Force::symmetric, 56, 8, of_9_0), Blocks(1, 1));
+  EXPECT_EQ(blocks(Force::symmetric, 64, 8, of_9_0), Blocks(1, 1));
+  EXPECT_EQ(blocks(Force::symmetric, 32, 32, of_9_0), Blocks(2, 4));
+  EXPECT_EQ(blocks(Force::symmetric, 64, 16, of_9_0), Blocks(1, 4));
+  EXPECT_EQ(blocks(Force::symmetric, 112, 8, of_9_0), Blocks(1, 1));
+  EXPECT_EQ(blocks(Force::antisymmetric, 32, 32, of_9_0), Blocks(2, 4));
+  EXPECT_EQ(blocks(Force::symmetric, 16, 96, of_9_0), Blocks(0, 0));
+  EXPECT_EQ(blocks(Force::symmetric, 16, 32, of_8_0), Blocks(0, 0));
+  EXPECT_EQ(blocks(Force::symmetric, 32, 16, of_8_0), Blocks(1, 0));
+  EXPECT_EQ(blocks(Force::symmetric, 56, 8, of_8_0), Blocks(1, 1));
 }
 
 template <typename T>

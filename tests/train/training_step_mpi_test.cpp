@@ -96,7 +96,11 @@ std::vector<int> sizes_for(int num_replicas) {
   return num_replicas > 3 ? std::vector{2, 2, 2, 2} : std::vector{3, 3, 2};
 }
 
-using MakeBackend = std::function<std::unique_ptr<Backend<float>>()>;
+/// What one rank trains with, if not with the backend that the configuration names.
+struct BackendOfOneRank {
+  std::string name;
+  std::function<std::unique_ptr<Backend<float>>()> make;
+};
 
 /// How training goes on one rank: three steps on the same mini-batch.
 struct TrainingOfOneRank {
@@ -109,17 +113,17 @@ struct TrainingOfOneRank {
 };
 
 /// Trained once for all that ask: neither the schedule nor whether activations are stored plays a
-/// part. make_backend: none for the one that the configuration names.
+/// part.
 const TrainingOfOneRank& training_of_one_rank(Config config, const std::vector<int>& sizes,
-                                              const MakeBackend& make_backend) {
+                                              const BackendOfOneRank& backend) {
   static std::map<std::string, TrainingOfOneRank> known;
   const std::string key = fmt::format(
-      "{} {} {}", config.arch, make_backend ? "made" : config.backend, fmt::join(sizes, ","));
+      "{} {} {}", config.arch, backend.make ? backend.name : config.backend, fmt::join(sizes, ","));
   if (const auto found = known.find(key); found != known.end()) return found->second;
   config.schedule = "gpipe";
   const Communicator self(MPI_COMM_SELF);
   SmallNetwork alone(config, self, Placement::round_robin(1, 1),
-                     make_backend ? make_backend() : nullptr);
+                     backend.make ? backend.make() : nullptr);
   const TestBatch<float> batch(alone.network.architecture(), sizes);
   const MiniBatchSource source = source_of(batch);
   TrainingOfOneRank training{.map = alone.share().map(), .steps = {}};
@@ -133,12 +137,11 @@ const TrainingOfOneRank& training_of_one_rank(Config config, const std::vector<i
   return known.emplace(key, std::move(training)).first->second;
 }
 
-/// The same steps over the ranks: the same bits. The backend of one rank is the one that the
-/// configuration names, or made.
+/// The same steps over the ranks: the same bits.
 void expect_training_of_one_rank(SmallNetwork& spread, const Config& config,
-                                 const MakeBackend& make_backend = {}) {
+                                 const BackendOfOneRank& backend = {}) {
   const std::vector<int> sizes = sizes_for(spread.grid.num_replicas());
-  const TrainingOfOneRank& alone = training_of_one_rank(config, sizes, make_backend);
+  const TrainingOfOneRank& alone = training_of_one_rank(config, sizes, backend);
   const TestBatch<float> batch(spread.network.architecture(), sizes);
   const MiniBatchSource source = source_of(batch);
   for (const auto& [expected, values, velocity] : alone.steps) {
@@ -236,18 +239,23 @@ TEST_P(TrainingStepOf, ABackendThatIsLateAndApartTrainsWithTheSameBits) {
 TEST_P(TrainingStepOf, ACudaBackendHasTheSameBitsOnEveryGrid) {
   Config config = small_config(std::get<0>(GetParam()));
   config.schedule = std::get<1>(GetParam());
-  const auto backend = [](cuda::RunOrder order) {
-    return cuda::make_cuda_backend(std::make_unique<cuda::HostDevice>(order));
-  };
-  for (int time_ranks = 1; time_ranks <= world_.size(); time_ranks *= 2) {
-    SCOPED_TRACE(fmt::format("{} time ranks", time_ranks));
-    const bool is_late = time_ranks == world_.size();
-    config.activations = is_late ? "reverse" : "store";
-    SmallNetwork spread(config, world_, Placement::round_robin(time_ranks, time_ranks),
-                        backend(is_late ? cuda::RunOrder::lazy : cuda::RunOrder::random));
+  for (const bool in_one_launch : {false, true}) {
+    const auto backend = [&](cuda::RunOrder order) {
+      return in_one_launch ? make_whole_cuda_backend(order)
+                           : cuda::make_cuda_backend(std::make_unique<cuda::HostDevice>(order));
+    };
+    const BackendOfOneRank of_one_rank{.name = in_one_launch ? "whole" : "made",
+                                       .make = [&] { return backend(cuda::RunOrder::eager); }};
+    for (int time_ranks = 1; time_ranks <= world_.size(); time_ranks *= 2) {
+      SCOPED_TRACE(fmt::format("{}, {} time ranks", of_one_rank.name, time_ranks));
+      const bool is_late = time_ranks == world_.size();
+      config.activations = is_late ? "reverse" : "store";
+      SmallNetwork spread(config, world_, Placement::round_robin(time_ranks, time_ranks),
+                          backend(is_late ? cuda::RunOrder::lazy : cuda::RunOrder::random));
 
-    expect_training_of_one_rank(spread, config, [&] { return backend(cuda::RunOrder::eager); });
-    require_equal_replicas(spread.network);
+      expect_training_of_one_rank(spread, config, of_one_rank);
+      require_equal_replicas(spread.network);
+    }
   }
 }
 

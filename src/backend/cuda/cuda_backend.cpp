@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/check_shape.hpp"
 #include "backend/cuda/cuda_segment.hpp"
 #include "backend/cuda/engine.hpp"
+#include "backend/cuda/whole_segment.hpp"
 
 namespace revode::cuda {
 namespace {
@@ -57,6 +59,11 @@ class CudaBackend final : public Backend<float> {
   }
 
   std::unique_ptr<Segment<float>> make_segment(const SegmentShape& shape) override {
+    check_shape(shape);
+    const ClusterLimits limits = engine_->device().cluster_limits();
+    const auto advance = lay_out_advance(shape, limits), retreat = lay_out_retreat(shape, limits);
+    if (advance && retreat)
+      return std::make_unique<WholeSegment>(shape, *advance, *retreat, engine_);
     return std::make_unique<CudaSegment>(shape, engine_);
   }
 

@@ -1,12 +1,11 @@
 #include "backend/cuda/cuda_segment.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "revode/core/error.hpp"
 
-#include "backend/check_shape.hpp"
+#include "backend/cuda/coupling_lines.hpp"
 
 namespace revode::cuda {
 namespace {
@@ -57,7 +56,6 @@ struct CudaRecording final : Recording {
 
 CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine)
     : shape_(shape), engine_(std::move(engine)) {
-  check_shape(shape);
   const std::size_t couplings = shape.num_couplings;
   MemorySpace& space = engine_->space();
   kernel_stride_ = aligned(shape.kernel_size());
@@ -75,14 +73,6 @@ void CudaSegment::bind_gradient(const SegmentGradient& gradient) {
 }
 
 int CudaSegment::couplings_a_chunk() const { return worthwhile_chunk; }
-
-CouplingLine CudaSegment::line(int target_slot) const {
-  return {.gamma = static_cast<float>(shape_.gamma),
-          .beta = static_cast<float>(shape_.beta),
-          .scale = static_cast<float>(shape_.scale[target_slot]),
-          .unit = grid_unit(shape_.grid_bits),
-          .limit = std::ldexp(1.0f, 24 - shape_.grid_bits)};
-}
 
 ImageShape CudaSegment::images(int batch) const {
   return {batch, shape_.channels, shape_.height, shape_.width};
@@ -204,7 +194,7 @@ void CudaSegment::advance_through(CouplingRange range, const Pair& state,
 /// target <- (gamma target + beta other) + round(s F(other))
 void CudaSegment::advance_line(int j, const Pair& state, const float* hidden) {
   const int target = target_slot(j);
-  engine_->launch(AdvanceLine{.line = line(target),
+  engine_->launch(AdvanceLine{.line = line_of(shape_, target),
                               .num_values = static_cast<std::int64_t>(size(state.batch())),
                               .force = evaluate_force(j, state.batch(), hidden),
                               .other = state.slot[1 - target],
@@ -241,7 +231,7 @@ void CudaSegment::retreat_through(CouplingRange range, const Pair& state, const 
     const float* const x = state.slot[1 - target];
     evaluate_hidden(j, state.batch(), x, hidden);
     // old target = gamma ((target - round(s F)) - beta other)
-    engine_->launch(RetreatLine{.line = line(target),
+    engine_->launch(RetreatLine{.line = line_of(shape_, target),
                                 .num_values = static_cast<std::int64_t>(size(state.batch())),
                                 .force = evaluate_force(j, state.batch(), hidden),
                                 .other = x,
@@ -278,7 +268,7 @@ void CudaSegment::retreat_adjoint(int j, const float* x, const float* hidden, co
                                           .grad_kernel = kernel_gradient,
                                           .adds = adds});
   };
-  engine_->launch(AdjointLine{.line = line(target_slot(j)),
+  engine_->launch(AdjointLine{.line = line_of(shape_, target_slot(j)),
                               .num_values = num_values,
                               .adjoint_target = adjoint.slot[target_slot(j)],
                               .adjoint_other = adjoint.slot[1 - target_slot(j)],

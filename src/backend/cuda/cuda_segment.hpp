@@ -35,7 +35,6 @@ class CudaSegment final : public Segment<float> {
   struct Pair;
   enum class Sweep { advance, retreat };
 
-  CouplingLine line(int target_slot) const;
   int target_slot(int coupling) const { return (shape_.first_target + coupling) % 2; }
   std::size_t size(int batch) const { return batch * shape_.image_size(); }
   ImageShape images(int batch) const;

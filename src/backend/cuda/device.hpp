@@ -65,6 +65,12 @@ struct ConvolutionGradient {
   }
 };
 
+/// What a kernel in clusters may have.
+struct ClusterLimits {
+  std::size_t shared_bytes = 0;  ///< of a block
+  int cluster_size = 1;
+};
+
 /// What is queued on a stream returns before its work is done. Errors of a device
 /// are thrown as std::runtime_error, by the call that learns of them.
 class Device {
@@ -74,6 +80,7 @@ class Device {
   virtual std::string description() const = 0;
   /// Multiply-adds counted as two: single-precision operations a second, from the device's data.
   virtual double peak_flops() const = 0;
+  virtual ClusterLimits cluster_limits() const = 0;
 
   virtual Stream make_stream() = 0;
   virtual Event make_event() = 0;

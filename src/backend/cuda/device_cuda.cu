@@ -41,10 +41,57 @@ __global__ void __launch_bounds__(Body::num_threads)
     }
 }
 
+/// A grid of clusters, each of `cluster_size` blocks beside each other.
+template <typename Body>
+__global__ void __launch_bounds__(most_threads_of_images)
+    clusters_kernel(const Body body, int num_phases, int cluster_size) {
+  extern __shared__ Four shared_memory[];
+  const ClusterShared shared{shared_memory, static_cast<int>(blockIdx.x) % cluster_size};
+  const std::int64_t cluster = blockIdx.x / cluster_size;
+  typename Body::Registers registers;
+  for (int phase = 0; phase < num_phases; ++phase) {
+    body(phase, cluster, static_cast<int>(threadIdx.x), shared, registers);
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    if (cluster_size == 1) {
+      __syncthreads();
+    } else {
+#if __CUDA_ARCH__ >= 900
+      asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
+    }
+  }
+}
+
 template <typename Body>
 concept InBlocks = requires {
   typename Body::Shared;
 };
+template <typename Body>
+concept InClusters = requires {
+  typename Body::Registers;
+};
+
+template <typename Body>
+void launch_clusters(const Body& body, cudaStream_t stream) {
+  if (body.num_clusters() == 0) return;
+  const auto bytes = body.shared_fours() * sizeof(Four);
+  const auto kernel = clusters_kernel<Body>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(body.cluster_size()), 1, 1};
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = static_cast<unsigned>(body.num_clusters() * body.cluster_size());
+  launch.blockDim = static_cast<unsigned>(body.num_threads());
+  launch.dynamicSmemBytes = bytes;
+  launch.stream = stream;
+  launch.attrs = &cluster;
+  launch.numAttrs = body.cluster_size() > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&launch, kernel, body, body.num_phases(), body.cluster_size()),
+        ("kernel " + std::string(Body::name)).c_str());
+}
 
 unsigned grid_size(std::int64_t num_blocks) {
   return static_cast<unsigned>(
@@ -53,7 +100,10 @@ unsigned grid_size(std::int64_t num_blocks) {
 
 template <typename Body>
 void launch_body(const Body& body, cudaStream_t stream) {
-  if constexpr (InBlocks<Body>) {
+  if constexpr (InClusters<Body>) {
+    launch_clusters(body, stream);
+    return;
+  } else if constexpr (InBlocks<Body>) {
     const std::int64_t num_blocks = body.num_blocks();
     if (num_blocks == 0) return;
     blocks_kernel<<<grid_size(num_blocks), Body::num_threads, 0, stream>>>(body, num_blocks);
@@ -118,6 +168,15 @@ class CudaDevice final : public Device {
     const double lanes = capability <= 80 ? 64 : 128;
     const double clock = 1e3 * attribute(cudaDevAttrClockRate, ordinal_);  // told in kHz
     return attribute(cudaDevAttrMultiProcessorCount, ordinal_) * lanes * 2 * clock;
+  }
+
+  ClusterLimits cluster_limits() const override {
+    // Clusters of eight are what every device that has them takes (CUDA C++ Programming Guide,
+    // "Thread block clusters").
+    const bool has_clusters = attribute(cudaDevAttrComputeCapabilityMajor, ordinal_) >= 9;
+    return {.shared_bytes = static_cast<std::size_t>(
+                attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal_)),
+            .cluster_size = has_clusters ? 8 : 1};
   }
 
   Stream make_stream() override {

@@ -29,6 +29,41 @@ constexpr bool is_elementwise = requires(const Body& body) {
   body.size();
 };
 
+template <typename Body>
+constexpr bool is_in_clusters = requires {
+  typename Body::Registers;
+};
+
+/// Each phase by all threads of all blocks of a cluster; memory of each block ends at a closed
+/// page, so to say: behind it lies a guard.
+template <typename Body, typename ForEach>
+void run_clusters(const Body& body, ForEach&& for_each) {
+  static_assert(std::is_trivially_copyable_v<typename Body::Registers>);
+  const int cluster_size = body.cluster_size(), num_threads = body.num_threads();
+  const std::size_t fours = body.shared_fours();
+  std::vector<Four> memory(cluster_size * (fours + 1));
+  std::vector<Four*> blocks(cluster_size);
+  std::vector<typename Body::Registers> registers(std::size_t{1} * cluster_size * num_threads);
+  for (std::int64_t cluster = 0; cluster < body.num_clusters(); ++cluster) {
+    std::memset(memory.data(), poison, memory.size() * sizeof(Four));
+    std::memset(static_cast<void*>(registers.data()), poison,
+                registers.size() * sizeof(typename Body::Registers));
+    for (int block = 0; block < cluster_size; ++block)
+      blocks[block] = memory.data() + block * (fours + 1);
+    for (int phase = 0; phase < body.num_phases(); ++phase)
+      for_each(cluster_size * num_threads, [&](std::int64_t i) {
+        const auto block = static_cast<int>(i / num_threads);
+        body(phase, cluster, static_cast<int>(i % num_threads),
+             ClusterShared{blocks[block], block, blocks.data()}, registers[i]);
+      });
+    for (int block = 0; block < cluster_size; ++block) {
+      const auto* const guarded = reinterpret_cast<const unsigned char*>(blocks[block] + fours);
+      if (!std::all_of(guarded, guarded + sizeof(Four), [](int byte) { return byte == poison; }))
+        throw std::logic_error(fmt::format("{} wrote behind its shared memory", body.name));
+    }
+  }
+}
+
 /// As a device would: every item, or every phase of every block's threads, in whatever order.
 template <typename Body>
 void run_body(const Body& body, bool backwards) {
@@ -37,6 +72,8 @@ void run_body(const Body& body, bool backwards) {
   };
   if constexpr (is_elementwise<Body>) {
     for_each(body.size(), body);
+  } else if constexpr (is_in_clusters<Body>) {
+    run_clusters(body, for_each);
   } else {
     typename Body::Shared shared;
     static_assert(std::is_trivially_copyable_v<typename Body::Shared>);

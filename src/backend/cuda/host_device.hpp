@@ -33,12 +33,15 @@ class HostDevice final : public Device {
   /// most_polls: an event is done when reached() has been asked so often, if not before: a device
   /// gets on while it is asked.
   explicit HostDevice(RunOrder order, std::uint32_t seed = 0, int most_polls = 3);
+  /// None, as long as nothing else is said.
+  void set_cluster_limits(const ClusterLimits& limits) { cluster_limits_ = limits; }
   ~HostDevice() override;
   HostDevice(const HostDevice&) = delete;
   HostDevice& operator=(const HostDevice&) = delete;
 
   std::string description() const override;
   double peak_flops() const override { return 1e9; }
+  ClusterLimits cluster_limits() const override { return cluster_limits_; }
 
   Stream make_stream() override;
   Event make_event() override;
@@ -130,6 +133,7 @@ class HostDevice final : public Device {
   void run_some();
   void protect(const Operation& operation, bool is_open);
 
+  ClusterLimits cluster_limits_;
   RunOrder order_;
   int most_polls_;
   std::mt19937 random_;

@@ -1,9 +1,12 @@
-// What a kernel is. A plain struct with its arguments, in one of two forms:
+// What a kernel is. A plain struct with its arguments, in one of three forms:
 //
 //   elementwise   size(), and operator()(i) for each of so many items
 //   in blocks     num_blocks(), num_threads, num_phases and Shared, and
 //                 operator()(phase, block, thread, shared): the threads of a block meet between
 //                 phases
+//   in clusters   num_clusters(), cluster_size(), num_threads(), num_phases(), shared_fours() and
+//                 Registers, and operator()(phase, cluster, thread, shared, registers): the threads
+//                 of all blocks of a cluster meet between phases; a thread keeps its registers
 //
 // The body is compiled for the device and for the host, where the tests run it; each kernel says in
 // accesses() which memory it touches. Nothing here depends on CUDA.
@@ -103,6 +106,50 @@ REVODE_ON_DEVICE inline void raise_atomically(std::int64_t* to, std::int64_t val
 #endif
 }
 
+/// Four numbers that are loaded and stored as one.
+struct alignas(16) Four {
+  float of[4];
+};
+
+/// The shared memory of a cluster's blocks, which may read each other's, as the block `rank` of
+/// them sees it.
+struct ClusterShared {
+  Four* own = nullptr;
+  int rank = 0;
+  Four* const* all = nullptr;  ///< on the host
+
+  REVODE_ON_DEVICE const Four* of(int other) const {
+#if !defined(__CUDA_ARCH__)
+    return all[other];
+#elif __CUDA_ARCH__ >= 900
+    return static_cast<const Four*>(__cluster_map_shared_rank(own, other));
+#else
+    return own;  // clusters of one block
+#endif
+  }
+};
+
+/// *to, in shared memory, <- *from; is there in the next phase.
+REVODE_ON_DEVICE inline void copy_by_next_phase(Four* to, const Four* from) {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
+#else
+  *to = *from;
+#endif
+}
+
+/// a * b + c, fused on a device.
+REVODE_ON_DEVICE inline float multiply_add(float a, float b, float c) {
+#ifdef __CUDA_ARCH__
+  return fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 /// max(x, 0); NaN stays NaN.
 REVODE_ON_DEVICE inline float relu(float x) { return x < 0 ? 0.0f : x; }
 
@@ -114,10 +161,14 @@ REVODE_ON_DEVICE inline float round_to_grid(float x, float unit) {
   return unit == 0 ? x : rintf(x * unit) / unit + 0.0f;
 }
 
+REVODE_ON_DEVICE inline ExactSum nearest_exact(float value) {
+  return static_cast<ExactSum>(rint(static_cast<double>(value) * exact_sum_scale));
+}
+
 /// *sum += value, as one contribution; false where it is none.
 REVODE_ON_DEVICE inline bool add_contribution(float value, ExactSum* sum) {
   if (!(fabsf(value) < static_cast<float>(contribution_limit))) return false;
-  *sum += static_cast<ExactSum>(rint(static_cast<double>(value) * exact_sum_scale));
+  *sum += nearest_exact(value);
   return true;
 }
 

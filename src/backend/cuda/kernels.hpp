@@ -9,6 +9,7 @@
 #include "backend/cuda/kernels/images.hpp"
 #include "backend/cuda/kernels/loss.hpp"
 #include "backend/cuda/kernels/norm.hpp"
+#include "backend/cuda/kernels/whole_segment.hpp"
 
 namespace revode::cuda {
 
@@ -17,6 +18,7 @@ using Kernel = std::variant<
     ChannelsLast, ChannelsFirst,
     BiasRelu, AdvanceLine, RetreatLine, AdjointLine, Mask, AddScaled,
     TakeRangeCounts, TakeOverflow,
+    PackForBlocks, AdvanceImages<4>, AdvanceImages<8>, RetreatImages<4>, RetreatImages<8>,
     PackKernels, AddKernelGradient, AddBiasGradient,
     ComputeStatistics, NormaliseFeatures, NormBackwardSums, NormBackward,
     ScatterFeatures, CopyFeatures, GatherFeatures, PackOpeningKernel, AddOpeningGradient,

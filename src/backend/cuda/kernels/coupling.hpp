@@ -20,6 +20,34 @@ struct CouplingLine {
   float limit = 0;  ///< magnitudes from here on are out of range
 };
 
+/// What a line gives, and what it counts.
+struct LineStep {
+  float value;
+  int num_out_of_range;
+  int num_rounded_to_zero;
+};
+
+/// (gamma target + beta other) + round(scale F)
+REVODE_ON_DEVICE inline LineStep advance_line(const CouplingLine& line, float target, float other,
+                                              float force) {
+  const float base = line.gamma * target + line.beta * other;
+  const float increment = line.scale * force;
+  const float rounded = round_to_grid(increment, line.unit);
+  const float value = base + rounded;
+  if (line.unit == 0) return {value, 0, 0};
+  return {
+      value,
+      (fabsf(value) >= line.limit ? 1 : 0) + (line.beta != 0 && fabsf(base) >= line.limit ? 1 : 0),
+      increment != 0 && rounded == 0 ? 1 : 0};
+}
+
+/// Its inverse, gamma ((target - round(scale F)) - beta other); gamma = +-1.
+REVODE_ON_DEVICE inline float retreat_line(const CouplingLine& line, float target, float other,
+                                           float force) {
+  const float rounded = round_to_grid(line.scale * force, line.unit);
+  return line.gamma * ((target - rounded) - line.beta * other) + 0.0f;
+}
+
 /// values <- relu(values + bias of the channel)
 struct BiasRelu {
   static constexpr std::string_view name = "bias_relu";
@@ -47,15 +75,11 @@ struct AdvanceLine {
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const float base = line.gamma * target[i] + line.beta * other[i];
-    const float increment = line.scale * force[i];
-    const float rounded = round_to_grid(increment, line.unit);
-    target[i] = base + rounded;
-    if (counts == nullptr || line.unit == 0) return;
-    const int out_of_range = (fabsf(target[i]) >= line.limit ? 1 : 0) +
-                             (line.beta != 0 && fabsf(base) >= line.limit ? 1 : 0);
-    if (out_of_range > 0) add_atomically(&counts->out_of_range, out_of_range);
-    if (increment != 0 && rounded == 0) add_atomically(&counts->rounded_to_zero, 1);
+    const LineStep step = advance_line(line, target[i], other[i], force[i]);
+    target[i] = step.value;
+    if (counts == nullptr) return;
+    if (step.num_out_of_range > 0) add_atomically(&counts->out_of_range, step.num_out_of_range);
+    if (step.num_rounded_to_zero > 0) add_atomically(&counts->rounded_to_zero, 1);
   }
   Accesses accesses() const {
     return Accesses()
@@ -66,7 +90,7 @@ struct AdvanceLine {
   }
 };
 
-/// old target = gamma ((target - round(scale F)) - beta other); gamma = +-1.
+/// target <- what it was in front of AdvanceLine.
 struct RetreatLine {
   static constexpr std::string_view name = "retreat_line";
   CouplingLine line;
@@ -77,8 +101,7 @@ struct RetreatLine {
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const float rounded = round_to_grid(line.scale * force[i], line.unit);
-    target[i] = line.gamma * ((target[i] - rounded) - line.beta * other[i]) + 0.0f;
+    target[i] = retreat_line(line, target[i], other[i], force[i]);
   }
   Accesses accesses() const {
     return Accesses().reads(force, num_values).reads(other, num_values).writes(target, num_values);
