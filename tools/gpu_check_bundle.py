@@ -166,9 +166,9 @@ def pack(build, folder):
         shutil.rmtree(folder, ignore_errors=True)
         raise
     print(f"{folder}: {size_of(folder) / 2**20:.1f} MiB, {description['revision']}, {platform.machine()}\n"
-          f"  holds      program, plug-in, tests, scripts, {len(libraries)} libraries, mpirun and {len(plugins)} plugins of Open MPI\n"
-          f"  left out   symbols for debuggers; {len(left_out)} plugins of Open MPI for networks, batch systems and OpenSHMEM\n"
-          f"  takes from the machine  glibc {description['glibc']} or later, {', '.join(description['cuda_libraries'])}, "
+          f"  holds     program, plug-in, tests, scripts, {len(libraries)} libraries, mpirun, {len(plugins)} plugins of Open MPI\n"
+          f"  left out  symbols for debuggers; {len(left_out)} plugins of Open MPI for networks, batch systems and OpenSHMEM\n"
+          f"  expects   glibc {description['glibc']} or later, {', '.join(description['cuda_libraries'])}, "
           "the driver\n"
           f"There: {folder.name}/tools/gpu_check run")
 
@@ -227,7 +227,7 @@ class Bundle:
 
 
 def toolkit_folders():
-    """Folders of libraries of CUDA toolkits, the one of nvcc on the PATH last but for the usual place."""
+    """Where CUDA toolkits have their libraries: the one that is named, that of nvcc on the PATH, the usual one."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     if nvcc := shutil.which("nvcc"):
         homes.append(Path(nvcc).resolve().parent.parent)

@@ -9,11 +9,15 @@ from pathlib import Path
 
 # Between the polite signal and the other one: mpirun ends its ranks first.
 GRACE_SECONDS = 5
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 
 
 class PartFailed(Exception):
-    """Why, in a few words."""
+    """Why, in a few words, and what was found until then."""
+
+    def __init__(self, text, figures=None):
+        super().__init__(text)
+        self.figures = figures or {}
 
 
 class PartSkipped(Exception):
@@ -67,7 +71,7 @@ class Processes:
         """Output of a command that must succeed."""
         status, output = self.run(*words, environment=environment)
         if status != 0:
-            raise PartFailed(f"{Path(words[0]).name} ended with status {status}: {last_line(output)}")
+            raise PartFailed(f"{Path(words[0]).name} ended with status {status}: {reason(output)}")
         return output
 
     def wait(self, process):
@@ -76,8 +80,8 @@ class Processes:
             if self.signals.number:
                 raise Interrupted
             if time.monotonic() >= self.deadline:
-                raise PartFailed(f"time limit: {Path(process.args[0]).name} was ended after "
-                                 f"{time.monotonic() - begin:.0f} s")
+                raise PartFailed(f"the time of this part was up; {Path(process.args[0]).name}, at work for "
+                                 f"{time.monotonic() - begin:.0f} s, was ended")
             time.sleep(POLL_SECONDS)
         return status
 
@@ -97,11 +101,10 @@ def end_group(process):
     process.wait()
 
 
-def last_line(output):
-    """What matters of a failure: its error line, else the last one."""
+def reason(output):
+    """What matters of a failed command's output: its first error, else its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "error:" in line]
-    return (errors or lines or ["it said nothing"])[-1 if not errors else 0]
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "it said nothing")
 
 
 def run_parts(parts, make_processes, folder, time_limit, signals):
@@ -124,14 +127,12 @@ def run_parts(parts, make_processes, folder, time_limit, signals):
         try:
             result["figures"], result["text"] = function(make_processes(log, min(begin + limit, end), signals))
         except PartFailed as failure:
-            result.update(outcome="failed", text=str(failure))
-            # What was found until then.
-            result["figures"] = getattr(failure, "figures", {})
-        except PartSkipped as reason:
-            result.update(outcome="skipped", text=str(reason))
+            result.update(outcome="failed", text=str(failure), figures=failure.figures)
+        except PartSkipped as skip:
+            result.update(outcome="skipped", text=str(skip))
         except Interrupted:
             result.update(outcome="failed", text=f"interrupted by {signal.Signals(signals.number).name}")
-        except (OSError, ValueError, KeyError, LookupError) as error:
+        except (OSError, ValueError, LookupError) as error:
             result.update(outcome="failed", text=f"its output was not as expected: {type(error).__name__}: {error}")
         result["seconds"] = round(time.monotonic() - begin, 1)
         print(f"  {result['outcome']} after {result['seconds']:.1f} s: {result['text']}", flush=True)
