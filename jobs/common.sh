@@ -49,7 +49,7 @@ job_name() {
 # print_start COMMAND [options...]: where and what, into the job's log. Options that revode refuses end the job here.
 print_start() {
   [[ -x $REVODE ]] || fail "found no program at REVODE=$REVODE; build it, or name it in jobs/common.sh" 2
-  local size="$SLURM_NTASKS ranks of ${SLURM_CPUS_PER_TASK:-1} CPUs"
+  local size="$SLURM_NTASKS ranks of ${SLURM_CPUS_PER_TASK:-1} CPUs${SLURM_GPUS_PER_TASK:+ and $SLURM_GPUS_PER_TASK GPU}"
   say "$(date -u +%FT%TZ) job $(job_name), restart $(restarts), $size by $REVODE_LAUNCHER"
   say "nodes $(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ' ')"
   say "$("$REVODE" --version)"
@@ -74,10 +74,15 @@ set_launch() {
       # shellcheck disable=SC2206  # options are words
       launch=(srun --mpi=pmix --nodes="$nodes" --ntasks="$ranks" --kill-on-bad-exit=0 --wait=60 $SRUN_OPTIONS)
       [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || launch+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
+      [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || launch+=(--gpus-per-task="$SLURM_GPUS_PER_TASK")
       ;;
     mpirun)
+      # The variable would reach the srun by which mpirun starts its daemon on each further node, and leave that, and all ranks
+      # under it, the GPUs of one task.
+      launch=()
+      [[ -z ${SLURM_GPUS_PER_TASK:-} ]] || launch+=(env -u SLURM_GPUS_PER_TASK)
       # shellcheck disable=SC2206
-      launch=(mpirun -n "$ranks" $MPIRUN_OPTIONS)
+      launch+=(mpirun -n "$ranks" $MPIRUN_OPTIONS)
       ;;
     *) fail "REVODE_LAUNCHER=$REVODE_LAUNCHER; expected srun or mpirun" 2 ;;
   esac
