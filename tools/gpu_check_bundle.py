@@ -101,14 +101,22 @@ def built_files(build):
     return files
 
 
+def configured(build, name):
+    """What CMake's cache says, or nothing."""
+    cache = build / "CMakeCache.txt"
+    found = re.search(rf"^{name}:\w+=(.+)$", cache.read_text(), re.MULTILINE) if cache.exists() else None
+    return found[1] if found else ""
+
+
 def paths_of_openmpi(build):
     """Its folders by name, and its mpirun: that of the build."""
-    cache = build / "CMakeCache.txt"
-    known = re.search(r"^MPIEXEC_EXECUTABLE:\w+=(.+)$", cache.read_text(), re.MULTILINE) if cache.exists() else None
-    launcher = Path(known[1] if known else shutil.which("mpirun") or "mpirun")
+    launcher = Path(configured(build, "MPIEXEC_EXECUTABLE") or shutil.which("mpirun") or "mpirun")
     beside = launcher.parent / "ompi_info"
     text = tool_output(beside if beside.exists() else "ompi_info", "--parsable", "--path", "all")
-    return {key: Path(value) for key, value in re.findall(r"^path:(\w+):(.+)$", text, re.MULTILINE)}, launcher.resolve()
+    paths = {key: Path(value) for key, value in re.findall(r"^path:(\w+):(.+)$", text, re.MULTILINE)}
+    if not (paths["bindir"] / "orted").exists():
+        raise BundleError(f"found no orted in {paths['bindir']}: pack knows the files of Open MPI 4")
+    return paths, launcher.resolve()
 
 
 def copy_all(files, folder):
@@ -160,6 +168,7 @@ def pack(build, folder):
         glibc = glibc_needed(objects)
         description = {"revision": tool_output(folder / "bin/revode", "--version").strip(), "machine": platform.machine(),
                        "glibc": ".".join(map(str, glibc)), "cuda_libraries": cuda_libraries_of(programs[PLUGIN]),
+                       "cuda_architectures": configured(build, "REVODE_CUDA_ARCHITECTURES") or "unknown",
                        "openmpi_plugins_left_out": left_out}
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
     except BaseException:
@@ -170,7 +179,11 @@ def pack(build, folder):
           f"  left out  symbols for debuggers; {len(left_out)} plugins of Open MPI for networks, batch systems and OpenSHMEM\n"
           f"  expects   glibc {description['glibc']} or later, {', '.join(description['cuda_libraries'])}, "
           "the driver\n"
+          f"  kernels   {description['cuda_architectures']} (as -DREVODE_CUDA_ARCHITECTURES said)\n"
           f"There: {folder.name}/tools/gpu_check run")
+    if all(each.endswith("-real") for each in description["cuda_architectures"].split(";")):
+        print("note: kernels that are '-real' alone run on GPUs of that compute capability and its later minor versions, on no "
+              "others")
 
 
 def pack_pmix(libraries, folder):
