@@ -12,8 +12,7 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
 DESCRIPTION = "bundle.json"
-SCRIPTS = ("gpu_check*", "compare_pytorch.py", "compare_one_rank.py", "compare_pipelines.py", "comparison_processes.py",
-           "pipeline_report.py", "pytorch_*.py")
+SCRIPTS = ("gpu_check*", "compare_*.py", "comparison_processes.py", "pipeline_report.py", "pytorch_*.py")
 PLUGIN = "librevode_cuda.so"
 
 # Part of glibc, which must be that of the machine; and what comes with its GPU.

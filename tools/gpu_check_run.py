@@ -115,7 +115,7 @@ def run_parts(parts, make_processes, folder, time_limit, signals):
     for name, limit, function in parts:
         log = folder / f"{name}.log"
         begin = time.monotonic()
-        result = {"outcome": "passed", "seconds": 0.0, "figures": {}, "log": str(log)}
+        result = {"outcome": "passed", "seconds": 0.0, "figures": {}, "log": None}
         results[name] = result
         if signals.number:
             result.update(outcome="skipped", text="not started: interrupted")
@@ -124,6 +124,7 @@ def run_parts(parts, make_processes, folder, time_limit, signals):
             result.update(outcome="failed", text=f"not started: the time limit of {time_limit} s was used up")
             continue
         print(f"{name} ...", flush=True)
+        result["log"] = str(log)
         try:
             result["figures"], result["text"] = function(make_processes(log, min(begin + limit, end), signals))
         except PartFailed as failure:
