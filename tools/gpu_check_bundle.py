@@ -12,7 +12,7 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
 DESCRIPTION = "bundle.json"
-SCRIPTS = ("gpu_check*", "compare_*.py", "comparison_processes.py", "pipeline_report.py", "pytorch_*.py")
+SCRIPTS = ("gpu_check", "compare_pytorch.py")
 PLUGIN = "librevode_cuda.so"
 
 # Part of glibc, which must be that of the machine; and what comes with its GPU.
@@ -118,6 +118,19 @@ def paths_of_openmpi(build):
     return paths, launcher.resolve()
 
 
+def scripts():
+    """Those that are needed, with the modules beside them that they import and the scripts that they name, and so on."""
+    found, left = set(), [TOOLS / name for name in SCRIPTS]
+    while left:
+        script = left.pop()
+        if script in found or not script.is_file():
+            continue
+        found.add(script)
+        for names in re.findall(r"^\s*(?:import|from) ([\w, ]+)|\"(\w+)\.py\"", script.read_text(), re.MULTILINE):
+            left += [TOOLS / f"{name}.py" for each in names for name in re.findall(r"\w+", each)]
+    return sorted(found)
+
+
 def copy_all(files, folder):
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
@@ -157,7 +170,7 @@ def pack(build, folder):
         copy_all(openmpi["pkgdatadir"].glob("help-*.txt"), folder / "openmpi/help")
         copy_all((openmpi["sysconfdir"]).glob("openmpi-mca-params.conf"), folder / "openmpi/etc")
         pack_pmix(libraries, folder)
-        copy_all((path for pattern in SCRIPTS for path in TOOLS.glob(pattern)), folder / "tools")
+        copy_all(scripts(), folder / "tools")
         (folder / "bin").mkdir()
         write_program(folder / "bin/in_bundle", IN_BUNDLE)
         for name in ("revode", "cuda_device_test", "mpirun"):

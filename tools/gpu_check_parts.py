@@ -38,7 +38,7 @@ class Parts:
         """Name, limit in seconds, function. Several times what it should take: a part that hangs leaves time for others."""
         limits = [("device", 60, self.look_at_device), ("tests", 90, self.run_tests), ("memcheck", 150, self.memcheck),
                   ("racecheck", 90, self.racecheck), ("verify", 90, self.verify), ("same-bits", 90, self.same_bits),
-                  ("accuracy", 120, self.accuracy), ("bench", 120, self.bench), ("pytorch", 150, self.compare_with_pytorch)]
+                  ("accuracy", 120, self.accuracy), ("bench", 120, self.bench), ("pytorch", 240, self.compare_with_pytorch)]
         return [(name, limit if self.on_gpu else 3 * limit, function) for name, limit, function in limits]
 
     # ---- How revode is called -------------------------------------------------------------------------------------------

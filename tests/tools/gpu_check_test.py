@@ -285,6 +285,15 @@ class Run(ScriptTest):
 
 
 class Pack(ScriptTest):
+    def test_scripts_are_packed_with_the_modules_they_import_and_the_scripts_they_start(self):
+        listing = "import gpu_check_bundle; print(*(path.name for path in gpu_check_bundle.scripts()))"
+        names = subprocess.run([sys.executable, "-B", "-c", listing], cwd=TOOLS, check=True, capture_output=True, text=True,
+                               timeout=TIMEOUT_SECONDS).stdout.split()
+
+        self.assertLessEqual({"gpu_check", "gpu_check_parts.py", "compare_pytorch.py", "compare_one_rank.py",
+                              "pytorch_training.py", "pytorch_pipeline.py"}, set(names))
+        self.assertNotIn("plot_metrics.py", names)
+
     def test_incomplete_builds_and_used_folders_are_refused_in_a_sentence(self):
         missing = {"src/revode": "found no program", "src/librevode_cuda.so": "found no plug-in for GPUs at .*REVODE_CUDA=ON",
                    "tests/backend/cuda_device_test": "found no tests at .*REVODE_TESTS=ON"}
