@@ -74,12 +74,13 @@ def close(pipelines):
 
 def check_gradients(options, folder, micro_batches, pipelines):
     """Against PyTorch without a pipeline, in double precision, micro-batch by micro-batch."""
-    oracle = Worker("plain", options.threads, "pytorch_training.py", "plain", folder, options.threads, "double")
+    oracle = Worker("plain-double", options.threads, "pytorch_training.py", "plain", folder, options.threads, "double",
+                    "cpu", "channels_last")
     try:
         expected = gradient_of_pytorch(oracle, folder, micro_batches)
     finally:
         oracle.close()
-    print(f"  {'no pipeline':<15} loss {expected[0]:.7f} in double precision", flush=True)
+    print(f"  {'no pipeline':<18} loss {expected[0]:.7f} in double precision", flush=True)
     found = gradient_of_revode(options, folder, micro_batches, SMOOTHNESS)
     errors = {"revode": compare_gradients("revode", found, expected)}
     for each in pipelines:

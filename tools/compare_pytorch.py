@@ -2,20 +2,32 @@
 """Times whole training steps of revode and of PyTorch, side by side, on the same network, weights and images.
 
     tools/compare_pytorch.py --revode build/src/revode --arch hamiltonian --depth 74 --batch 100 --threads 2
+    tools/compare_pytorch.py --revode build/src/revode --arch hamiltonian --depth 74 --device cuda --precision fp32,tf32,bf16
 
 1. All compute loss and gradient of the same samples, which must agree with those of PyTorch in double precision.
 2. In each round, revode (`revode bench`) and every PyTorch variant take some training steps, in turn: forward,
    backward, weight decay, smoothness, SGD with momentum.
 3. Prints medians, ratios and the peak memory of each process.
 
-PyTorch comes in three variants, all in channels_last, with K^T as a convolution with flipped weights (which oneDNN does
-several times faster than conv_transpose2d) and, for midpoint, K - K^T merged into one kernel:
+PyTorch comes in four variants, all in channels_last unless --layout says otherwise, with K^T on the CPU as a convolution
+with flipped weights (which oneDNN does several times faster than conv_transpose2d) and, for midpoint, K - K^T merged into
+one kernel:
 
     plain           autograd keeps every activation
+    compiled        the same through torch.compile; on a GPU with mode="reduce-overhead", which uses CUDA graphs
     checkpointing   torch.utils.checkpoint over runs of about sqrt(n) of the n blocks of a stage
     reversible      an autograd function a stage that inverts and linearises each coupling in one evaluation
 
-Each runs in a process of its own. Works with any PyTorch from 1.13 on (Debian: python3-torch, python3-h5py).
+and each of them in every arithmetic that --precision names:
+
+    fp32   IEEE single precision
+    tf32   the same, but products of matrices and convolutions round their operands to tf32 (GPU only)
+    bf16   torch.autocast to bfloat16 around the forward pass; weights, sums of batch norm, loss and momentum in fp32
+
+revode computes in them too, as far as it can; where it can't, the table says so, and PyTorch stands beside its fp32.
+
+Each runs in a process of its own. Works with any PyTorch from 1.13 on (Debian: python3-torch, python3-h5py); `compiled`
+needs 2.0.
 
     tools/compare_pytorch.py --revode build/src/revode --ranks 2 --micro-batches 4,16
 
@@ -32,8 +44,8 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 from comparison_processes import CompareError
+from comparison_variants import KINDS, PRECISIONS, can_compile, default_kinds, version_of
 
-VARIANTS = ("plain", "checkpointing", "reversible")
 MODES = ("eager", "compiled")
 
 
@@ -47,8 +59,20 @@ def need_torch():
     sys.exit(77)
 
 
+def torch_folder():
+    return Path(importlib.util.find_spec("torch").submodule_search_locations[0])
+
+
+def choose_kinds(options, version):
+    """Those asked for, else those that this PyTorch has."""
+    if "compiled" in (options.variants or []) and not can_compile(version):
+        raise CompareError("--variants compiled: torch.compile came with PyTorch 2.0, and this is "
+                           f"{version}; leave it out, or install a newer one (pip install torch numpy h5py)")
+    return options.variants or default_kinds(version)
+
+
 def need_pipelining():
-    folder = Path(importlib.util.find_spec("torch").submodule_search_locations[0])
+    folder = torch_folder()
     if not (folder / "distributed" / "pipelining").is_dir():
         raise CompareError(f"the PyTorch in {folder} has no torch.distributed.pipelining; --ranks needs 2.4 or newer "
                            "(pip install torch numpy h5py)")
@@ -66,7 +90,13 @@ def positives(text):
 
 
 def names(text):
-    return text.split(",")
+    return list(dict.fromkeys(text.split(",")))
+
+
+def check_names(parser, option, found, known, where):
+    for name in found:
+        if name not in known:
+            parser.error(f"argument {option}: found '{name}'{where}, expected some of {','.join(known)}")
 
 
 def parse(arguments):
@@ -90,7 +120,13 @@ def parse(arguments):
                         help="of each program (default: the processors it may use); with --ranks of each rank (default 1)")
     parser.add_argument("--activations", default="reverse", choices=("reverse", "store"), help="revode's")
     parser.add_argument("--variants", type=names, metavar="A,B",
-                        help=f"of PyTorch (default {','.join(VARIANTS)}; with --ranks {','.join(MODES)})")
+                        help=f"of PyTorch (default {','.join(KINDS)}; with --ranks {','.join(MODES)})")
+    parser.add_argument("--device", default="cpu", choices=tuple(PRECISIONS),
+                        help="of PyTorch, and revode's --backend (default cpu)")
+    parser.add_argument("--layout", choices=("channels_last", "contiguous"),
+                        help="of PyTorch's images and kernels (default channels_last)")
+    parser.add_argument("--precision", type=names, default=["fp32"], metavar="A,B",
+                        help="arithmetic: each is timed (default fp32; cpu also bf16, cuda also tf32,bf16)")
     parser.add_argument("--time-limit", type=positive, default=900, metavar="SECONDS",
                         help="for each run of revode and, with --ranks, each answer of PyTorch (default 900)")
     parser.add_argument("--json", metavar="FILE", help="write the result there as one JSON object")
@@ -108,11 +144,17 @@ def parse(arguments):
                          "pipeline needs; choose a divisor for --micro-batches")
         if pipelined and number < options.ranks:
             parser.error(f"{number} micro-batches are too few for {options.ranks} ranks: Schedule1F1B needs at least as many")
-    known = MODES if pipelined else VARIANTS
-    options.variants = options.variants or list(known)
-    for name in options.variants:
-        if name not in known:
-            parser.error(f"argument --variants: found '{name}', expected some of {','.join(known)}")
+    if pipelined and (options.device, options.precision) != ("cpu", ["fp32"]):
+        parser.error(f"found --device {options.device} --precision {','.join(options.precision)} with --ranks "
+                     f"{options.ranks}, expected --device cpu --precision fp32: pipelines are compared in no other way")
+    if pipelined and options.layout:
+        parser.error(f"found --layout {options.layout} with --ranks {options.ranks}: pipelines are compared in "
+                     "channels_last alone")
+    options.layout = options.layout or "channels_last"
+    check_names(parser, "--precision", options.precision, PRECISIONS[options.device], f" with --device {options.device}")
+    check_names(parser, "--variants", options.variants or [], MODES if pipelined else KINDS, "")
+    if pipelined:
+        options.variants = options.variants or list(MODES)
     return options
 
 
@@ -123,6 +165,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         if options.ranks == 1:
+            options.variants = choose_kinds(options, version_of(torch_folder()))
             import compare_one_rank
             return compare_one_rank.compare(options)
         need_pipelining()

@@ -115,6 +115,34 @@ def run_revode(options, ranks, command, *arguments):
     return output
 
 
+def refusal_of_revode(options, option, command, *arguments):
+    """The sentence in which revode refuses what `option` asks for, or nothing if it runs."""
+    words = [options.revode, command, *map(str, arguments)]
+    try:
+        ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=options.time_limit)
+    except subprocess.TimeoutExpired:
+        raise CompareError(f"'{' '.join(words)}' took longer than {options.time_limit} s; allow more with "
+                           "--time-limit") from None
+    said = ended.stderr.strip()
+    if ended.returncode == 2 and option in said:
+        return said.splitlines()[-1].removeprefix("revode: error: ")
+    if ended.returncode:
+        raise CompareError(f"'{' '.join(words)}' ended with exit status {ended.returncode}: {said}")
+    return None
+
+
+def describe_device(options):
+    """PyTorch's device and version; a device that can't be used is an error."""
+    worker = Worker("description", options.threads, "pytorch_device.py", options.device)
+    try:
+        description = worker.hear()
+    finally:
+        worker.close()
+    if "failure" in description:
+        raise CompareError(description["failure"])
+    return description
+
+
 def end(process):
     """Asked first, so that mpirun can end its ranks."""
     if process.poll() is None:

@@ -19,7 +19,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
-from pytorch_training import Network, peak_bytes, read_model, write_gradient
+from pytorch_device import forget_peak, peak_bytes
+from pytorch_training import Network, read_model, write_gradient
 
 
 class Share(torch.nn.Module):
@@ -87,14 +88,6 @@ class Rank:
             self.schedule.step()
         self.network.add_regularization()
         return sum(loss.item() for loss in losses)
-
-
-def forget_peak():
-    """Compilers take memory that training does not. Not every system lets a process reset its peak."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def main(folder, mode, micro_batches, number, threads, seconds):
