@@ -51,7 +51,7 @@ def precisions_of_revode(options, folder, left_out):
             continue
         refusal = refused_precision(options, folder, precision)
         if refusal:
-            left_out[label("revode", precision)] = f"not built yet: {refusal}"
+            left_out[label("revode", precision)] = f"refused: {refusal}"
         else:
             taken.append(precision)
     return taken

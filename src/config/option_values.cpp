@@ -88,10 +88,6 @@ std::optional<Value> from_json_as(const nlohmann::json& json, const Rule& rule) 
 Value checked(const Option& option, std::optional<Value> value, std::string_view found,
               std::string_view where) {
   const Rule& rule = option.rule;
-  if (value && rule.comes_later && rule.comes_later(*value)) {
-    throw input_error("{}: '{}' is not part of this version of revode; expected {}", where, found,
-                      rule.expects);
-  }
   if (!value || (rule.accepts && !rule.accepts(*value))) {
     if (rule.choices.empty()) {
       const bool digits = !found.empty() && found.find_first_not_of("0123456789") == found.npos;

@@ -94,18 +94,6 @@ Rule one_of(std::vector<std::string> words) {
           .choices = words};
 }
 
-/// One of `words`; the word `later` is known but not part of this version, unless it is one of
-/// them.
-Rule one_of_now(std::vector<std::string> words, std::string later) {
-  const bool is_there = std::ranges::find(words, later) != words.end();
-  Rule rule = one_of(std::move(words));
-  if (is_there) return rule;
-  rule.comes_later = [later = std::move(later)](const Value& value) {
-    return std::get<std::string>(value) == later;
-  };
-  return rule;
-}
-
 std::vector<std::string> auto_and(std::vector<std::string> words) {
   words.insert(words.begin(), "auto");
   return words;
@@ -241,8 +229,8 @@ std::vector<Option> make_table() {
        computing, networks, Stored::no, &Config::threads, whole(1)},
       {"backend", "NAME", "kernels that compute", "", computing, networks, Stored::no,
        &Config::backend, one_of(auto_and(backend_names()))},
-      {"precision", "NAME", "floating-point numbers", "", computing, networks, Stored::policy,
-       &Config::precision, one_of_now({"fp32"}, "bf16")},
+      {"precision", "NAME", "what the products of convolutions are rounded to; sums stay fp32", "",
+       computing, networks, Stored::policy, &Config::precision, one_of(precision_names())},
       {"activations", "NAME", "rebuild states on the way back, or store them for comparison", "",
        computing, trains | gradient | verify | plan, Stored::no, &Config::activations,
        one_of({"reverse", "store"})},

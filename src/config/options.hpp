@@ -60,9 +60,7 @@ struct Rule {
   std::string expects;  ///< completes "expected ..."
   std::function<bool(const Value&)> accepts;
   std::vector<std::string> choices = {};  ///< the words, where the value is one of a few
-  /// Values that are known but whose part is not built yet.
-  std::function<bool(const Value&)> comes_later = {};
-  bool may_be_none = false;  ///< lists: the word "none" is the empty list
+  bool may_be_none = false;               ///< lists: the word "none" is the empty list
 };
 
 struct Option {

@@ -23,6 +23,7 @@ ArchitectureOptions architecture_options(const Config& config) {
           .widths = config.widths,
           .step_size = config.step_size,
           .grid_bits = config.grid_bits,
+          .precision = precision_of(config.precision),
           .image_channels = data.image.channels,
           .image_height = data.image.height,
           .image_width = data.image.width,

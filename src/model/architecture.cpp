@@ -149,6 +149,7 @@ Architecture::Architecture(const ArchitectureOptions& options)
     : rule_(&architecture_rule(options.arch)),
       step_size_(options.step_size),
       grid_bits_(options.grid_bits),
+      precision_(options.precision),
       num_classes_(options.num_classes),
       image_channels_(options.image_channels) {
   const std::vector<int> blocks = blocks_of(*rule_, options);
@@ -244,7 +245,8 @@ SegmentShape Architecture::segment(int stage, int first, int count) const {
           .gamma = rule_->gamma,
           .beta = rule_->beta,
           .scale = rule_->scale(step_size_),
-          .grid_bits = grid_bits_};
+          .grid_bits = grid_bits_,
+          .precision = precision_};
 }
 
 FeatureMap Architecture::opening_features() const { return {.joined = rule_->halves, .slot = 1}; }

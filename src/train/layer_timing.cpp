@@ -47,6 +47,7 @@ Architecture short_network(const Architecture& whole, int num_ranks) {
                        .widths = whole.widths(),
                        .step_size = whole.step_size(),
                        .grid_bits = whole.grid_bits(),
+                       .precision = whole.precision(),
                        .image_channels = whole.image_channels(),
                        .image_height = whole.image_height(),
                        .image_width = whole.image_width(),

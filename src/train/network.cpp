@@ -40,6 +40,22 @@ RunPlan with_room(RunPlan plan, const Grid& grid, int largest_micro_batch) {
   return plan;
 }
 
+/// Collective. The backend that the configuration names, if it computes as asked.
+std::unique_ptr<Backend<float>> make_backend_for(const RunPlan& plan, int num_threads,
+                                                 const Communicator& world) {
+  std::unique_ptr<Backend<float>> backend;
+  world.agree([&] {
+    backend = make_backend(plan.config.backend, num_threads);
+    const Precision precision = plan.architecture.precision();
+    if (!backend->multiplies_in(precision))
+      throw input_error(
+          "--precision {}: the {} backend multiplies in fp32 alone; expected fp32, "
+          "or --backend cuda where there is a GPU",
+          to_string(precision), backend->name());
+  });
+  return backend;
+}
+
 }  // namespace
 
 RunPlan make_plan(const Config& config, const Communicator& world) {
@@ -61,7 +77,7 @@ Network::Network(RunPlan plan, const Grid& grid, int largest_micro_batch,
       grid_(grid),
       largest_micro_batch_(largest_micro_batch),
       num_threads_(threads_of(plan_.config, grid.world())),
-      backend_(backend ? std::move(backend) : make_backend(plan_.config.backend, num_threads_)) {
+      backend_(backend ? std::move(backend) : make_backend_for(plan_, num_threads_, grid.world())) {
   plan_ = settle(std::move(plan_), *backend_, grid, largest_micro_batch);
   std::vector<TimeSlice<float>*> slices;
   for (const int slice : placement().slices_of(grid.time().rank())) {

@@ -2,15 +2,20 @@
 // whatever order work happens to run in.
 #include "backend/cuda/host_device.hpp"
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include "backend/reference/reference_backend.hpp"
 
 namespace revode::cuda {
 namespace {
@@ -311,6 +316,20 @@ INSTANTIATE_TEST_SUITE_P(Order, HostDeviceDeathTest, testing::ValuesIn(all_order
 TEST_P(HostDeviceDeathTest, TheHostCannotReadMemoryOfTheDevice) {
   synchronize(first);
   EXPECT_DEATH(std::printf("%f", static_cast<double>(*a)), "");
+}
+
+// Of floats of all magnitudes and signs, the smallest among them.
+TEST(RoundMantissa, EqualsTheReference) {
+  std::mt19937 random(1);
+  for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16})
+    for (int draw = 0; draw < 100'000; ++draw) {
+      const auto value = std::bit_cast<float>(static_cast<std::uint32_t>(random()));
+      const float got = round_mantissa(value, 23 - mantissa_bits(precision));
+      const float expected = reference::round_operand(value, precision);
+      ASSERT_TRUE(std::bit_cast<std::uint32_t>(got) == std::bit_cast<std::uint32_t>(expected) ||
+                  (std::isnan(value) && std::isnan(got)))
+          << value << " became " << got << ", not " << expected;
+    }
 }
 
 }  // namespace

@@ -107,6 +107,23 @@ TEST(RoundToGrid, WithoutAGridChangesNothing) {
   EXPECT_EQ(reference::round_to_grid(0.1f, 0), 0.1f);
 }
 
+TEST(Reference, RoundsOperandsToNearestTiesToEven) {
+  const auto rounded = [](float value, Precision precision) {
+    return reference::round_operand(value, precision);
+  };
+  const float bf16_step = std::ldexp(1.0f, -7), tf32_step = std::ldexp(1.0f, -10);
+
+  EXPECT_EQ(rounded(1 + bf16_step / 2, Precision::bf16), 1);
+  EXPECT_EQ(rounded(1 + 3 * bf16_step / 2, Precision::bf16), 1 + 2 * bf16_step);
+  EXPECT_EQ(rounded(-1 - 0.51f * bf16_step, Precision::bf16), -1 - bf16_step);
+  EXPECT_EQ(rounded(1 + tf32_step / 2, Precision::tf32), 1);
+  EXPECT_EQ(rounded(1 + tf32_step, Precision::tf32), 1 + tf32_step);
+  EXPECT_EQ(rounded(0.1f, Precision::fp32), 0.1f);
+  EXPECT_TRUE(std::isnan(rounded(std::nanf(""), Precision::bf16)));
+  // the largest float is nearer to 2^128
+  EXPECT_TRUE(std::isinf(rounded(std::numeric_limits<float>::max(), Precision::bf16)));
+}
+
 /// One coupling of one image [channels, 1, width] that changes slot 0 from slot 1.
 struct OneCoupling {
   Force force = Force::symmetric;

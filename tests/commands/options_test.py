@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Command line, exit statuses, and errors that are printed once whatever the number of ranks."""
+import json
 import os
 from unittest import mock
 
@@ -85,12 +86,28 @@ class Options(program.ProgramTest):
         (self.folder / "run.ini").write_text("arch = \x1b[2Jx\n")
         self.expect_error([r"'\x1b[2Jx'"], "--config", "run.ini")
 
-    def test_parts_of_later_versions_are_refused_by_name(self):
-        self.expect_error(["--precision", "bf16"], "--precision", "bf16")
+    def test_a_precision_that_the_backend_has_not_is_refused_by_name(self):
+        for command in ["train", "gradient", "verify"]:
+            with self.subTest(command):
+                self.expect_error(["--precision bf16", "cpu", "fp32"], command, *NETWORK, "--backend", "cpu",
+                                  "--precision", "bf16", ranks=2)
+        self.assertEqual(list(self.folder.glob("runs/*/*")), [])
+
+    def test_rounded_operands_give_other_numbers_and_the_same_on_any_grid(self):
+        def loss(precision, ranks):
+            done = self.run_program("gradient", *NETWORK, "--samples", "0:8", "--backend", "reference", "--precision",
+                                    precision, "--json", "-", ranks=ranks)
+            return json.loads(done.stdout)["loss"]
+
+        losses = {precision: loss(precision, 1) for precision in ("fp32", "tf32", "bf16")}
+        self.assertEqual(len(set(losses.values())), 3, losses)
+        self.assertEqual(loss("bf16", 2), losses["bf16"])
 
     def test_a_backend_that_cannot_be_had_is_refused_with_the_reason(self):
         with mock.patch.dict(os.environ, REVODE_CUDA_PLUGIN="/nowhere/kernels.so"):
-            self.expect_error(["--backend cuda", "/nowhere/kernels.so", "--backend cpu"], "--backend", "cuda")
+            for ranks in [1, 2]:
+                self.expect_error(["--backend cuda", "/nowhere/kernels.so", "--backend cpu"], "--backend", "cuda",
+                                  ranks=ranks)
 
     def test_depths_that_do_not_divide_name_their_neighbours(self):
         self.expect_error(["--depth", "75", "74", "78"], "--depth", "75")

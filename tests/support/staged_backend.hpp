@@ -127,6 +127,9 @@ class StagedBackend final : public Backend<float> {
   }
 
   std::string_view name() const override { return inner_->name(); }
+  bool multiplies_in(Precision precision) const override {
+    return inner_->multiplies_in(precision);
+  }
   std::string description() const override { return inner_->description(); }
   double measure_peak_flops() override { return inner_->measure_peak_flops(); }
   void set_progress(std::function<void()> progress) override {

@@ -145,9 +145,9 @@ class OneRankReport(unittest.TestCase):
         results["compiled-tf32"]["graph_skips"] = 2
         summarize_one_rank(results, 10)
 
-        lines = notes(types.SimpleNamespace(device="cuda"), self.GPU, results, {"revode-bf16": "not built yet: no"})
+        lines = notes(types.SimpleNamespace(device="cuda"), self.GPU, results, {"revode-bf16": "refused: no"})
 
-        self.assertIn("revode-bf16: not built yet: no", lines)
+        self.assertIn("revode-bf16: refused: no", lines)
         self.assertIn("Beside revode's fp32: plain-bf16.", lines)
         self.assertIn("compiled: torch.compile, mode reduce-overhead (CUDA graphs).", lines)
         self.assertTrue(any("without CUDA graphs 2 times" in line for line in lines))
@@ -231,7 +231,7 @@ class ComparePyTorch(unittest.TestCase):
         result = json.loads(file.read_text())
         self.assertLessEqual({"revode", "plain-bf16", "reversible-bf16"}, set(result["results"]))
         if "revode-bf16" not in result["results"]:
-            self.assertIn("not built yet: --precision", result["left_out"]["revode-bf16"])
+            self.assertIn("refused: --precision", result["left_out"]["revode-bf16"])
         for name in ("plain-bf16", "reversible-bf16"):
             # More than fp32's rounding, so bf16 it was.
             self.assertGreater(result["relative_errors"][name]["gradient"], 1e-4)

@@ -35,6 +35,8 @@ class Backend : public CallQueue {
   /// registers alone, with as many threads as the backend has: measured now, in about 20 ms, or of
   /// a device by its data.
   virtual double measure_peak_flops() = 0;
+  /// Whether its segments multiply in this precision.
+  virtual bool multiplies_in(Precision precision) const { return precision == Precision::fp32; }
   /// Called now and then on the calling thread during long calls, so that messages move. May be
   /// empty.
   virtual void set_progress(std::function<void()> progress) = 0;

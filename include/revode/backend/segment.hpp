@@ -14,6 +14,9 @@
 // ties to even, -0 to +0 (grid_bits 0: no rounding), which makes the sums exact and the inverse bit
 // for bit; see docs/model.md.
 //
+// With a precision other than fp32 the operands of each product of convolutions, kernels (K - K^T
+// where that is one) and what they are applied to, are rounded to it, ties to even.
+//
 // No coupling mixes images: a backend may take each image through the whole segment by itself.
 #pragma once
 
@@ -25,6 +28,7 @@
 #include <string>
 
 #include "revode/backend/exact_sum.hpp"
+#include "revode/backend/precision.hpp"
 
 namespace revode {
 
@@ -51,6 +55,7 @@ struct SegmentShape {
   double beta = 0;
   std::array<double, 2> scale{};  ///< s, by target slot; rounded to Real before use
   int grid_bits = 0;
+  Precision precision = Precision::fp32;  ///< of what a force and its derivatives multiply
 
   std::size_t kernel_size() const { return std::size_t{9} * channels * channels; }
   std::size_t plane_size() const { return static_cast<std::size_t>(height) * width; }

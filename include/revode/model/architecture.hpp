@@ -43,6 +43,7 @@ struct ArchitectureOptions {
   std::vector<int> widths;
   double step_size = 0.1;
   int grid_bits = 16;
+  Precision precision = Precision::fp32;
   int image_channels = 3;
   int image_height = 32;
   int image_width = 32;
@@ -78,6 +79,7 @@ class Architecture {
   std::vector<int> widths() const;
   double step_size() const { return step_size_; }
   int grid_bits() const { return grid_bits_; }
+  Precision precision() const { return precision_; }
   int num_classes() const { return num_classes_; }
   int image_channels() const { return image_channels_; }
   int image_height() const { return stages_.front().height; }
@@ -112,6 +114,7 @@ class Architecture {
   const ArchitectureRule* rule_;
   double step_size_;
   int grid_bits_;
+  Precision precision_;
   int num_classes_;
   int image_channels_;
   std::vector<Stage> stages_;

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "revode/backend/backend.hpp"
+#include "revode/core/error.hpp"
 
 #include "backend/cpu/cpu_segment.hpp"
 #include "backend/cpu/norm_kernels.hpp"
@@ -93,6 +94,8 @@ class CpuBackend final : public host::HostBackend<float> {
     engine_->pool.set_progress(std::move(progress));
   }
   std::unique_ptr<Segment<float>> make_segment(const SegmentShape& shape) override {
+    REVODE_CHECK(multiplies_in(shape.precision), "the cpu backend multiplies in fp32, not in {}",
+                 to_string(shape.precision));
     return std::make_unique<CpuSegment>(shape, engine_);
   }
 

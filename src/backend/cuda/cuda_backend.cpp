@@ -52,6 +52,7 @@ class CudaBackend final : public Backend<float> {
   }
 
   std::string_view name() const override { return "cuda"; }
+  bool multiplies_in(Precision) const override { return true; }
   std::string description() const override { return engine_->device().description(); }
   double measure_peak_flops() override { return engine_->device().peak_flops(); }
   void set_progress(std::function<void()> progress) override {
@@ -62,7 +63,8 @@ class CudaBackend final : public Backend<float> {
     check_shape(shape);
     const ClusterLimits limits = engine_->device().cluster_limits();
     const auto advance = lay_out_advance(shape, limits), retreat = lay_out_retreat(shape, limits);
-    if (advance && retreat)
+    // Those kernels use no tensor cores: what is rounded for these is the library's.
+    if (advance && retreat && shape.precision == Precision::fp32)
       return std::make_unique<WholeSegment>(shape, *advance, *retreat, engine_);
     return std::make_unique<CudaSegment>(shape, engine_);
   }

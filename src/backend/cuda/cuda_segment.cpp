@@ -21,6 +21,10 @@ std::size_t aligned(std::size_t size) {
   return (size + aligned_floats - 1) / aligned_floats * aligned_floats;
 }
 
+int dropped_bits(Precision precision) {
+  return mantissa_bits(Precision::fp32) - mantissa_bits(precision);
+}
+
 /// More than a run needs: two sizes of micro-batches, two of evaluation, and 12,000 layers a slice.
 constexpr std::size_t most_replays = 4096;
 
@@ -85,7 +89,8 @@ void CudaSegment::load_weights() {
                               .stride = static_cast<std::int64_t>(kernel_stride_),
                               .kernel = weights_.kernel,
                               .forward = kernel_.data(),
-                              .adjoint = adjoint_kernel_.data()});
+                              .adjoint = adjoint_kernel_.data(),
+                              .dropped_bits = dropped_bits(shape_.precision)});
   engine_->copy(bias_.data(), weights_.bias, bias_.bytes());
 }
 
@@ -93,7 +98,18 @@ std::unique_ptr<Recording> CudaSegment::make_recording(int batch) {
   return std::make_unique<CudaRecording>(shape_, batch, engine_->space());
 }
 
-/// y <- kernel_j * x
+/// What a product takes of values [batch, ...]: themselves, or a rounded copy.
+const float* CudaSegment::operand(const float* values, int batch, Scratch rounded) {
+  if (shape_.precision == Precision::fp32) return values;
+  float* const copy = engine_->scratch(rounded, size(batch));
+  engine_->launch(RoundOperand{.num_values = static_cast<std::int64_t>(size(batch)),
+                               .dropped_bits = dropped_bits(shape_.precision),
+                               .values = values,
+                               .to = copy});
+  return copy;
+}
+
+/// y <- kernel_j * x, which is an operand
 void CudaSegment::convolve(const Buffer<float>& kernels, int coupling, int batch, const float* x,
                            float* y) {
   engine_->convolve(Convolution{.batch = batch,
@@ -103,12 +119,13 @@ void CudaSegment::convolve(const Buffer<float>& kernels, int coupling, int batch
                                 .out_channels = shape_.channels,
                                 .x = x,
                                 .kernel = kernels.data() + coupling * kernel_stride_,
-                                .y = y});
+                                .y = y,
+                                .precision = shape_.precision});
 }
 
 /// hidden <- sigma(K x + b), or sigma((K - K^T) x + b), which is F itself.
 void CudaSegment::evaluate_hidden(int coupling, int batch, const float* x, float* hidden) {
-  convolve(kernel_, coupling, batch, x, hidden);
+  convolve(kernel_, coupling, batch, operand(x, batch, Scratch::rounded_x), hidden);
   engine_->launch(BiasRelu{.num_values = static_cast<std::int64_t>(size(batch)),
                            .channels = shape_.channels,
                            .bias = bias_.data() + coupling * shape_.channels,
@@ -119,7 +136,8 @@ void CudaSegment::evaluate_hidden(int coupling, int batch, const float* x, float
 const float* CudaSegment::evaluate_force(int coupling, int batch, const float* hidden) {
   if (shape_.force == Force::antisymmetric) return hidden;
   float* const force = engine_->scratch(Scratch::force, size(batch));
-  convolve(adjoint_kernel_, coupling, batch, hidden, force);
+  convolve(adjoint_kernel_, coupling, batch, operand(hidden, batch, Scratch::rounded_hidden),
+           force);
   return force;
 }
 
@@ -266,7 +284,8 @@ void CudaSegment::retreat_adjoint(int j, const float* x, const float* hidden, co
                                           .x = in,
                                           .grad_y = grad_out,
                                           .grad_kernel = kernel_gradient,
-                                          .adds = adds});
+                                          .adds = adds,
+                                          .precision = shape_.precision});
   };
   engine_->launch(AdjointLine{.line = line_of(shape_, target_slot(j)),
                               .num_values = num_values,
@@ -277,19 +296,21 @@ void CudaSegment::retreat_adjoint(int j, const float* x, const float* hidden, co
   float* grad_u = grad_force;
   if (symmetric) {
     grad_u = engine_->scratch(Scratch::grad_hidden, num_values);
-    convolve(kernel_, j, batch, grad_force, grad_u);
+    const float* const grad_operand = operand(grad_force, batch, Scratch::rounded_gradient);
+    convolve(kernel_, j, batch, grad_operand, grad_u);
     // F = K^T z gives dK from (grad_F, z)
-    add_kernel_gradient(grad_force, hidden, false);
+    add_kernel_gradient(grad_operand, operand(hidden, batch, Scratch::rounded_hidden), false);
   }
   engine_->launch(Mask{.num_values = num_values, .hidden = hidden, .values = grad_u});
   // grad_x += K^T grad_u; (K - K^T)^T = -(K - K^T)
-  convolve(symmetric ? adjoint_kernel_ : kernel_, j, batch, grad_u, product);
+  const float* const grad_operand = operand(grad_u, batch, Scratch::rounded_gradient);
+  convolve(symmetric ? adjoint_kernel_ : kernel_, j, batch, grad_operand, product);
   engine_->launch(AddScaled{.num_values = num_values,
                             .factor = symmetric ? 1.0f : -1.0f,
                             .values = product,
                             .to = adjoint.slot[1 - target_slot(j)]});
   // u = K x + b gives dK from (x, grad_u), and db
-  add_kernel_gradient(x, grad_u, symmetric);
+  add_kernel_gradient(operand(x, batch, Scratch::rounded_x), grad_operand, symmetric);
   engine_->launch(AddKernelGradient{.force = shape_.force,
                                     .channels = shape_.channels,
                                     .gradient = kernel_gradient,

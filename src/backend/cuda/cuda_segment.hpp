@@ -38,6 +38,7 @@ class CudaSegment final : public Segment<float> {
   int target_slot(int coupling) const { return (shape_.first_target + coupling) % 2; }
   std::size_t size(int batch) const { return batch * shape_.image_size(); }
   ImageShape images(int batch) const;
+  const float* operand(const float* values, int batch, Scratch rounded);
   void convolve(const Buffer<float>& kernels, int coupling, int batch, const float* x, float* y);
   void evaluate_hidden(int coupling, int batch, const float* x, float* hidden);
   const float* evaluate_force(int coupling, int batch, const float* hidden);

@@ -38,12 +38,12 @@ Owner make_owned(Create create, const char* call) {
   return Owner(made);
 }
 
-/// Batch, height, width, channels in and out.
-using Shape = std::tuple<int, int, int, int, int>;
+/// Batch, height, width, channels in and out, and what is multiplied.
+using Shape = std::tuple<int, int, int, int, int, Precision>;
 
 template <typename Of>
 Shape shape_of(const Of& of) {
-  return {of.batch, of.height, of.width, of.in_channels, of.out_channels};
+  return {of.batch, of.height, of.width, of.in_channels, of.out_channels, of.precision};
 }
 
 TensorDescriptor make_tensor(int batch, int channels, int height, int width) {
@@ -58,7 +58,7 @@ TensorDescriptor make_tensor(int batch, int channels, int height, int width) {
 /// A 3 x 3 convolution at one shape, zero padding 1.
 struct Descriptors {
   explicit Descriptors(const Shape& shape) {
-    const auto [batch, height, width, in_channels, out_channels] = shape;
+    const auto [batch, height, width, in_channels, out_channels, precision] = shape;
     x = make_tensor(batch, in_channels, height, width);
     y = make_tensor(batch, out_channels, height, width);
     kernel = make_owned<FilterDescriptor>(cudnnCreateFilterDescriptor,  //
@@ -71,14 +71,16 @@ struct Descriptors {
     check(cudnnSetConvolution2dDescriptor(convolution.get(), 1, 1, 1, 1, 1, 1,
                                           CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT),
           "cudnnSetConvolution2dDescriptor");
-    // Neither tensor cores nor their TF32.
-    check(cudnnSetConvolutionMathType(convolution.get(), CUDNN_FMA_MATH),
-          "cudnnSetConvolutionMathType");
+    // fp32: neither tensor cores nor their TF32. Numbers of bf16 are numbers of TF32 as well, and
+    // their products exact in single precision: so TF32 serves both.
+    math = precision == Precision::fp32 ? CUDNN_FMA_MATH : CUDNN_TENSOR_OP_MATH;
+    check(cudnnSetConvolutionMathType(convolution.get(), math), "cudnnSetConvolutionMathType");
   }
 
   TensorDescriptor x, y;
   FilterDescriptor kernel;
   ConvolutionDescriptor convolution;
+  cudnnMathType_t math;
 };
 
 /// Sums of products in single precision, as a loop would form them: no transforms, which round
@@ -92,13 +94,14 @@ bool is_plain(cudnnConvolutionBwdFilterAlgo_t algorithm) {
   return algorithm == CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
 }
 
-/// The first, which the heuristics think the fastest, that is plain and gives the same bits every
-/// time; otherwise `general`, which does and takes every shape.
+/// The first, which the heuristics think the fastest, that is plain, multiplies as asked and gives
+/// the same bits every time; otherwise `general`, which does and takes every shape.
 template <typename Found, std::size_t size, typename Algorithm>
-Algorithm choose(const Found (&found)[size], int num_found, Algorithm general) {
+Algorithm choose(const Found (&found)[size], int num_found, cudnnMathType_t math,
+                 Algorithm general) {
   for (int i = 0; i < num_found; ++i)
     if (found[i].status == CUDNN_STATUS_SUCCESS && found[i].determinism == CUDNN_DETERMINISTIC &&
-        found[i].mathType == CUDNN_FMA_MATH && found[i].memory <= most_workspace_bytes &&
+        found[i].mathType == math && found[i].memory <= most_workspace_bytes &&
         is_plain(found[i].algo))
       return found[i].algo;
   return general;
@@ -112,7 +115,7 @@ struct ForwardPlan : Descriptors {
                                                  y.get(), CUDNN_CONVOLUTION_FWD_ALGO_COUNT,
                                                  &num_found, found),
           "cudnnGetConvolutionForwardAlgorithm_v7");
-    algorithm = choose(found, num_found, CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
+    algorithm = choose(found, num_found, math, CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
     check(cudnnGetConvolutionForwardWorkspaceSize(handle, x.get(), kernel.get(), convolution.get(),
                                                   y.get(), algorithm, &workspace_bytes),
           "cudnnGetConvolutionForwardWorkspaceSize");
@@ -130,7 +133,7 @@ struct GradientPlan : Descriptors {
               handle, x.get(), y.get(), convolution.get(), kernel.get(),
               CUDNN_CONVOLUTION_BWD_FILTER_ALGO_COUNT, &num_found, found),
           "cudnnGetConvolutionBackwardFilterAlgorithm_v7");
-    algorithm = choose(found, num_found, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1);
+    algorithm = choose(found, num_found, math, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1);
     check(
         cudnnGetConvolutionBackwardFilterWorkspaceSize(handle, x.get(), y.get(), convolution.get(),
                                                        kernel.get(), algorithm, &workspace_bytes),

@@ -1,6 +1,6 @@
-// The convolutions of a device, by cuDNN: in true single precision, by algorithms that give the
-// same bits every time. Which one is chosen depends on the shape and the device alone: cuDNN's
-// heuristics are asked, nothing is timed.
+// The convolutions of a device, by cuDNN: in true single precision, or of rounded operands on
+// tensor cores, by algorithms that give the same bits every time. Which one is chosen depends on
+// the shape and the device alone: cuDNN's heuristics are asked, nothing is timed.
 #pragma once
 
 #include <memory>

@@ -33,6 +33,8 @@ struct Convolution {
   const float* x = nullptr;
   const float* kernel = nullptr;
   float* y = nullptr;
+  /// x and kernel are exact in it: units that multiply in it, or better, may be used.
+  Precision precision = Precision::fp32;
 
   Accesses accesses() const {
     const std::size_t num_pixels = std::size_t{1} * batch * height * width;
@@ -55,6 +57,7 @@ struct ConvolutionGradient {
   const float* grad_y = nullptr;
   float* grad_kernel = nullptr;
   bool adds = false;
+  Precision precision = Precision::fp32;  ///< of x and grad_y
 
   Accesses accesses() const {
     const std::size_t num_pixels = std::size_t{1} * batch * height * width;

@@ -40,8 +40,11 @@ enum class Scratch {
   kernel,
   kernel_gradient,
   sums,
+  rounded_x,
+  rounded_hidden,
+  rounded_gradient,
 };
-inline constexpr int num_scratch_arrays = 11;
+inline constexpr int num_scratch_arrays = 14;
 
 class Engine;
 

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "revode/backend/exact_sum.hpp"
@@ -152,6 +153,18 @@ REVODE_ON_DEVICE inline float multiply_add(float a, float b, float c) {
 
 /// max(x, 0); NaN stays NaN.
 REVODE_ON_DEVICE inline float relu(float x) { return x < 0 ? 0.0f : x; }
+
+/// The nearest number whose mantissa has 23 - dropped_bits bits, ties to even; NaN stays NaN.
+REVODE_ON_DEVICE inline float round_mantissa(float x, int dropped_bits) {
+  if (dropped_bits == 0 || !(fabsf(x) <= 3.402823466e+38f)) return x;
+  std::uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t last = std::uint32_t{1} << dropped_bits;
+  bits += last / 2 - 1 + ((bits >> dropped_bits) & 1);
+  bits &= ~(last - 1);
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
 
 /// 2^grid_bits, or 0 without a grid.
 inline float grid_unit(int grid_bits) { return grid_bits > 0 ? std::ldexp(1.0f, grid_bits) : 0; }

@@ -103,6 +103,7 @@ template <typename Real>
 class ReferenceBackend final : public host::HostBackend<Real> {
  public:
   std::string_view name() const override { return "reference"; }
+  bool multiplies_in(Precision) const override { return true; }
   std::string description() const override { return "reference (plain loops), 1 thread"; }
   double measure_peak_flops() override { return plain_multiply_adds<Real>(); }
   /// One thread that is never in a hurry: messages move between calls.

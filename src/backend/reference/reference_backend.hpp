@@ -2,6 +2,9 @@
 // backend module.
 #pragma once
 
+#include <cstddef>
+#include <vector>
+
 #include "revode/backend/backend.hpp"
 #include "revode/core/buffer.hpp"
 
@@ -10,6 +13,11 @@ namespace revode::reference {
 /// Nearest multiple of 2^-grid_bits, ties to even, -0 to +0; the identity for grid_bits 0.
 template <typename Real>
 Real round_to_grid(Real value, int grid_bits);
+
+/// The nearest number with so few bits of mantissa as `precision` has, ties to even; fp32: the
+/// identity.
+template <typename Real>
+Real round_operand(Real value, Precision precision);
 
 /// y_o = sum_i K[o][i] * x_i, 3x3, stride 1, zero padding 1 (+=).
 /// kernel [out, in, 3, 3], x [in, height, width], y [out, height, width].
@@ -46,6 +54,8 @@ class ReferenceSegment final : public Segment<Real> {
 
  private:
   struct Evaluation;
+  /// What a product takes of values [size].
+  std::vector<Real> operand(const Real* values, std::size_t size) const;
   Evaluation evaluate(int coupling, const Real* x) const;
   void linearise(int coupling, const Real* x, const Evaluation& at, const Real* grad_force,
                  Real* grad_x, Real* grad_kernel, Real* grad_bias) const;

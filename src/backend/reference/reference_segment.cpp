@@ -17,6 +17,16 @@ Real round_to_grid(Real value, int grid_bits) {
   return std::nearbyint(value * unit) / unit + Real{0};  // -0 + 0 = +0
 }
 
+template <typename Real>
+Real round_operand(Real value, Precision precision) {
+  if (precision == Precision::fp32 || value == 0 || !std::isfinite(value)) return value;
+  // Numbers below 2^-126 have the spacing of those above.
+  int exponent = 0;
+  std::frexp(value, &exponent);  // |value| in [2^(exponent - 1), 2^exponent)
+  const int last_bit = std::max(exponent - 1, -126) - mantissa_bits(precision);
+  return std::ldexp(std::nearbyint(std::ldexp(value, -last_bit)), last_bit);
+}
+
 // Calls f(y_offset, x_offset, o, i, ky, kx) for every product of a 3x3 convolution inside the
 // image.
 template <typename Function>
@@ -98,10 +108,9 @@ template <typename Real>
 void ReferenceSegment<Real>::load_weights() {
   std::copy_n(weights_.bias, bias_.size(), bias_.data());
   std::copy_n(weights_.kernel, kernel_.size(), kernel_.data());
-  if (shape_.force == Force::symmetric) return;
   // K - K^T: [o][i][ky][kx] of K^T is [i][o][2-ky][2-kx] of K.
   const int c = shape_.channels;
-  for (int j = 0; j < shape_.num_couplings; ++j) {
+  for (int j = 0; j < shape_.num_couplings && shape_.force == Force::antisymmetric; ++j) {
     const Real* k = weights_.kernel + j * shape_.kernel_size();
     Real* difference = kernel_.data() + j * shape_.kernel_size();
     for (int o = 0; o < c; ++o)
@@ -109,6 +118,14 @@ void ReferenceSegment<Real>::load_weights() {
         for (int tap = 0; tap < 9; ++tap)
           difference[(o * c + i) * 9 + tap] -= k[(i * c + o) * 9 + 8 - tap];
   }
+  for (Real& value : kernel_.span()) value = round_operand(value, shape_.precision);
+}
+
+template <typename Real>
+std::vector<Real> ReferenceSegment<Real>::operand(const Real* values, std::size_t size) const {
+  std::vector<Real> rounded(values, values + size);
+  for (Real& value : rounded) value = round_operand(value, shape_.precision);
+  return rounded;
 }
 
 template <typename Real>
@@ -126,11 +143,12 @@ typename ReferenceSegment<Real>::Evaluation ReferenceSegment<Real>::evaluate(int
   for (int i = 0; i < c; ++i)
     std::fill_n(at.hidden.begin() + i * shape_.plane_size(), shape_.plane_size(),
                 bias_[coupling * c + i]);
-  convolve(kernel, c, c, h, w, x, at.hidden.data());
+  convolve(kernel, c, c, h, w, operand(x, shape_.image_size()).data(), at.hidden.data());
   for (Real& value : at.hidden) value = std::max(value, Real{0});
   // F = K^T hidden, or hidden itself
   if (shape_.force == Force::symmetric) {
-    convolve_adjoint(kernel, c, c, h, w, at.hidden.data(), at.force.data());
+    convolve_adjoint(kernel, c, c, h, w, operand(at.hidden.data(), at.hidden.size()).data(),
+                     at.force.data());
   } else {
     at.force = at.hidden;
   }
@@ -180,8 +198,9 @@ void ReferenceSegment<Real>::linearise(int coupling, const Real* x, const Evalua
   const bool symmetric = shape_.force == Force::symmetric;
   // u = K x + b;  grad_u = sigma'(u) (K grad_F), or sigma'(u) grad_F
   std::vector<Real> grad_u(size);
+  const std::vector<Real> grad_force_operand = operand(grad_force, size);
   if (symmetric) {
-    convolve(kernel, c, c, h, w, grad_force, grad_u.data());
+    convolve(kernel, c, c, h, w, grad_force_operand.data(), grad_u.data());
   } else {
     std::copy_n(grad_force, size, grad_u.begin());
   }
@@ -189,20 +208,24 @@ void ReferenceSegment<Real>::linearise(int coupling, const Real* x, const Evalua
     if (!(at.hidden[p] > 0)) grad_u[p] = 0;
 
   // grad_x += K^T grad_u;  grad_b += sum grad_u
-  convolve_adjoint(kernel, c, c, h, w, grad_u.data(), grad_x);
+  const std::vector<Real> grad_u_operand = operand(grad_u.data(), size);
+  const std::vector<Real> x_operand = operand(x, size);
+  convolve_adjoint(kernel, c, c, h, w, grad_u_operand.data(), grad_x);
   for (int i = 0; i < c; ++i)
     for (std::size_t p = 0; p < shape_.plane_size(); ++p)
       grad_bias[i] += grad_u[i * shape_.plane_size() + p];
 
   if (symmetric) {
     // F = K^T z gives dK from (grad_F, z); u = K x + b gives dK from (x, grad_u)
-    convolve_kernel_gradient(c, c, h, w, grad_force, at.hidden.data(), grad_kernel);
-    convolve_kernel_gradient(c, c, h, w, x, grad_u.data(), grad_kernel);
+    convolve_kernel_gradient(c, c, h, w, grad_force_operand.data(),
+                             operand(at.hidden.data(), size).data(), grad_kernel);
+    convolve_kernel_gradient(c, c, h, w, x_operand.data(), grad_u_operand.data(), grad_kernel);
     return;
   }
   // A = K - K^T:  dK[o][i][k] = dA[o][i][k] - dA[i][o][-k]
   std::vector<Real> grad_difference(shape_.kernel_size());
-  convolve_kernel_gradient(c, c, h, w, x, grad_u.data(), grad_difference.data());
+  convolve_kernel_gradient(c, c, h, w, x_operand.data(), grad_u_operand.data(),
+                           grad_difference.data());
   for (int o = 0; o < c; ++o)
     for (int i = 0; i < c; ++i)
       for (int tap = 0; tap < 9; ++tap)
@@ -263,6 +286,8 @@ void ReferenceSegment<Real>::retreat(CouplingRange range, StateView<Real> state,
 
 template float round_to_grid(float, int);
 template double round_to_grid(double, int);
+template float round_operand(float, Precision);
+template double round_operand(double, Precision);
 template void convolve(const float*, int, int, int, int, const float*, float*);
 template void convolve(const double*, int, int, int, int, const double*, double*);
 template void convolve_adjoint(const float*, int, int, int, int, const float*, float*);

@@ -149,6 +149,21 @@ struct Mask {
   }
 };
 
+/// to <- values, rounded to what a product takes.
+struct RoundOperand {
+  static constexpr std::string_view name = "round_operand";
+  std::int64_t num_values = 0;
+  int dropped_bits = 0;
+  const float* values = nullptr;
+  float* to = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    to[i] = round_mantissa(values[i], dropped_bits);
+  }
+  Accesses accesses() const { return Accesses().reads(values, num_values).writes(to, num_values); }
+};
+
 /// to += factor * values
 struct AddScaled {
   static constexpr std::string_view name = "add_scaled";
@@ -207,6 +222,7 @@ struct PackKernels {
   const float* kernel = nullptr;
   float* forward = nullptr;
   float* adjoint = nullptr;  ///< null for the antisymmetric force
+  int dropped_bits = 0;      ///< of each mantissa
 
   REVODE_ON_DEVICE std::int64_t size() const {
     return std::int64_t{9} * num_couplings * channels * channels;
@@ -220,10 +236,10 @@ struct PackKernels {
     const float transposed = k[(i * channels + o) * 9 + 8 - tap];
     const std::int64_t to = coupling * stride + (o * 9 + tap) * channels + i;
     if (adjoint != nullptr) {
-      forward[to] = value;
-      adjoint[to] = transposed;
+      forward[to] = round_mantissa(value, dropped_bits);
+      adjoint[to] = round_mantissa(transposed, dropped_bits);
     } else {
-      forward[to] = value - transposed;
+      forward[to] = round_mantissa(value - transposed, dropped_bits);
     }
   }
   Accesses accesses() const {
