@@ -194,7 +194,24 @@ Json memory_of(const Communicator& communicator) {
   }
   return {{"peak_memory_bytes", report.peak_resident},
           {"peak_bytes_apart_from_parameters", apart},
-          {"peak_bytes_by_use", peaks_by_category(report)}};
+          {"peak_bytes_by_use", peaks_by_category(report.ranks)}};
+}
+
+/// Of ranks that compute on devices: a step's work, and memory. Collective.
+Json devices_of(const Communicator& communicator, const Measurements& seen) {
+  const MemoryReport report = gather_memory(communicator);
+  const std::optional<WorkCounts>& work = seen.work_of_step;
+  const Json mine = work ? Json{{{"rank", communicator.rank()},
+                                 {"launches", work->launched},
+                                 {"replays", work->num_replays},
+                                 {"replayed_launches", work->replayed},
+                                 {"graphs", work->num_graphs}}}
+                         : Json::array();
+  const Json ranks = gather_lists(communicator, mine);
+  if (ranks.empty()) return Json::object();
+  return {{"device_memory_bytes", device_peaks(report)},
+          {"device_bytes_by_use", peaks_by_category(report.devices)},
+          {"device_work", ranks}};
 }
 
 Json settings_of(Network& network) {
@@ -256,6 +273,7 @@ Json result_of(Network& network, const Measurements& seen) {
                  {"forward_gflops", flops.forward / forward.median / giga},
                  {"forward_share", flops.forward / forward.median / peak}});
   result.update(memory_of(communicator));
+  result.update(devices_of(communicator, seen));
   result["stages"] = stages;
   result["phases"] = gather_lists(communicator, phases_of(seen, communicator.rank()));
   result.update(settings_of(network));
@@ -280,7 +298,10 @@ double update_value(const Network& network, const Measurements& seen) {
 Json machine_of(Network& network, const Measurements& seen) {
   const RunPlan& plan = network.plan();
   const int micro_batch = network.largest_micro_batch();
-  const MemoryUse use = memory_use();
+  const MemoryUse use = memory_use(), on_device = device_memory_use();
+  const auto peak = [&](Memory category) {
+    return static_cast<double>(use.peak(category) + on_device.peak(category));
+  };
   std::vector<TimedMicroBatch> timed{{micro_batch, plan.costs}};
   for (int images = micro_batch / 2; images >= 1; images /= 2)
     timed.push_back({images, agree_on_costs(plan, time_layers(plan, network.backend(), images),
@@ -294,8 +315,7 @@ Json machine_of(Network& network, const Measurements& seen) {
           {"activations", plan.config.activations},
           {"micro_batch", micro_batch},
           {"update_value_seconds", update_value(network, seen)},
-          {"kernel_copies", static_cast<double>(use.peak(Memory::packed_weights)) /
-                                static_cast<double>(use.peak(Memory::weights))},
+          {"kernel_copies", peak(Memory::packed_weights) / peak(Memory::weights)},
           {"revision", source_revision()},
           {"date", utc_time()},
           {"ranks", machine_ranks(plan.architecture, timed)}};

@@ -42,8 +42,10 @@ std::string summary(const Json& result) {
                       "", number(result, "peak_gflops"), "100.0%");
   text += fmt::format(
       "eff.: effective, counting direct convolutions. Winograd kernels do with fewer operations,\n"
-      "so that more than 100% of the peak is possible; the peak is that of multiply-adds on\n"
-      "registers, measured between the steps. {},\n{}, revision {}\n",
+      "so that more than 100% of the peak is possible; the peak is that of multiply-adds{}.\n"
+      "{},\n{}, revision {}\n",
+      result.contains("device_work") ? " that the\ndevice has by its data"
+                                     : " on\nregisters, measured between the steps",
       result["processor"].get<std::string>(), result["version"].get<std::string>(),
       result["revision"].get<std::string>());
   return text;
@@ -79,22 +81,42 @@ std::string phase_table(const Json& phases) {
   return text;
 }
 
-/// Memory of the rank that took most.
-std::string memory_lines(const Json& result) {
-  const auto peaks = result["peak_memory_bytes"].get<std::vector<double>>();
-  const auto rank = static_cast<std::size_t>(std::ranges::max_element(peaks) - peaks.begin());
-  std::string text = fmt::format(
-      "\npeak memory of rank {}: {}; apart from weights, gradients, momentum and\n"
-      "kernel-layout copies {}. Arrays at their largest:\n ",
-      rank, format_bytes(peaks[rank]),
-      format_bytes(result["peak_bytes_apart_from_parameters"][rank].get<double>()));
-  std::string separator = " ";
-  for (const auto& [name, bytes] : result["peak_bytes_by_use"].items()) {
+/// " state 1 MiB, stash 2 MiB, ..." of one rank.
+std::string uses_in_words(const Json& bytes_by_use, std::size_t rank) {
+  std::string text, separator = " ";
+  for (const auto& [name, bytes] : bytes_by_use.items()) {
     const std::string use = name == "packed_weights" ? "kernel-layout copies" : name;
     text += fmt::format("{}{} {}", separator, use, format_bytes(bytes[rank].get<double>()));
     separator = ", ";
   }
-  return text + "\n";
+  return text;
+}
+
+/// Memory of the rank that took most.
+std::string memory_lines(const Json& result) {
+  const auto peaks = result["peak_memory_bytes"].get<std::vector<double>>();
+  const auto rank = static_cast<std::size_t>(std::ranges::max_element(peaks) - peaks.begin());
+  return fmt::format(
+             "\npeak memory of rank {}: {}; apart from weights, gradients, momentum and\n"
+             "kernel-layout copies {}. Arrays at their largest:\n ",
+             rank, format_bytes(peaks[rank]),
+             format_bytes(result["peak_bytes_apart_from_parameters"][rank].get<double>())) +
+         uses_in_words(result["peak_bytes_by_use"], rank) + "\n";
+}
+
+/// Of the rank whose device holds most: what a step is for it, and what it holds.
+std::string device_lines(const Json& result) {
+  if (!result.contains("device_work")) return "";
+  const auto peaks = result["device_memory_bytes"].get<std::vector<double>>();
+  const auto rank = static_cast<std::size_t>(std::ranges::max_element(peaks) - peaks.begin());
+  const Json& work = result["device_work"][rank];
+  std::string text = fmt::format(
+      "\ndevice of rank {}: a step is {} launches and {} replays of graphs with {} more; {} "
+      "graphs\n"
+      "memory {}. Arrays at their largest:\n ",
+      rank, work["launches"].get<int>(), work["replays"].get<int>(),
+      work["replayed_launches"].get<int>(), work["graphs"].get<int>(), format_bytes(peaks[rank]));
+  return text + uses_in_words(result["device_bytes_by_use"], rank) + "\n";
 }
 
 /// The first ranks' items: hundreds of ranks would bury the rest, which --json holds.
@@ -110,7 +132,8 @@ Json of_first_ranks(const Json& list) {
 
 std::string bench_tables(const Json& result) {
   return summary(result) + stage_table(of_first_ranks(result["stages"])) +
-         phase_table(of_first_ranks(result["phases"])) + memory_lines(result);
+         phase_table(of_first_ranks(result["phases"])) + memory_lines(result) +
+         device_lines(result);
 }
 
 }  // namespace revode

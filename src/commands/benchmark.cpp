@@ -47,16 +47,20 @@ Measurements measure(Network& network, TrainingStep& training, const DataFeed& f
     const MiniBatchSource source =
         feed.mini_batch(indices_of_step(order, step, config.batch_size), 0, plan.num_micro_batches);
     communicator.barrier();
-    const double peak = network.backend().measure_peak_flops();
+    const double peak = network.backend().measure_peak_flops(network.architecture().precision());
 
     timer.reset();
+    const std::optional<WorkCounts> work_before = network.backend().work_counts();
     if (TraceRecorder* trace = network.trace()) trace->begin_step(step + 1);
     const double step_seconds = time_together(communicator, [&] {
       const StepReport report = training.compute_gradient(source);
       training.require_finite(source, report, fmt::format("step {} of bench", step + 1));
       training.update(config.learning_rate, report);
     });
+    timer.settle();
     const PhaseTimer phases = timer;
+    // The last step's: by then all that is recorded is.
+    if (work_before) seen.work_of_step = network.backend().work_counts()->since(*work_before);
 
     const double forward_seconds =
         time_together(communicator, [&] { network.pipeline().evaluate(source); });

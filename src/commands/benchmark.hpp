@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "revode/backend/work_counts.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/train/data_feed.hpp"
 #include "revode/train/network.hpp"
@@ -18,6 +20,8 @@ struct Measurements {
   std::vector<double> forward_seconds;  ///< of forward sweeps alone, likewise
   std::vector<double> peak_flops;       ///< operations a second of this rank, between the steps
   std::vector<PhaseTimer> phases;       ///< this rank's, one a training step
+  /// What this rank gave its device in a training step, where it has one.
+  std::optional<WorkCounts> work_of_step;
 };
 
 /// Trains for `num_steps` steps after a warm-up, each between a measurement of the peak and a

@@ -107,7 +107,7 @@ class OneSweep {
   const Times& back() const { return back_; }
 
   void play(bool is_noted) {
-    PhaseTimer forward(static_cast<int>(network_.stages().size())), back = forward;
+    PhaseTimer forward(static_cast<int>(network_.stages().size()), backend_), back = forward;
     for (const auto& share : shares_) share->slice().begin_sweep(1);
     fill_images();
     shares_.back()->slice().set_labels(0, labels_);
@@ -121,6 +121,8 @@ class OneSweep {
       share->slice().backward(0, batch_, batch_, state_.data(), adjoint_.data());
     }
     for (const auto& share : shares_) share->slice().finish_sweep();
+    forward.settle();
+    back.settle();
     if (!is_noted) return;
     forward_.note(forward, Phase::stage_forward);
     back_.note(back, Phase::stage_back);

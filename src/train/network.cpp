@@ -122,7 +122,7 @@ void Network::set_input_statistics(const ChannelStatistics& statistics) {
 }
 
 void Network::time_phases() {
-  phase_timer_.emplace(static_cast<int>(architecture().stages().size()));
+  phase_timer_.emplace(static_cast<int>(architecture().stages().size()), *backend_);
   for (const auto& share : shares_) share->slice().set_phase_timer(&*phase_timer_);
   pipeline_->set_phase_timer(&*phase_timer_);
 }

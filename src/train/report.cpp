@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -129,76 +128,103 @@ std::string partition_lines(Network& network) {
   return text;
 }
 
-std::string bytes_of(const MemoryUse& use, Memory category) {
-  return format_bytes(static_cast<double>(use.current(category)));
-}
-
-/// Of the rank that holds most, at the start.
+/// Of the rank that holds most, on host and device together, at the start.
 std::string memory_lines(const MemoryReport& report) {
-  const auto total = [](const MemoryUse& use) {
-    return std::accumulate(use.current_bytes.begin(), use.current_bytes.end(), std::int64_t{0});
+  const auto total = [&](std::size_t rank) {
+    return report.ranks[rank].total() + report.devices[rank].total();
   };
-  const auto most = std::ranges::max_element(report.ranks, {}, total);
-  const std::int64_t host = host_memory_bytes();
-  return fmt::format(
+  std::size_t most = 0;
+  for (std::size_t rank = 1; rank < report.ranks.size(); ++rank)
+    if (total(rank) > total(most)) most = rank;
+  const auto bytes_of = [&](Memory category) {
+    return format_bytes(static_cast<double>(report.ranks[most].current(category) +
+                                            report.devices[most].current(category)));
+  };
+  const std::int64_t host = host_memory_bytes(), on_device = report.devices[most].total();
+  std::string text = fmt::format(
       "memory of rank {}, which holds most{}\n"
       "  grows with depth  weights {}, gradients {}, momentum {},\n"
       "                    kernel-layout copies {}\n"
       "  does not          states and messages {}, data {};\n"
       "                    stash as above; workspace with the first step\n",
-      most - report.ranks.begin(),
+      most,
       host > 0 ? fmt::format("; {} has {}", host_name(), format_bytes(static_cast<double>(host)))
                : "",
-      bytes_of(*most, Memory::weights), bytes_of(*most, Memory::gradients),
-      bytes_of(*most, Memory::momentum), bytes_of(*most, Memory::packed_weights),
-      bytes_of(*most, Memory::state), bytes_of(*most, Memory::data));
+      bytes_of(Memory::weights), bytes_of(Memory::gradients), bytes_of(Memory::momentum),
+      bytes_of(Memory::packed_weights), bytes_of(Memory::state), bytes_of(Memory::data));
+  if (on_device > 0)
+    text += fmt::format("  of this           {} on its device\n",
+                        format_bytes(static_cast<double>(on_device)));
+  return text;
+}
+
+/// One rank's peak of each category in words, those that belong together added up.
+struct PeakParts {
+  explicit PeakParts(const MemoryUse& use)
+      : weights(use.peak(Memory::weights) + use.peak(Memory::gradients) +
+                use.peak(Memory::momentum) + use.peak(Memory::packed_weights)),
+        states(use.peak(Memory::state) + use.peak(Memory::stash) + use.peak(Memory::workspace)),
+        data(use.peak(Memory::data)) {}
+
+  std::int64_t weights, states, data;
+};
+
+std::string in_words(std::int64_t bytes) { return format_bytes(static_cast<double>(bytes)); }
+
+std::vector<MemoryUse> gather(const MemoryUse& mine, const Communicator& communicator) {
+  std::vector<MemoryUse> ranks(communicator.size());
+  for (int category = 0; category < num_memory_categories; ++category) {
+    const auto current = communicator.all_gather(mine.current_bytes[category]);
+    const auto peak = communicator.all_gather(mine.peak_bytes[category]);
+    for (int rank = 0; rank < communicator.size(); ++rank) {
+      ranks[rank].current_bytes[category] = current[rank];
+      ranks[rank].peak_bytes[category] = peak[rank];
+    }
+  }
+  return ranks;
 }
 
 }  // namespace
 
 MemoryReport gather_memory(const Communicator& communicator) {
-  const MemoryUse mine = memory_use();
-  MemoryReport report;
-  report.ranks.resize(communicator.size());
-  for (int category = 0; category < num_memory_categories; ++category) {
-    const auto current = communicator.all_gather(mine.current_bytes[category]);
-    const auto peak = communicator.all_gather(mine.peak_bytes[category]);
-    for (int rank = 0; rank < communicator.size(); ++rank) {
-      report.ranks[rank].current_bytes[category] = current[rank];
-      report.ranks[rank].peak_bytes[category] = peak[rank];
-    }
-  }
-  report.peak_resident = communicator.all_gather(peak_resident_bytes());
-  return report;
+  return {.ranks = gather(memory_use(), communicator),
+          .devices = gather(device_memory_use(), communicator),
+          .peak_resident = communicator.all_gather(peak_resident_bytes())};
 }
 
 std::string peak_memory_text(const MemoryReport& report, int indentation) {
   const auto largest = std::ranges::max_element(report.peak_resident);
   const auto rank = largest - report.peak_resident.begin();
-  const MemoryUse& use = report.ranks[rank];
-  const auto sum = [&](std::initializer_list<Memory> categories) {
-    std::int64_t bytes = 0;
-    for (const Memory category : categories) bytes += use.peak(category);
-    return bytes;
-  };
-  const auto in_words = [](std::int64_t bytes) { return format_bytes(static_cast<double>(bytes)); };
-  const std::int64_t weights =
-      sum({Memory::weights, Memory::gradients, Memory::momentum, Memory::packed_weights});
-  const std::int64_t states = sum({Memory::state, Memory::stash, Memory::workspace});
-  const std::int64_t data = sum({Memory::data});
+  const PeakParts peak(report.ranks[rank]);
   return fmt::format(
       "{} (rank {}): weights and their copies {};\n"
       "{:<{}}states {}, data {}, program, libraries {}",
-      in_words(*largest), rank, in_words(weights), "", indentation, in_words(states),
-      in_words(data), in_words(std::max(*largest - weights - states - data, std::int64_t{0})));
+      in_words(*largest), rank, in_words(peak.weights), "", indentation, in_words(peak.states),
+      in_words(peak.data),
+      in_words(std::max(*largest - peak.weights - peak.states - peak.data, std::int64_t{0})));
 }
 
-nlohmann::ordered_json peaks_by_category(const MemoryReport& report) {
+std::string device_memory_text(const MemoryReport& report) {
+  const auto most = std::ranges::max_element(report.devices, {}, &MemoryUse::sum_of_peaks);
+  if (most->sum_of_peaks() == 0) return "";
+  const PeakParts peak(*most);
+  return fmt::format("{} (rank {}): weights and their copies {}, states {}, data {}",
+                     in_words(most->sum_of_peaks()), most - report.devices.begin(),
+                     in_words(peak.weights), in_words(peak.states), in_words(peak.data));
+}
+
+std::vector<std::int64_t> device_peaks(const MemoryReport& report) {
+  std::vector<std::int64_t> bytes;
+  for (const MemoryUse& use : report.devices) bytes.push_back(use.sum_of_peaks());
+  return bytes;
+}
+
+nlohmann::ordered_json peaks_by_category(const std::vector<MemoryUse>& ranks) {
   nlohmann::ordered_json json;
   for (int category = 0; category < num_memory_categories; ++category) {
     std::string name(to_string(static_cast<Memory>(category)));
     std::ranges::replace(name, ' ', '_');
-    for (const MemoryUse& use : report.ranks) json[name].push_back(use.peak_bytes[category]);
+    for (const MemoryUse& use : ranks) json[name].push_back(use.peak_bytes[category]);
   }
   return json;
 }

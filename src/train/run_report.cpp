@@ -192,7 +192,7 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
                                 {"epochs", progress.epoch},
                                 {"images_per_second", images_per_second()},
                                 {"peak_memory_bytes", memory.peak_resident},
-                                {"peak_bytes_by_use", peaks_by_category(memory)},
+                                {"peak_bytes_by_use", peaks_by_category(memory.ranks)},
                                 {"parameters", session_.network().architecture().num_parameters()},
                                 {"ranks", grid.world().size()},
                                 {"threads", session_.network().num_threads()},
@@ -200,6 +200,7 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
                                 {"rounded_to_zero", progress.range.rounded_to_zero},
                                 {"output", session_.config().output},
                                 {"checkpoint", checkpoint}};
+  if (!device_memory_text(memory).empty()) result["device_memory_bytes"] = device_peaks(memory);
   std::string of_balance;
   if (grid.time().size() > 1 && timing_.total_images > 0) {
     const RunPlan& plan = session_.network().plan();
@@ -229,6 +230,8 @@ void RunReport::print_summary(const RunProgress& progress, const Evaluation& tes
   text += fmt::format("{:<20}{:.1f}\n", "images/s", images_per_second());
   text += balance;
   text += fmt::format("{:<20}{}\n", "peak memory a rank", peak_memory_text(memory, 20));
+  if (const std::string device = device_memory_text(memory); !device.empty())
+    text += fmt::format("{:<20}{}\n", "on its device", device);
   if (session_.config().grid_bits > 0)
     text += fmt::format("{:<20}{}\n", "reversal",
                         progress.range.out_of_range == 0

@@ -44,7 +44,7 @@ TEST(Registry, EveryBackendMeasuresAPeakAndNamesItsKernels) {
     const auto backend = make_backend(name, 1);
 
     // No processor that runs this is slower than one multiply-add a millisecond.
-    EXPECT_GT(backend->measure_peak_flops(), 2000) << name;
+    EXPECT_GT(backend->measure_peak_flops(Precision::fp32), 2000) << name;
     EXPECT_FALSE(backend->make_segment(shape)->description().empty()) << name;
   }
 }

@@ -9,30 +9,53 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-TEST(PhaseTimer, AddsByPhaseAndStage) {
-  PhaseTimer timer(3);
+/// Stamps are numbers; seconds between them a quarter of their difference.
+class Quarters final : public WorkClock {
+ public:
+  Stamp stamp() override { return ++last_; }
+  double seconds_between(Stamp begin, Stamp end) override {
+    ++num_questions;
+    return 0.25 * static_cast<double>(end - begin);
+  }
 
-  timer.add(Phase::stage_back, 2, 0.5);
-  timer.add(Phase::stage_back, 2, 0.25);
-  timer.add(Phase::opening, 0, 1.0);
+  int num_questions = 0;
+
+ private:
+  Stamp last_ = 0;
+};
+
+TEST(PhaseTimer, AddsByPhaseAndStageWhatWasSettled) {
+  Quarters clock;
+  PhaseTimer timer(3, clock);
+
+  timer.add(Phase::stage_back, 2, 0, 2);
+  timer.add(Phase::stage_back, 2, 4, 5);
+  timer.add(Phase::opening, 0, 0, 4);
+  EXPECT_EQ(clock.num_questions, 0);
+  timer.settle();
 
   EXPECT_EQ(timer.seconds(Phase::stage_back, 2), 0.75);
   EXPECT_EQ(timer.seconds(Phase::stage_back, 1), 0);
   EXPECT_EQ(timer.seconds(Phase::stage_forward, 2), 0);
   EXPECT_EQ(timer.seconds(Phase::opening), 1.0);
+  timer.settle();
+  EXPECT_EQ(clock.num_questions, 3);  // each once
 }
 
 TEST(PhaseTimer, ForgetsWhatItHadOnReset) {
-  PhaseTimer timer(2);
-  timer.add(Phase::waiting, 0, 1.0);
+  Quarters clock;
+  PhaseTimer timer(2, clock);
+  timer.add(Phase::waiting, 0, 0, 4);
 
   timer.reset();
+  timer.settle();
 
   EXPECT_EQ(timer.seconds(Phase::waiting), 0);
 }
 
 TEST(PhaseScope, CountsItsOwnTimeAndNoMore) {
-  PhaseTimer timer(2);
+  WorkClock host;
+  PhaseTimer timer(2, host);
 
   const Clock::time_point start = Clock::now();
   {
@@ -41,9 +64,10 @@ TEST(PhaseScope, CountsItsOwnTimeAndNoMore) {
     }
   }
   const std::chrono::duration<double> around = Clock::now() - start;
+  timer.settle();
 
-  EXPECT_GT(timer.seconds(Phase::data, 1), 0);
-  EXPECT_LE(timer.seconds(Phase::data, 1), around.count());
+  EXPECT_GE(timer.seconds(Phase::data, 1), 0.002 - 1e-6);
+  EXPECT_LE(timer.seconds(Phase::data, 1), around.count() + 1e-6);
 }
 
 }  // namespace

@@ -95,7 +95,9 @@ class DeferredBackend final : public Backend<Real> {
 
   std::string_view name() const override { return "deferred"; }
   std::string description() const override { return "deferred " + inner_->description(); }
-  double measure_peak_flops() override { return inner_->measure_peak_flops(); }
+  double measure_peak_flops(Precision precision) override {
+    return inner_->measure_peak_flops(precision);
+  }
   void set_progress(std::function<void()> progress) override { progress_ = std::move(progress); }
   std::unique_ptr<Segment<Real>> make_segment(const SegmentShape& shape) override {
     return std::make_unique<DeferredSegment>(*this, inner_->make_segment(shape));

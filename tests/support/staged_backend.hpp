@@ -131,7 +131,9 @@ class StagedBackend final : public Backend<float> {
     return inner_->multiplies_in(precision);
   }
   std::string description() const override { return inner_->description(); }
-  double measure_peak_flops() override { return inner_->measure_peak_flops(); }
+  double measure_peak_flops(Precision precision) override {
+    return inner_->measure_peak_flops(precision);
+  }
   void set_progress(std::function<void()> progress) override {
     inner_->set_progress(std::move(progress));
   }

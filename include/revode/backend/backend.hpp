@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "revode/backend/ends.hpp"
 #include "revode/backend/memory.hpp"
 #include "revode/backend/segment.hpp"
+#include "revode/backend/work_counts.hpp"
 
 namespace revode {
 
@@ -31,12 +33,14 @@ class Backend : public CallQueue {
   virtual std::string_view name() const = 0;
   /// One phrase for the start-up block: instruction set, lanes, threads.
   virtual std::string description() const = 0;
-  /// Single-precision operations a second (2 a multiply-add) that this backend's hardware does on
-  /// registers alone, with as many threads as the backend has: measured now, in about 20 ms, or of
-  /// a device by its data.
-  virtual double measure_peak_flops() = 0;
+  /// Operations a second (2 a multiply-add) that this backend's hardware does on registers alone
+  /// in a precision that it multiplies in, with as many threads as the backend has: measured now,
+  /// in about 20 ms, or of a device by its data.
+  virtual double measure_peak_flops(Precision precision) = 0;
   /// Whether its segments multiply in this precision.
   virtual bool multiplies_in(Precision precision) const { return precision == Precision::fp32; }
+  /// Of a backend that computes on a device.
+  virtual std::optional<WorkCounts> work_counts() const { return std::nullopt; }
   /// Called now and then on the calling thread during long calls, so that messages move. May be
   /// empty.
   virtual void set_progress(std::function<void()> progress) = 0;

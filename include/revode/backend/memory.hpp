@@ -14,16 +14,15 @@
 
 #include "revode/core/buffer.hpp"
 #include "revode/core/memory_space.hpp"
+#include "revode/core/phase_timer.hpp"
 
 namespace revode {
 
 /// A place in the order of a backend's calls; later marks compare greater. 0 is in front of all.
 using Mark = std::int64_t;
 
-class CallQueue {
+class CallQueue : public WorkClock {
  public:
-  virtual ~CallQueue() = default;
-
   /// Where arrays that are handed to the calls live, unless they say "host".
   virtual MemorySpace& space() = 0;
   /// Memory of the host that is copied to and from fastest. To be given back when copies are done.

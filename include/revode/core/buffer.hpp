@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <string_view>
 
@@ -29,15 +30,25 @@ enum class Memory {
 inline constexpr int num_memory_categories = 8;
 std::string_view to_string(Memory category);
 
-/// Bytes held by Buffers of this process now, and the most there have been, by category.
+/// Bytes held by Buffers now, and the most there have been, by category.
 struct MemoryUse {
   std::array<std::int64_t, num_memory_categories> current_bytes{};
   std::array<std::int64_t, num_memory_categories> peak_bytes{};
 
   std::int64_t current(Memory category) const { return current_bytes[static_cast<int>(category)]; }
   std::int64_t peak(Memory category) const { return peak_bytes[static_cast<int>(category)]; }
+  std::int64_t total() const {
+    return std::accumulate(current_bytes.begin(), current_bytes.end(), std::int64_t{0});
+  }
+  /// At least what there was at any time.
+  std::int64_t sum_of_peaks() const {
+    return std::accumulate(peak_bytes.begin(), peak_bytes.end(), std::int64_t{0});
+  }
 };
+/// Of this process, in memory that the host may touch.
 MemoryUse memory_use();
+/// Of this process, in memory of devices.
+MemoryUse device_memory_use();
 
 /// What bytes are counted in. A plug-in has code and counters of its own; it is told to count in
 /// those of the program, before it makes a Buffer.

@@ -3,14 +3,13 @@
 #pragma once
 
 #include <array>
-#include <chrono>
-#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace revode {
 
-/// Phases of a step on one rank's calling thread. They do not overlap, so that their sum is at most
-/// the step.
+/// Phases of a step on one rank: of its calling thread, or of its device. They do not overlap, so
+/// that their sum is at most the step.
 enum class Phase {
   data,            ///< images of a micro-batch: normalisation, augmentation
   opening,         ///< forward and back, with its batch norm
@@ -20,26 +19,59 @@ enum class Phase {
   closing,         ///< forward and back, with batch norm and loss
   regularization,  ///< weight decay and smoothness
   optimizer,       ///< update of the weights and of the backend's copies of them
-  waiting,         ///< for messages and edge weights of other ranks
+  waiting,         ///< for messages and edge weights of other ranks; a device: for more to do
 };
 inline constexpr int num_phases = 9;
+
+/// A place in the order of somebody's work, whose time is asked for later.
+using Stamp = std::int64_t;
+
+/// Tells when work was done: on the host, which does its work at once, or on a device, which does
+/// it later than it is asked to.
+class WorkClock {
+ public:
+  virtual ~WorkClock() = default;
+  /// Behind all work given so far.
+  virtual Stamp stamp();
+  /// Waits until the work in front of both is done. Each stamp is good for one question.
+  virtual double seconds_between(Stamp begin, Stamp end);
+};
 
 /// Sums of seconds by phase, and by stage where a phase has one (else stage 0).
 class PhaseTimer {
  public:
-  explicit PhaseTimer(int num_stages) : num_stages_(num_stages) { reset(); }
+  /// `clock`, of the work that is timed, must outlive this object.
+  PhaseTimer(int num_stages, WorkClock& clock) : num_stages_(num_stages), clock_(&clock) {
+    reset();
+  }
 
   int num_stages() const { return num_stages_; }
-  void add(Phase phase, int stage, double seconds) {
-    seconds_[static_cast<int>(phase)][stage] += seconds;
+  WorkClock& clock() const { return *clock_; }
+  void add(Phase phase, int stage, Stamp begin, Stamp end) {
+    spans_.push_back({phase, stage, begin, end});
   }
+  /// Of what was settled.
   double seconds(Phase phase, int stage = 0) const {
     return seconds_[static_cast<int>(phase)][stage];
   }
-  void reset() { seconds_.fill(std::vector<double>(num_stages_, 0.0)); }
+  /// Waits until all that was timed is done, and adds it up.
+  void settle();
+  /// What was added up, settled or not, is forgotten.
+  void reset() {
+    settle();
+    seconds_.fill(std::vector<double>(num_stages_, 0.0));
+  }
 
  private:
+  struct Span {
+    Phase phase;
+    int stage;
+    Stamp begin, end;
+  };
+
   int num_stages_;
+  WorkClock* clock_;
+  std::vector<Span> spans_;
   std::array<std::vector<double>, num_phases> seconds_;
 };
 
@@ -48,22 +80,19 @@ class PhaseScope {
  public:
   explicit PhaseScope(PhaseTimer* timer, Phase phase, int stage = 0)
       : timer_(timer), phase_(phase), stage_(stage) {
-    if (timer_ != nullptr) start_ = Clock::now();
+    if (timer_ != nullptr) begin_ = timer_->clock().stamp();
   }
   ~PhaseScope() {
-    if (timer_ == nullptr) return;
-    timer_->add(phase_, stage_, std::chrono::duration<double>(Clock::now() - start_).count());
+    if (timer_ != nullptr) timer_->add(phase_, stage_, begin_, timer_->clock().stamp());
   }
   PhaseScope(const PhaseScope&) = delete;
   PhaseScope& operator=(const PhaseScope&) = delete;
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   PhaseTimer* timer_;
   Phase phase_;
   int stage_;
-  Clock::time_point start_{};
+  Stamp begin_ = 0;
 };
 
 }  // namespace revode

@@ -89,7 +89,7 @@ class CpuBackend final : public host::HostBackend<float> {
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;
-  double measure_peak_flops() override { return cpu::measure_peak_flops(engine_->pool); }
+  double measure_peak_flops(Precision) override { return cpu::measure_peak_flops(engine_->pool); }
   void set_progress(std::function<void()> progress) override {
     engine_->pool.set_progress(std::move(progress));
   }

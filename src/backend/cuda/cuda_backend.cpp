@@ -1,6 +1,7 @@
 #include "backend/cuda/cuda_backend.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "backend/check_shape.hpp"
@@ -40,6 +41,10 @@ class CudaBackend final : public Backend<float> {
   Mark mark() override { return engine_->mark(); }
   bool reached(Mark mark) override { return engine_->reached(mark); }
   void wait(Mark mark) override { engine_->wait(mark); }
+  Stamp stamp() override { return engine_->stamp(); }
+  double seconds_between(Stamp begin, Stamp end) override {
+    return engine_->seconds_between(begin, end);
+  }
   void zero(void* to, std::size_t bytes) override { engine_->zero(to, bytes); }
   void copy(void* to, const void* from, std::size_t bytes) override {
     engine_->copy(to, from, bytes);
@@ -54,7 +59,10 @@ class CudaBackend final : public Backend<float> {
   std::string_view name() const override { return "cuda"; }
   bool multiplies_in(Precision) const override { return true; }
   std::string description() const override { return engine_->device().description(); }
-  double measure_peak_flops() override { return engine_->device().peak_flops(); }
+  std::optional<WorkCounts> work_counts() const override { return engine_->counts(); }
+  double measure_peak_flops(Precision precision) override {
+    return engine_->device().peak_flops(precision);
+  }
   void set_progress(std::function<void()> progress) override {
     engine_->set_progress(std::move(progress));
   }

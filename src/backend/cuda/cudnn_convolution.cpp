@@ -1,11 +1,15 @@
 #include "backend/cuda/cudnn_convolution.hpp"
 
+#include <cstddef>
 #include <map>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
 
 #include <cudnn.h>
+
+#include "revode/core/buffer.hpp"
 
 #include "backend/cuda/cuda_status.hpp"
 
@@ -144,40 +148,48 @@ struct GradientPlan : Descriptors {
   std::size_t workspace_bytes = 0;
 };
 
-/// What a stream has of its own, so that streams run side by side.
-class StreamTools {
+/// Memory of the device, in the order of a stream.
+class StreamMemory final : public MemorySpace {
  public:
-  explicit StreamTools(cudaStream_t stream)
-      : stream_(stream), handle_(make_owned<Handle>(cudnnCreate, "cudnnCreate")) {
-    check(cudnnSetStream(handle_.get(), stream), "cudnnSetStream");
+  explicit StreamMemory(cudaStream_t stream) : stream_(stream) {}
+  std::string_view name() const override { return "device"; }
+  bool host_accessible() const override { return false; }
+  void* allocate(std::size_t bytes) override {
+    void* pointer = nullptr;
+    check(cudaMallocAsync(&pointer, bytes, stream_), "cudaMallocAsync");
+    check(cudaMemsetAsync(pointer, 0, bytes, stream_), "cudaMemsetAsync");
+    return pointer;
   }
-  ~StreamTools() {
-    if (workspace_ != nullptr) cudaFreeAsync(workspace_, stream_);
-  }
-  StreamTools(const StreamTools&) = delete;
-  StreamTools& operator=(const StreamTools&) = delete;
-
-  cudnnHandle_t handle() const { return handle_.get(); }
-
-  /// How often the workspace moved.
-  int num_moves() const { return num_moves_; }
-
-  void* workspace(std::size_t bytes) {
-    if (bytes <= workspace_bytes_) return workspace_;
-    ++num_moves_;
-    if (workspace_ != nullptr) check(cudaFreeAsync(workspace_, stream_), "cudaFreeAsync");
-    workspace_ = nullptr;
-    workspace_bytes_ = 0;
-    check(cudaMallocAsync(&workspace_, bytes, stream_), "cudaMallocAsync");
-    workspace_bytes_ = bytes;
-    return workspace_;
+  void release(void* pointer, std::size_t) noexcept override {
+    if (cudaFreeAsync(pointer, stream_) != cudaSuccess) cudaGetLastError();
   }
 
  private:
   cudaStream_t stream_;
+};
+
+/// What a stream has of its own, so that streams run side by side.
+class StreamTools {
+ public:
+  explicit StreamTools(cudaStream_t stream)
+      : memory_(stream), handle_(make_owned<Handle>(cudnnCreate, "cudnnCreate")) {
+    check(cudnnSetStream(handle_.get(), stream), "cudnnSetStream");
+  }
+
+  cudnnHandle_t handle() const { return handle_.get(); }
+  /// How often the workspace moved.
+  int num_moves() const { return num_moves_; }
+
+  void* workspace(std::size_t bytes) {
+    if (workspace_.bytes() < bytes) ++num_moves_;
+    workspace_.ensure(bytes, Memory::workspace, memory_);
+    return workspace_.data();
+  }
+
+ private:
+  StreamMemory memory_;
   Handle handle_;
-  void* workspace_ = nullptr;
-  std::size_t workspace_bytes_ = 0;
+  Buffer<std::byte> workspace_;
   int num_moves_ = 0;
 };
 

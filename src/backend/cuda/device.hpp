@@ -81,12 +81,14 @@ class Device {
   virtual ~Device() = default;
   /// One phrase: which device this is.
   virtual std::string description() const = 0;
-  /// Multiply-adds counted as two: single-precision operations a second, from the device's data.
-  virtual double peak_flops() const = 0;
+  /// Multiply-adds counted as two: operations a second, from the device's data.
+  virtual double peak_flops(Precision precision) const = 0;
   virtual ClusterLimits cluster_limits() const = 0;
 
   virtual Stream make_stream() = 0;
   virtual Event make_event() = 0;
+  /// One that also keeps when its last record was reached.
+  virtual Event make_timed_event() = 0;
   /// The event stands for all that `stream` has been given so far.
   virtual void record(Event event, Stream stream) = 0;
   /// What `stream` is given from now on runs behind the last record of the event before this call;
@@ -96,6 +98,8 @@ class Device {
   virtual bool reached(Event event) = 0;
   /// The host waits for it.
   virtual void synchronize(Event event) = 0;
+  /// Of timed events that are reached, on one stream.
+  virtual double seconds_between(Event begin, Event end) = 0;
 
   /// Memory of the device, from this place in the stream on; holds anything. Throws std::bad_alloc.
   virtual void* allocate(std::size_t bytes, Stream stream) = 0;

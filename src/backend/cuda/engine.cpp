@@ -216,6 +216,22 @@ void Engine::wait(Mark mark) {
   }
 }
 
+// A stamp is the index of its event.
+Stamp Engine::stamp() {
+  if (spare_timed_events_.empty()) spare_timed_events_.push_back(device_->make_timed_event());
+  const Event event = spare_timed_events_.back();
+  spare_timed_events_.pop_back();
+  device_->record(event, streams_[kernels]);
+  return event.index;
+}
+
+double Engine::seconds_between(Stamp begin, Stamp end) {
+  const Event first{static_cast<int>(begin)}, last{static_cast<int>(end)};
+  device_->synchronize(last);
+  spare_timed_events_.insert(spare_timed_events_.end(), {first, last});
+  return device_->seconds_between(first, last);
+}
+
 /// The first of the recorded events are done.
 void Engine::finish_first() {
   done_ = recorded_.front().mark;

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "revode/backend/memory.hpp"
+#include "revode/backend/work_counts.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/core/error.hpp"
 #include "revode/core/memory_space.hpp"
@@ -67,15 +68,6 @@ class Replay {
   Accesses accesses_;   ///< a byte of each array
 };
 
-/// What an engine has given its device to do; work is a kernel, a convolution, a fill or a copy
-/// within the device.
-struct WorkCounts {
-  std::int64_t launched = 0;  ///< one by one
-  std::int64_t replayed = 0;  ///< in graphs
-  std::int64_t num_replays = 0;
-  int num_graphs = 0;  ///< that there are now
-};
-
 class Engine {
  public:
   explicit Engine(std::unique_ptr<Device> device);
@@ -111,6 +103,10 @@ class Engine {
   Mark mark();
   bool reached(Mark mark);
   void wait(Mark mark);
+
+  /// When the stream of the kernels came by.
+  Stamp stamp();
+  double seconds_between(Stamp begin, Stamp end);
 
   /// What is to be called now and then while the host waits, and between the couplings of a long
   /// call; may be empty.
@@ -203,6 +199,7 @@ class Engine {
   Mark done_ = 0;                  // all calls up to this one are known to be done
   std::deque<Recorded> recorded_;  // behind done_, in order
   std::vector<Event> spare_events_;
+  std::vector<Event> spare_timed_events_;
   std::array<Event, num_lanes> turn_events_;  // each recorded when another lane is to wait
   std::function<void()> progress_;
   bool is_recording_ = false;

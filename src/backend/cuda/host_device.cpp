@@ -133,6 +133,22 @@ Event HostDevice::make_event() {
   return {static_cast<int>(events_.size()) - 1};
 }
 
+Event HostDevice::make_timed_event() {
+  const Event event = make_event();
+  events_[event.index].is_timed = true;
+  return event;
+}
+
+double HostDevice::seconds_between(Event begin, Event end) {
+  for (const Event event : {begin, end}) {
+    const EventState& state = events_[event.index];
+    if (!state.is_timed || streams_[state.stream].num_done < state.number)
+      throw std::logic_error("the time of an event is asked for that has none yet");
+  }
+  return std::chrono::duration<double>(events_[end.index].reached - events_[begin.index].reached)
+      .count();
+}
+
 void HostDevice::learn(Clock& clock, const Clock& more) const {
   clock.resize(streams_.size());
   for (std::size_t i = 0; i < more.size(); ++i) clock[i] = std::max(clock[i], more[i]);
@@ -148,13 +164,17 @@ void HostDevice::record(Event event, Stream stream) {
   refuse_recording(stream, "record");
   StreamState& state = streams_[stream.index];
   learn(state.clock, host_clock_);
-  events_[event.index] = {true, stream.index, state.num_queued, state.clock, 0};
   // Waits that nothing has followed yet are part of what the event stands for.
-  if (!state.waits.empty()) {
-    enqueue(stream, "record", Accesses(), [] {});
-    events_[event.index].number = state.num_queued;
-    events_[event.index].clock = state.clock;
-  }
+  const bool is_timed = events_[event.index].is_timed;
+  if (is_timed || !state.waits.empty())
+    enqueue(stream, "record", Accesses(),
+            [this, event] { events_[event.index].reached = std::chrono::steady_clock::now(); });
+  events_[event.index] = {.is_recorded = true,
+                          .stream = stream.index,
+                          .number = state.num_queued,
+                          .clock = state.clock,
+                          .is_timed = is_timed,
+                          .reached = events_[event.index].reached};
 }
 
 void HostDevice::wait(Stream stream, Event event) {

@@ -8,6 +8,7 @@
 // Faults are thrown as std::logic_error by the call that shows them, naming both operations.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -40,15 +41,17 @@ class HostDevice final : public Device {
   HostDevice& operator=(const HostDevice&) = delete;
 
   std::string description() const override;
-  double peak_flops() const override { return 1e9; }
+  double peak_flops(Precision) const override { return 1e9; }
   ClusterLimits cluster_limits() const override { return cluster_limits_; }
 
   Stream make_stream() override;
   Event make_event() override;
+  Event make_timed_event() override;
   void record(Event event, Stream stream) override;
   void wait(Stream stream, Event event) override;
   bool reached(Event event) override;
   void synchronize(Event event) override;
+  double seconds_between(Event begin, Event end) override;
 
   void* allocate(std::size_t bytes, Stream stream) override;
   void release(void* pointer, std::size_t bytes, Stream stream) noexcept override;
@@ -104,6 +107,8 @@ class HostDevice final : public Device {
     std::int64_t number = 0;
     Clock clock;
     int num_polls = 0;
+    bool is_timed = false;
+    std::chrono::steady_clock::time_point reached = {};
   };
   /// Of an operation that was queued, as long as a later one may clash with it.
   struct Touched {

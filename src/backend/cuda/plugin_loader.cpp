@@ -55,7 +55,8 @@ Gpus look_for_gpus() {
       std::filesystem::read_symlink("/proc/self/exe", ignored), named != nullptr ? named : "");
   const bool is_installed = std::ranges::any_of(
       files, [&](const auto& file) { return std::filesystem::exists(file, ignored); });
-  if (is_installed && !has_driver())
+  // A file that is named is taken for what it says itself.
+  if (is_installed && named == nullptr && !has_driver())
     return {.absence = {why_unusable({.status = GpuStatus::no_driver}), true}};
   const LoadedPlugin loaded = load_plugin(files);
   if (loaded.plugin == nullptr)

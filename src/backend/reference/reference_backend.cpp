@@ -105,7 +105,7 @@ class ReferenceBackend final : public host::HostBackend<Real> {
   std::string_view name() const override { return "reference"; }
   bool multiplies_in(Precision) const override { return true; }
   std::string description() const override { return "reference (plain loops), 1 thread"; }
-  double measure_peak_flops() override { return plain_multiply_adds<Real>(); }
+  double measure_peak_flops(Precision) override { return plain_multiply_adds<Real>(); }
   /// One thread that is never in a hurry: messages move between calls.
   void set_progress(std::function<void()>) override {}
 

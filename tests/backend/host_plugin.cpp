@@ -1,0 +1,28 @@
+// A plug-in whose GPU is a device in host memory, so that the program as a whole can be tried with
+// --backend cuda on any machine: REVODE_CUDA_PLUGIN names it.
+#include <memory>
+
+#include "backend/cuda/cuda_backend.hpp"
+#include "backend/cuda/host_device.hpp"
+#include "backend/cuda/plugin.hpp"
+
+namespace revode::cuda {
+namespace {
+
+GpuSurvey survey() { return {.status = GpuStatus::usable, .num_usable = 2}; }
+
+/// Small enough that some segments go in clusters, and large ones not at all.
+constexpr ClusterLimits limits{.shared_bytes = std::size_t{32} << 10, .cluster_size = 8};
+
+std::unique_ptr<Backend<float>> make_backend(int) {
+  auto device = std::make_unique<HostDevice>(RunOrder::random);
+  device->set_cluster_limits(limits);
+  return make_cuda_backend(std::move(device));
+}
+
+}  // namespace
+}  // namespace revode::cuda
+
+extern "C" __attribute__((visibility("default"))) const revode::cuda::Plugin revode_cuda_plugin;
+const revode::cuda::Plugin revode_cuda_plugin = {REVODE_PLUGIN_VERSION, revode::count_memory_in,
+                                                 revode::cuda::survey, revode::cuda::make_backend};

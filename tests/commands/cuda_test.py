@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""The program with --backend cuda. REVODE_CUDA_PLUGIN names a plug-in whose GPU is a device in host memory."""
+import json
+
+import program
+from program import NETWORK, SMALL
+
+
+class Cuda(program.ProgramTest):
+    def run_json(self, command, *arguments, ranks=None):
+        done = self.run_program(command, *NETWORK, "--backend", "cuda", *arguments, "--json", "result.json", ranks=ranks)
+        return json.loads((self.folder / "result.json").read_text()), done
+
+    def test_training_has_the_same_bytes_on_any_grid_and_says_what_the_device_holds(self):
+        network = ["--batch-size", "8", "--micro-batches", "4", "--steps", "3", "--augment", "on", "--train-fraction", "0.01"]
+        files = []
+        for name, ranks, grid in [("1", None, []), ("2", 2, ["--time-ranks", "2"]), ("1x2", 2, ["--data-ranks", "2"])]:
+            result, done = self.run_json("train", *network, *grid, "--output", name, ranks=ranks)
+            files.append((self.folder / name / "latest.h5").read_bytes())
+            self.assertEqual(len(result["device_memory_bytes"]), ranks or 1)
+            self.assertGreater(min(result["device_memory_bytes"]), 0)
+            self.assertIn("on its device", done.stdout)
+        self.assertEqual(files[1], files[0])
+        self.assertEqual(files[2], files[0])
+
+    def test_auto_takes_the_device_where_every_rank_has_one(self):
+        done = self.run_program("train", *SMALL, "--steps", "1", "--output", "run", ranks=2)
+        self.assertIn("a device in host memory", done.stdout)
+
+    def test_verify_passes_in_each_precision(self):
+        for precision in ["fp32", "bf16"]:
+            with self.subTest(precision):
+                result, _ = self.run_json("verify", "--precision", precision, "--batch-size", "4", ranks=2)
+                self.assertTrue(result["passed"], result)
+
+    def test_bench_tells_what_the_device_had_to_do(self):
+        result, done = self.run_json("bench", "--batch-size", "4", "--steps", "2", "--micro-batches", "2", ranks=2)
+        self.assertEqual(len(result["device_memory_bytes"]), 2)
+        self.assertEqual([each["rank"] for each in result["device_work"]], [0, 1])
+        for each in result["device_work"]:
+            self.assertGreater(each["launches"], 0)
+        self.assertEqual(result["device_bytes_by_use"].keys(), result["peak_bytes_by_use"].keys())
+        self.assertIn("device of rank", done.stdout)
+        for rank in range(2):
+            phases = [each for each in result["phases"] if each["rank"] == rank]
+            self.assertLessEqual(sum(each["seconds"] for each in phases), 1.05 * result["step_seconds"])
+            self.assertGreater(sum(each["seconds"] for each in phases if each["phase"] != "waiting"), 0)
+
+    def test_a_step_without_whole_segments_is_replayed_from_graphs(self):
+        # bf16 takes the general path: couplings by the library.
+        result, _ = self.run_json("bench", "--batch-size", "4", "--steps", "2", "--micro-batches", "2", "--precision", "bf16")
+        work = result["device_work"][0]
+        self.assertGreater(work["replays"], 0)
+        self.assertGreater(work["replayed_launches"], work["launches"])
+        self.assertGreater(work["graphs"], 0)
+
+
+if __name__ == "__main__":
+    program.main()
