@@ -1,5 +1,5 @@
-// Opening, transition and closing of the reference backend: numbers worked out by hand, and finite
-// differences.
+// Cutting images, opening, transition and closing of the reference backend: numbers worked out by
+// hand, and finite differences.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -54,6 +54,34 @@ void open(const TinyOpening& opening, State& state) {
                             NormStatistics{});
   OwnStatistics statistics({4, -2}, {4, 1});
   backend->opening_normalise(opening.shape, opening.weights(), statistics, state.view(2));
+}
+
+// pixels / 255 of two images [1, 2, 3]: 0 0.2 0.4 / 0.6 0.8 1, and 1 for all of the other
+TEST(CutImages, ShiftsAndThenMirrorsWhatIsNormalised) {
+  const std::vector<std::uint8_t> pixels{0,   51,  102, 153, 204, 255,  //
+                                         255, 255, 255, 255, 255, 255};
+  const double mean = 1, deviation = 0.5;
+  const StoredImages<double> stored{.num_images = 2,
+                                    .channels = 1,
+                                    .height = 2,
+                                    .width = 3,
+                                    .pixels = pixels.data(),
+                                    .mean = &mean,
+                                    .deviation = &deviation};
+  const auto cut = [&](const DrawnImage& drawn) {
+    Values image(6, -99);
+    make_reference_backend<double>()->cut_images(stored, {drawn}, image.data());
+    for (double& value : image) value = std::nearbyint(1e9 * value) / 1e9;  // 0.2 is rounded
+    return image;
+  };
+  EXPECT_EQ(cut({}), (Values{-2, -1.6, -1.2, -0.8, -0.4, 0}));
+  EXPECT_EQ(cut({.flip = true}), (Values{-1.2, -1.6, -2, 0, -0.4, -0.8}));
+  EXPECT_EQ(cut({.row = 1}), (Values{-0.8, -0.4, 0, 0, 0, 0}));
+  EXPECT_EQ(cut({.row = -1}), (Values{0, 0, 0, -2, -1.6, -1.2}));
+  EXPECT_EQ(cut({.column = 1}), (Values{-1.6, -1.2, 0, -0.4, 0, 0}));
+  EXPECT_EQ(cut({.column = -1, .flip = true}), (Values{-1.6, -2, 0, -0.4, -0.8, 0}));
+  EXPECT_EQ(cut({.row = 4, .column = 4}), Values(6, 0.0));
+  EXPECT_EQ(cut({.index = 1}), Values(6, 0.0));
 }
 
 TEST(Opening, StatisticsAreMeanAndBiasedVariance) {

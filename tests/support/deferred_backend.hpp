@@ -103,6 +103,10 @@ class DeferredBackend final : public Backend<Real> {
     return std::make_unique<DeferredSegment>(*this, inner_->make_segment(shape));
   }
 
+  void cut_images(const StoredImages<Real>& stored, const std::vector<DrawnImage>& drawn,
+                  Real* images) override {
+    defer([=, this] { inner_->cut_images(stored, drawn, images); });
+  }
   void opening_convolve(const OpeningShape& shape, const Real* images,
                         const OpeningWeights<Real>& weights, StateView<Real> state,
                         NormStatistics statistics) override {

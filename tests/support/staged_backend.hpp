@@ -141,6 +141,15 @@ class StagedBackend final : public Backend<float> {
     return std::make_unique<StagedSegment>(*inner_, shape);
   }
 
+  void cut_images(const StoredImages<float>& stored, const std::vector<DrawnImage>& drawn,
+                  float* images) override {
+    StagedCall call(*inner_);
+    StoredImages<float> placed = stored;
+    placed.pixels = call.in(stored.pixels, stored.num_images * stored.image_size());
+    placed.mean = call.in(stored.mean, stored.channels);
+    placed.deviation = call.in(stored.deviation, stored.channels);
+    inner_->cut_images(placed, drawn, call.in_out(images, drawn.size() * stored.image_size()));
+  }
   void opening_convolve(const OpeningShape& shape, const float* images,
                         const OpeningWeights<float>& weights, StateView<float> state,
                         NormStatistics statistics) override {

@@ -21,6 +21,7 @@
 
 #include "revode/backend/arrays.hpp"
 #include "revode/backend/ends.hpp"
+#include "revode/backend/images.hpp"
 #include "revode/backend/memory.hpp"
 #include "revode/backend/segment.hpp"
 #include "revode/backend/work_counts.hpp"
@@ -46,6 +47,14 @@ class Backend : public CallQueue {
   virtual void set_progress(std::function<void()> progress) = 0;
 
   virtual std::unique_ptr<Segment<Real>> make_segment(const SegmentShape& shape) = 0;
+
+  /// images [drawn, channels, height, width] (overwritten) <- normalised, cropped, mirrored: with
+  /// x' = x, or width - 1 - x where flipped, and 0 where that lies outside of the stored image,
+  ///   image[c][y][x] = (pixels[index][c][y + row][x' + column] / 255 - mean[c]) / deviation[c]
+  /// rounded after each operation, so that every backend has the same bits. drawn: 0 <= index <
+  /// num_images, in any order, also twice.
+  virtual void cut_images(const StoredImages<Real>& stored, const std::vector<DrawnImage>& drawn,
+                          Real* images) = 0;
 
   /// Feature planes of `state` (overwritten) <- K images; images [batch, in_channels, height,
   /// width]. `statistics` (overwritten) are those of K images over batch, height and width, unless

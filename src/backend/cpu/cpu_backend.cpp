@@ -10,6 +10,7 @@
 #include "revode/core/error.hpp"
 
 #include "backend/cpu/cpu_segment.hpp"
+#include "backend/cpu/image_cut.hpp"
 #include "backend/cpu/norm_kernels.hpp"
 #include "backend/cpu/opening_kernels.hpp"
 #include "backend/cpu/peak.hpp"
@@ -99,6 +100,9 @@ class CpuBackend final : public host::HostBackend<float> {
     return std::make_unique<CpuSegment>(shape, engine_);
   }
 
+  void cut_images(const StoredImages<float>& stored, const std::vector<DrawnImage>& drawn,
+                  float* images) override;
+
   void opening_convolve(const OpeningShape& shape, const float* images,
                         const OpeningWeights<float>& weights, StateView<float> state,
                         NormStatistics statistics) override;
@@ -147,6 +151,13 @@ std::string CpuBackend::description() const {
   const int threads = engine_->pool.num_threads();
   return fmt::format("cpu ({}, {} lanes), {} thread{}", set.name, set.num_lanes, threads,
                      threads == 1 ? "" : "s");
+}
+
+void CpuBackend::cut_images(const StoredImages<float>& stored, const std::vector<DrawnImage>& drawn,
+                            float* images) {
+  engine_->pool.parallel_for(static_cast<int>(drawn.size()), [&](int n, int) {
+    cut_image(stored, drawn[n], images + n * stored.image_size());
+  });
 }
 
 BorderedImage bordered_image(const OpeningShape& shape) {

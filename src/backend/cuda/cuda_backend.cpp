@@ -1,6 +1,7 @@
 #include "backend/cuda/cuda_backend.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <optional>
 #include <utility>
 
@@ -75,6 +76,19 @@ class CudaBackend final : public Backend<float> {
     if (advance && retreat && shape.precision == Precision::fp32)
       return std::make_unique<WholeSegment>(shape, *advance, *retreat, engine_);
     return std::make_unique<CudaSegment>(shape, engine_);
+  }
+
+  void cut_images(const StoredImages<float>& stored, const std::vector<DrawnImage>& drawn,
+                  float* images) override {
+    SentDraws& sent = unused_draws();
+    sent.draws.ensure(drawn.size(), Memory::workspace, *this);
+    std::ranges::copy(drawn, sent.draws.host().begin());
+    sent.draws.store(drawn.size());
+    engine_->launch(CutImages{.stored = stored,
+                              .num_drawn = static_cast<int>(drawn.size()),
+                              .drawn = sent.draws.data(),
+                              .images = images});
+    sent.last_use = mark();
   }
 
   void opening_convolve(const OpeningShape& shape, const float* images,
@@ -317,8 +331,21 @@ class CudaBackend final : public Backend<float> {
     return pooled;
   }
 
+  struct SentDraws {
+    StagedBuffer<DrawnImage> draws;
+    Mark last_use = 0;
+  };
+  /// That no call will read any more: neither the host nor a copy is to wait for the kernels of
+  /// micro-batches in front.
+  SentDraws& unused_draws() {
+    for (SentDraws& sent : sent_draws_)
+      if (reached(sent.last_use)) return sent;
+    return sent_draws_.emplace_back();
+  }
+
   std::shared_ptr<Engine> engine_;
   StagedBuffer<double> counts_;
+  std::deque<SentDraws> sent_draws_;
 };
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace revode::cuda {
 
 // clang-format off
 using Kernel = std::variant<
-    ChannelsLast, ChannelsFirst,
+    CutImages, ChannelsLast, ChannelsFirst,
     BiasRelu, AdvanceLine, RetreatLine, AdjointLine, Mask, RoundOperand, AddScaled,
     TakeRangeCounts, TakeOverflow,
     PackForBlocks, AdvanceImages<4>, AdvanceImages<8>, RetreatImages<4>, RetreatImages<8>,

@@ -113,6 +113,26 @@ class ReferenceBackend final : public host::HostBackend<Real> {
     return std::make_unique<reference::ReferenceSegment<Real>>(shape);
   }
 
+  void cut_images(const StoredImages<Real>& stored, const std::vector<DrawnImage>& drawn,
+                  Real* images) override {
+    for (const DrawnImage& image : drawn) {
+      const std::uint8_t* pixels = stored.pixels + image.index * stored.image_size();
+      for (int c = 0; c < stored.channels; ++c, pixels += stored.plane_size())
+        for (int y = 0; y < stored.height; ++y)
+          for (int x = 0; x < stored.width; ++x) {
+            const int from_y = y + image.row;
+            const int from_x = (image.flip ? stored.width - 1 - x : x) + image.column;
+            const bool is_inside =
+                0 <= from_y && from_y < stored.height && 0 <= from_x && from_x < stored.width;
+            *images++ = is_inside
+                            ? (static_cast<Real>(pixels[from_y * stored.width + from_x]) / 255 -
+                               stored.mean[c]) /
+                                  stored.deviation[c]
+                            : Real{0};
+          }
+    }
+  }
+
   void opening_convolve(const OpeningShape& shape, const Real* images,
                         const OpeningWeights<Real>& weights, StateView<Real> state,
                         NormStatistics statistics) override {

@@ -1,9 +1,11 @@
-// Between the layout of states, [batch, channels, height, width], and that of the convolutions, in
-// which the channel runs fastest.
+// Images cut from a dataset; and between the layout of states, [batch, channels, height, width],
+// and that of the convolutions, in which the channel runs fastest.
 #pragma once
 
 #include <cstdint>
 #include <string_view>
+
+#include "revode/backend/images.hpp"
 
 #include "backend/cuda/kernel.hpp"
 
@@ -21,6 +23,43 @@ struct ImageShape {
   }
   REVODE_ON_DEVICE std::int64_t size() const {
     return static_cast<std::int64_t>(batch) * channels * plane_size();
+  }
+};
+
+/// images [num_drawn, channels, height, width] <- see Backend::cut_images()
+struct CutImages {
+  static constexpr std::string_view name = "cut_images";
+  StoredImages<float> stored;
+  int num_drawn = 0;
+  const DrawnImage* drawn = nullptr;  ///< [num_drawn]
+  float* images = nullptr;
+
+  REVODE_ON_DEVICE std::int64_t size() const {
+    return std::int64_t{1} * num_drawn * stored.channels * stored.height * stored.width;
+  }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+    const auto x = static_cast<int>(i % stored.width);
+    const std::int64_t line = i / stored.width;
+    const auto y = static_cast<int>(line % stored.height);
+    const auto c = static_cast<int>(line / stored.height % stored.channels);
+    const DrawnImage& image = drawn[line / stored.height / stored.channels];
+    const int from_y = y + image.row;
+    const int from_x = (image.flip ? stored.width - 1 - x : x) + image.column;
+    float value = 0;
+    if (0 <= from_y && from_y < stored.height && 0 <= from_x && from_x < stored.width) {
+      const std::int64_t line_there = (image.index * stored.channels + c) * stored.height + from_y;
+      const auto pixel = static_cast<float>(stored.pixels[line_there * stored.width + from_x]);
+      value = (pixel / 255.0f - stored.mean[c]) / stored.deviation[c];
+    }
+    images[i] = value;
+  }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(stored.pixels, stored.num_images * stored.image_size())
+        .reads(stored.mean, stored.channels)
+        .reads(stored.deviation, stored.channels)
+        .reads(drawn, num_drawn)
+        .writes(images, size());
   }
 };
 
