@@ -339,7 +339,8 @@ void normalise(DataFeed& feed, Network& network) {
   feed.set_transform(
       {.statistics = config.checkpoint.empty() ? feed.statistics() : network.input_statistics(),
        .augment = config.augment,
-       .seed = config.seed});
+       .seed = config.seed},
+      network.shared_backend());
 }
 
 }  // namespace

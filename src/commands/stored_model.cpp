@@ -77,7 +77,8 @@ void normalise(ChosenSamples& samples, Network& network) {
   });
   if (grid.is_reader())
     samples.feed->set_transform(
-        {.statistics = network.input_statistics(), .augment = false, .seed = config.seed});
+        {.statistics = network.input_statistics(), .augment = false, .seed = config.seed},
+        network.shared_backend());
 }
 
 void check_results(const Config& config, const Communicator& world) {

@@ -1,6 +1,6 @@
-// From stored pixels to a network's input: which images, in which order, normalised and augmented.
-// Every random choice is a function of (seed, purpose, index), so any rank can make any image of
-// any epoch.
+// From stored pixels to a network's input: which images, in which order, normalised by what, and
+// which part of each. Every random choice is a function of (seed, purpose, index), so any rank can
+// make any image of any epoch.
 #include <algorithm>
 #include <cmath>
 
@@ -11,59 +11,6 @@
 namespace revode {
 
 namespace {
-
-constexpr int crop_padding = 4;
-
-/// Which part of the padded image becomes the input: out[y][x] = padded[y + row][x' + column] with
-/// x' = x, or width - 1 - x where flipped. row = column = crop_padding and no flip is the image
-/// itself.
-struct Crop {
-  int row = crop_padding;
-  int column = crop_padding;
-  bool flip = false;
-};
-
-/// Draws, in this order: row (0 .. 8), column (0 .. 8), flip (0 or 1), each with
-/// RandomStream::below.
-Crop draw_crop(std::uint64_t seed, std::int64_t epoch, std::int64_t image_index) {
-  RandomStream random(
-      seed, Purpose::augmentation,
-      (static_cast<std::uint64_t>(epoch) << 32) + static_cast<std::uint64_t>(image_index));
-  Crop crop;
-  crop.row = static_cast<int>(random.below(2 * crop_padding + 1));
-  crop.column = static_cast<int>(random.below(2 * crop_padding + 1));
-  crop.flip = random.below(2) == 1;
-  return crop;
-}
-
-/// output[0, count) <- (pixel / 255 - mean) / std; a straight loop, so that the compiler vectorises
-/// it.
-void normalise(const std::uint8_t* pixels, int count, float mean, float std, float* output) {
-  for (int x = 0; x < count; ++x) {
-    output[x] = (static_cast<float>(pixels[x]) / 255.0f - mean) / std;
-  }
-}
-
-/// plane [height][width] of pixels -> output [height][width], zero where the crop leaves the image.
-void fill_plane(const std::uint8_t* pixels, int height, int width, const Crop& crop, float mean,
-                float std, float* output) {
-  const int shift_y = crop.row - crop_padding;
-  const int shift_x = crop.column - crop_padding;
-  const int first = std::clamp(-shift_x, 0, width);
-  const int last = std::clamp(width - shift_x, first, width);
-  for (int y = 0; y < height; ++y) {
-    float* row = output + y * width;
-    const int source_y = y + shift_y;
-    if (source_y < 0 || source_y >= height) {
-      std::fill_n(row, width, 0.0f);
-      continue;
-    }
-    std::fill(row, row + first, 0.0f);
-    normalise(pixels + source_y * width + first + shift_x, last - first, mean, std, row + first);
-    std::fill(row + last, row + width, 0.0f);
-    if (crop.flip) std::reverse(row, row + width);
-  }
-}
 
 /// Fisher-Yates: afterwards the first `count` items are a uniform draw without repetition, in
 /// random order.
@@ -136,20 +83,19 @@ std::vector<std::int64_t> epoch_order(std::span<const std::int64_t> indices, std
   return order;
 }
 
-void fill_images(const Dataset& dataset, std::span<const std::int64_t> indices,
-                 const InputTransform& transform, std::int64_t epoch, float* images) {
-  const ImageShape& shape = dataset.info.image;
-  const std::size_t plane = static_cast<std::size_t>(shape.height) * shape.width;
-  for (const std::int64_t index : indices) {
-    const Crop crop = transform.augment ? draw_crop(transform.seed, epoch, index) : Crop{};
-    const std::uint8_t* pixels = dataset.image(index).data();
-    for (int channel = 0; channel < shape.channels; ++channel) {
-      fill_plane(pixels + channel * plane, shape.height, shape.width, crop,
-                 transform.statistics.mean[channel], transform.statistics.std[channel],
-                 images + channel * plane);
-    }
-    images += shape.size();
-  }
+// Draws, in this order: row (0 .. 8 of the padded image), column (0 .. 8), flip (0 or 1), each with
+// RandomStream::below.
+Crop draw_crop(const InputTransform& transform, std::int64_t epoch, std::int64_t index) {
+  constexpr int padding = 4;
+  if (!transform.augment) return {};
+  RandomStream random(
+      transform.seed, Purpose::augmentation,
+      (static_cast<std::uint64_t>(epoch) << 32) + static_cast<std::uint64_t>(index));
+  Crop crop;
+  crop.row = static_cast<int>(random.below(2 * padding + 1)) - padding;
+  crop.column = static_cast<int>(random.below(2 * padding + 1)) - padding;
+  crop.flip = random.below(2) == 1;
+  return crop;
 }
 
 }  // namespace revode

@@ -24,7 +24,7 @@ struct TimeSlice<Real>::Piece {
 
 template <typename Real>
 struct TimeSlice<Real>::InFlight {
-  StagedBuffer<Real> images;                           // first slice
+  Buffer<Real> images;                                 // first slice
   std::vector<Buffer<Real>> states;                    // by piece, where it is stashed
   std::vector<std::unique_ptr<Recording>> recordings;  // by piece, with Activations::store
   int recorded_batch = 0;

@@ -206,8 +206,8 @@ Real* TimeSlice<Real>::images(int micro_batch, int batch) {
   InFlight& kept = in_flight(micro_batch);
   const OpeningShape shape = architecture_.opening(batch);
   kept.images.ensure(std::size_t{1} * batch * shape.in_channels * shape.height * shape.width,
-                     Memory::stash, backend_);
-  return kept.images.host().data();
+                     Memory::stash, backend_.space());
+  return kept.images.data();
 }
 
 template <typename Real>

@@ -58,7 +58,6 @@ void TimeSlice<Real>::open(InFlight& kept, int micro_batch, int batch, Mode mode
   const StateView<Real> front = view(state, pieces_.front(), batch);
   const int num_features = shape.features.num_features(shape.channels);
   const NormStatistics statistics = statistics_of(opening_statistics_, num_features, micro_batch);
-  kept.images.store(std::size_t{1} * batch * shape.in_channels * shape.height * shape.width);
   // state <- K images
   backend_.opening_convolve(shape, kept.images.data(), opening_weights(), front,
                             mode == Mode::evaluate ? NormStatistics{} : statistics);

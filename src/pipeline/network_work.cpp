@@ -25,10 +25,11 @@ MicroBatchResult SweepResult::total() const {
 }
 
 NetworkWork::NetworkWork(const Placement& placement, int rank,
-                         const std::vector<TimeSlice<float>*>& slices,
+                         const std::vector<TimeSlice<float>*>& slices, Backend<float>& backend,
                          const MiniBatchSource& source, std::vector<int> micro_batches, Mode mode,
                          SweepObservers observers)
     : slices_(placement.num_slices()),
+      backend_(backend),
       source_(source),
       micro_batches_(std::move(micro_batches)),
       mini_batch_(source.size()),
@@ -89,7 +90,7 @@ void NetworkWork::forward(TimeSlice<float>& slice, const Work& work, float* stat
   if (slice.is_first()) {
     const PhaseScope timed(observers_.timer, Phase::data);
     const TraceScope traced(observers_.trace, TraceAction::data, micro_batch);
-    source_.images(micro_batch, slice.images(micro_batch, batch));
+    source_.images(micro_batch, backend_, slice.images(micro_batch, batch));
   }
   if (slice.is_last()) slice.set_labels(micro_batch, source_.labels(micro_batch));
   count_work(work, [&] { slice.forward(micro_batch, batch, mode_, state); });

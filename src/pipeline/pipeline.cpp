@@ -128,7 +128,7 @@ SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& sou
   const std::vector<int> own = own_micro_batches(static_cast<int>(source.micro_batches.size()));
   TraceRecorder* trace = observers.trace;
   gradients_ = observers.gradients;
-  NetworkWork work(placement_, rank_, slices_, source, own, mode, std::move(observers));
+  NetworkWork work(placement_, rank_, slices_, backend_, source, own, mode, std::move(observers));
   mailbox_.set_trace(trace);
   executor_.begin(program_of(rule, static_cast<int>(own.size())), work);
   double waiting = 0;

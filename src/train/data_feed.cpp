@@ -1,5 +1,6 @@
 #include "revode/train/data_feed.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -39,6 +40,59 @@ std::string DataFeed::digest() const {
 
 ChannelStatistics DataFeed::statistics() const { return channel_statistics(data_, indices_); }
 
+DataFeed::Cutter::Cutter(const InputTransform& transform, const Dataset& data,
+                         std::shared_ptr<Backend<float>> backend_in)
+    : backend(std::move(backend_in)),
+      mean(data.info.image.channels, Memory::data, *backend),
+      deviation(data.info.image.channels, Memory::data, *backend) {
+  if (!shares_pixels())
+    pixels = Buffer<std::uint8_t>(data.pixels.size(), Memory::data, backend->space());
+  std::ranges::copy(transform.statistics.mean, mean.host().begin());
+  std::ranges::copy(transform.statistics.std, deviation.host().begin());
+  mean.store();
+  deviation.store();
+}
+
+void DataFeed::set_transform(InputTransform transform, std::shared_ptr<Backend<float>> backend) {
+  transform_ = std::move(transform);
+  cutter_ = nullptr;  // so that there are never two
+  cutter_ = std::make_unique<Cutter>(transform_, data_, std::move(backend));
+}
+
+// The host keeps its pixels: another network may ask for them, on another backend.
+const std::uint8_t* DataFeed::pixels_for(std::span<const std::int64_t> indices) const {
+  if (cutter_->shares_pixels()) {
+    for (const std::int64_t index : indices) data_.image(index);
+    return data_.pixels.data();
+  }
+  if (!cutter_->has_pixels) {
+    for (const std::int64_t index : indices_) data_.image(index);
+    Backend<float>& backend = *cutter_->backend;
+    backend.copy_in(cutter_->pixels.data(), data_.pixels.data(), data_.pixels.bytes());
+    backend.wait(backend.mark());
+    cutter_->has_pixels = true;
+  }
+  return cutter_->pixels.data();
+}
+
+void DataFeed::cut_images(std::span<const std::int64_t> indices, std::int64_t epoch,
+                          Backend<float>& backend, float* images) const {
+  std::vector<DrawnImage> drawn;
+  for (const std::int64_t index : indices) {
+    const Crop crop = draw_crop(transform_, epoch, index);
+    drawn.push_back({.index = index, .row = crop.row, .column = crop.column, .flip = crop.flip});
+  }
+  const ImageShape& shape = data_.info.image;
+  backend.cut_images({.num_images = data_.size,
+                      .channels = shape.channels,
+                      .height = shape.height,
+                      .width = shape.width,
+                      .pixels = pixels_for(indices),
+                      .mean = cutter_->mean.data(),
+                      .deviation = cutter_->deviation.data()},
+                     drawn, images);
+}
+
 MiniBatchSource DataFeed::mini_batch(std::vector<std::int64_t> indices, std::int64_t epoch,
                                      int num_micro_batches) const {
   struct Cut {
@@ -55,9 +109,10 @@ MiniBatchSource DataFeed::mini_batch(std::vector<std::int64_t> indices, std::int
   std::exclusive_scan(cut->sizes.begin(), cut->sizes.end(), cut->offsets.begin(), std::size_t{0});
   return {.micro_batches = cut->sizes,
           .images =
-              [this, cut, epoch](int m, float* images) {
-                fill_images(data_, std::span(cut->indices).subspan(cut->offsets[m], cut->sizes[m]),
-                            transform_, epoch, images);
+              [this, cut, epoch](int m, Backend<float>& backend, float* images) {
+                REVODE_ASSERT(cutter_ != nullptr && cutter_->backend.get() == &backend);
+                cut_images(std::span(cut->indices).subspan(cut->offsets[m], cut->sizes[m]), epoch,
+                           backend, images);
               },
           .labels = [cut](int m) -> std::span<const std::uint8_t> {
             return std::span(cut->labels).subspan(cut->offsets[m], cut->sizes[m]);

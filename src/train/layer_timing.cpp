@@ -85,6 +85,9 @@ class OneSweep {
       : network_(network),
         backend_(backend),
         batch_(batch),
+        images_(std::size_t{1} * batch * network.image_channels() * network.image_height() *
+                    network.image_width(),
+                Memory::workspace, backend),
         labels_(batch),
         forward_(static_cast<int>(network.stages().size())),
         back_(forward_) {
@@ -101,6 +104,9 @@ class OneSweep {
     }
     state_ = Buffer<float>(state_size, Memory::state, backend.space());
     adjoint_ = Buffer<float>(adjoint_size, Memory::state, backend.space());
+    RandomStream random(1, Purpose::check, 0);
+    for (float& value : images_.host()) value = static_cast<float>(random.uniform(-1, 1));
+    images_.store();
   }
 
   const Times& forward() const { return forward_; }
@@ -109,7 +115,7 @@ class OneSweep {
   void play(bool is_noted) {
     PhaseTimer forward(static_cast<int>(network_.stages().size()), backend_), back = forward;
     for (const auto& share : shares_) share->slice().begin_sweep(1);
-    fill_images();
+    backend_.copy(shares_.front()->slice().images(0, batch_), images_.data(), images_.bytes());
     shares_.back()->slice().set_labels(0, labels_);
     for (const auto& share : shares_) {
       share->slice().set_phase_timer(&forward);
@@ -129,19 +135,12 @@ class OneSweep {
   }
 
  private:
-  void fill_images() {
-    float* images = shares_.front()->slice().images(0, batch_);
-    const std::size_t size = std::size_t{1} * batch_ * network_.image_channels() *
-                             network_.image_height() * network_.image_width();
-    RandomStream random(1, Purpose::check, 0);
-    for (std::size_t i = 0; i < size; ++i) images[i] = static_cast<float>(random.uniform(-1, 1));
-  }
-
   const Architecture& network_;
   Backend<float>& backend_;
   int batch_;
   std::vector<std::unique_ptr<Share<float>>> shares_;
   Buffer<float> state_, adjoint_;
+  StagedBuffer<float> images_;
   std::vector<std::uint8_t> labels_;
   Times forward_, back_;
 };

@@ -65,9 +65,9 @@ void Session::load(const StartPoint& start) {
   InputTransform transform{.statistics = network_.input_statistics(),
                            .augment = config().augment,
                            .seed = config().seed};
-  train_data_.set_transform(transform);
+  train_data_.set_transform(transform, network_.shared_backend());
   transform.augment = false;
-  test_data_.set_transform(transform);
+  test_data_.set_transform(transform, network_.shared_backend());
 }
 
 // A run goes on with the images that it began with. Files from before it was noted tell by their

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numeric>
 #include <set>
+#include <tuple>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -22,16 +23,6 @@ Indices up_to(std::int64_t count) {
   Indices indices(count);
   std::iota(indices.begin(), indices.end(), 0);
   return indices;
-}
-
-/// `size` images of 2 channels, 5 x 6, all pixels different enough to be told apart.
-Dataset small_dataset(std::int64_t size) {
-  Dataset dataset{{"small", {2, 5, 6}, 3, false}, Split::train, size, {}, {}};
-  dataset.pixels = Buffer<std::uint8_t>(size * 60, Memory::data);
-  for (std::size_t i = 0; i < dataset.pixels.size(); ++i) {
-    dataset.pixels[i] = static_cast<std::uint8_t>(1 + (37 * i) % 255);
-  }
-  return dataset;
 }
 
 TEST(BalancedSubset, TakesTheRoundedShareOfEachClass) {
@@ -120,79 +111,36 @@ TEST(ChannelStatistics, EqualATwoPassComputationInDouble) {
   }
 }
 
-TEST(FillImages, WithoutAugmentationEveryPixelIsNormalised) {
-  const Dataset dataset = small_dataset(4);
-  const InputTransform transform{{{0.4f, 0.5f}, {0.2f, 0.3f}}, false, 1};
-  const Indices indices{2, 0};
-  std::vector<float> images(2 * 60, -99);
-
-  fill_images(dataset, indices, transform, 5, images.data());
-
-  for (int i = 0; i < 2; ++i) {
-    for (int j = 0; j < 60; ++j) {
-      const int channel = j / 30;
-      const float pixel = dataset.image(indices[i])[j];
-      EXPECT_EQ(images[i * 60 + j], (pixel / 255.0f - transform.statistics.mean[channel]) /
-                                        transform.statistics.std[channel]);
-    }
-  }
+TEST(DrawCrop, WithoutAugmentationItIsTheImageItself) {
+  const Crop crop = draw_crop({.statistics = {}, .augment = false, .seed = 1}, 5, 2);
+  EXPECT_EQ(crop.row, 0);
+  EXPECT_EQ(crop.column, 0);
+  EXPECT_FALSE(crop.flip);
 }
 
-// The padded image is built in full and cut, as the documentation says it: pad, crop, flip.
-TEST(FillImages, AugmentationIsPadThenCropThenFlipDrawnInThatOrder) {
-  const Dataset dataset = small_dataset(300);
-  const InputTransform transform{{{0.4f, 0.5f}, {0.2f, 0.3f}}, true, 11};
-  const Indices indices = up_to(dataset.size);
-  constexpr std::int64_t epoch = 3;
-  std::vector<float> images(dataset.size * 60, -99);
-  std::set<std::array<std::uint32_t, 3>> draws;
+TEST(DrawCrop, RowColumnAndFlipAreDrawnInThatOrder) {
+  constexpr std::uint64_t epoch = 3;
+  std::set<std::tuple<int, int, bool>> draws;
+  for (std::int64_t index = 0; index < 300; ++index) {
+    const Crop crop = draw_crop({.statistics = {}, .augment = true, .seed = 11}, epoch, index);
 
-  fill_images(dataset, indices, transform, epoch, images.data());
-
-  for (const std::int64_t i : indices) {
-    RandomStream random(11, Purpose::augmentation, (std::uint64_t{epoch} << 32) + i);
-    const std::uint32_t row = random.below(9);
-    const std::uint32_t column = random.below(9);
-    const std::uint32_t flip = random.below(2);
-    draws.insert({row, column, flip});
-    for (int c = 0; c < 2; ++c) {
-      float padded[5 + 8][6 + 8] = {};
-      for (int y = 0; y < 5; ++y) {
-        for (int x = 0; x < 6; ++x) {
-          padded[y + 4][x + 4] =
-              (static_cast<float>(dataset.image(i)[c * 30 + y * 6 + x]) / 255.0f -
-               transform.statistics.mean[c]) /
-              transform.statistics.std[c];
-        }
-      }
-      for (int y = 0; y < 5; ++y) {
-        for (int x = 0; x < 6; ++x) {
-          const float expected = padded[row + y][column + (flip == 1 ? 5 - x : x)];
-          ASSERT_EQ(images[i * 60 + c * 30 + y * 6 + x], expected);
-        }
-      }
-    }
+    RandomStream random(11, Purpose::augmentation, (epoch << 32) + index);
+    EXPECT_EQ(crop.row + 4, static_cast<int>(random.below(9)));
+    EXPECT_EQ(crop.column + 4, static_cast<int>(random.below(9)));
+    EXPECT_EQ(crop.flip, random.below(2) == 1);
+    draws.emplace(crop.row, crop.column, crop.flip);
   }
   EXPECT_GT(draws.size(), 100u);  // of 162 possible: the choices do vary
 }
 
-TEST(FillImages, AnImageDoesNotDependOnItsNeighboursInTheBatch) {
-  const Dataset dataset = small_dataset(9);
-  const InputTransform transform{{{0.4f, 0.5f}, {0.2f, 0.3f}}, true, 2};
-  std::vector<float> together(3 * 60);
-  std::vector<float> alone(60);
-  std::vector<float> later(60);
-
-  fill_images(dataset, Indices{4, 8, 1}, transform, 0, together.data());
-  fill_images(dataset, Indices{8}, transform, 0, alone.data());
-  bool changes = false;
-  for (int epoch = 1; epoch < 4; ++epoch) {
-    fill_images(dataset, Indices{8}, transform, epoch, later.data());
-    changes = changes || later != alone;
+TEST(DrawCrop, AnImageIsCutAnewInEachEpoch) {
+  const InputTransform transform{.statistics = {}, .augment = true, .seed = 2};
+  std::set<std::tuple<int, int, bool>> draws;
+  for (int epoch = 0; epoch < 4; ++epoch) {
+    const Crop crop = draw_crop(transform, epoch, 8);
+    draws.emplace(crop.row, crop.column, crop.flip);
   }
-
-  EXPECT_TRUE(std::equal(alone.begin(), alone.end(), together.begin() + 60));
-  EXPECT_TRUE(changes);
+  EXPECT_GT(draws.size(), 1u);
 }
 
 }  // namespace

@@ -46,8 +46,8 @@ class Ranks {
       }
       std::vector<int> numbers(source.micro_batches.size());
       std::iota(numbers.begin(), numbers.end(), 0);
-      works_.push_back(std::make_unique<NetworkWork>(placement, rank, slices, source, numbers,
-                                                     Mode::train, SweepObservers{}));
+      works_.push_back(std::make_unique<NetworkWork>(placement, rank, slices, backend, source,
+                                                     numbers, Mode::train, SweepObservers{}));
     }
     for (int slice = 0; slice < placement.num_slices(); ++slice) {
       slot_size_.state = std::max(slot_size_.state, chain_.part(slice).slice().message_capacity(3));

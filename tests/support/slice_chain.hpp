@@ -102,7 +102,8 @@ class SliceChain {
     TimeSlice<Real>& last = parts_.back()->slice();
     for (int m = 0; m < num_micro_batches; ++m) {
       const int size = batch.micro_batches[m];
-      std::copy_n(batch.images_of(m), size * batch.image_size, first.images(m, size));
+      backend_.copy_in(first.images(m, size), batch.images_of(m),
+                       size * batch.image_size * sizeof(Real));
       last.set_labels(m, batch.labels_of(m));
       for (auto& part : parts_) part->slice().forward(m, size, mode, room(state_, size));
       const std::span<const Real> logits = last.logits(m);

@@ -1,7 +1,10 @@
-// Mini-batches cut from a split: which samples, in which order, on which rank.
+// Mini-batches cut from a split: which samples, in which order, on which rank, and by any backend
+// the same images.
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -10,6 +13,8 @@
 #include "revode/train/data_feed.hpp"
 
 #include "support/numbers.hpp"
+#include "support/plain_images.hpp"
+#include "support/test_backends.hpp"
 
 namespace revode {
 namespace {
@@ -23,32 +28,57 @@ class Feed : public testing::Test {
   Config config_;
 };
 
-TEST_F(Feed, MicroBatchesCoverTheSamplesInOrder) {
+class FeedOf : public Feed, public testing::WithParamInterface<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Backends, FeedOf, testing::ValuesIn(test_backend_names()),
+                         [](const auto& of) { return of.param; });
+
+// All micro-batches are asked for before any is looked at.
+TEST_P(FeedOf, MicroBatchesCoverTheSamplesInOrder) {
   DataFeed feed(config_, Split::test, 1, grid_);
   const Dataset data = load_dataset("synthetic", "", Split::test, Contents::images_and_labels);
-  const InputTransform transform{
-      .statistics = {{0.5f, 0.4f, 0.3f}, {0.2f, 0.25f, 0.5f}}, .augment = true, .seed = 3};
-  feed.set_transform(transform);
+  const std::shared_ptr<Backend<float>> backend = make_test_backend(GetParam(), 2);
   const std::vector<std::int64_t> indices{7, 999, 0, 7, 500, 3, 2, 1, 41, 42, 43};
+  for (const bool augment : {true, false}) {
+    const InputTransform transform{
+        .statistics = {{0.5f, 0.4f, 0.3f}, {0.2f, 0.25f, 0.5f}}, .augment = augment, .seed = 3};
+    if (world_.is_root()) feed.set_transform(transform, backend);
 
-  const MiniBatchSource source = feed.mini_batch(indices, 5, 4);
+    const MiniBatchSource source = feed.mini_batch(indices, 5, 4);
 
-  EXPECT_EQ(source.micro_batches, (std::vector{3, 3, 3, 2}));  // larger first
-  EXPECT_EQ(source.size(), 11);
-  std::size_t sample = 0;
-  for (int m = 0; m < 4; ++m) {
-    const auto labels = source.labels(m);
-    ASSERT_EQ(labels.size(), static_cast<std::size_t>(source.micro_batches[m]));
-    std::vector<float> images(labels.size() * image_size), expected(image_size);
-    if (world_.is_root()) source.images(m, images.data());
-    for (std::size_t n = 0; n < labels.size(); ++n, ++sample) {
-      EXPECT_EQ(labels[n], data.labels[indices[sample]]);
-      if (!world_.is_root()) continue;
-      fill_images(data, std::span(indices).subspan(sample, 1), transform, 5, expected.data());
-      EXPECT_EQ(num_differing(std::span(images).subspan(n * image_size, image_size), expected), 0u)
-          << "sample " << sample;
+    EXPECT_EQ(source.micro_batches, (std::vector{3, 3, 3, 2}));  // larger first
+    EXPECT_EQ(source.size(), 11);
+    std::vector<StagedBuffer<float>> images(4);
+    for (int m = 0; m < 4 && world_.is_root(); ++m) {
+      images[m].ensure(source.micro_batches[m] * image_size, Memory::workspace, *backend);
+      source.images(m, *backend, images[m].data());
+    }
+    std::size_t sample = 0;
+    for (int m = 0; m < 4; ++m) {
+      const auto labels = source.labels(m);
+      ASSERT_EQ(labels.size(), static_cast<std::size_t>(source.micro_batches[m]));
+      const auto own = std::span(indices).subspan(sample, labels.size());
+      for (std::size_t n = 0; n < labels.size(); ++n) EXPECT_EQ(labels[n], data.labels[own[n]]);
+      if (world_.is_root()) {
+        EXPECT_EQ(num_differing(images[m].read(), plain_images(data, own, transform, 5)), 0u) << m;
+      }
+      sample += labels.size();
     }
   }
+}
+
+TEST_F(Feed, PixelsAreCopiedOnlyWhereTheHostCannotShareThem) {
+  DataFeed feed(config_, Split::test, 1, grid_);
+  if (!world_.is_root()) return;
+  const InputTransform transform{.statistics = {{0, 0, 0}, {1, 1, 1}}, .augment = false, .seed = 1};
+  const std::int64_t before = memory_use().current(Memory::data);
+  const auto more = [&] { return memory_use().current(Memory::data) - before; };
+
+  feed.set_transform(transform, make_backend("cpu", 1));
+  EXPECT_LT(more(), 1000);
+  feed.set_transform(transform, make_test_backend("deferred", 1));
+  EXPECT_GE(more(), 1000 * static_cast<std::int64_t>(image_size));
+  feed.set_transform(transform, make_test_backend("deferred", 1));
+  EXPECT_LT(more(), 1001 * static_cast<std::int64_t>(image_size));
 }
 
 TEST_F(Feed, AMiniBatchOutlivesTheListItWasMadeFrom) {

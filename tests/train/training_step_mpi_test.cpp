@@ -14,9 +14,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "revode/train/data_feed.hpp"
 #include "revode/train/replicas.hpp"
 
 #include "support/error_text.hpp"
+#include "support/plain_images.hpp"
 #include "support/test_backends.hpp"
 #include "train/small_network.hpp"
 
@@ -255,6 +257,37 @@ TEST_P(TrainingStepOf, ACudaBackendHasTheSameBitsOnEveryGrid) {
 
       expect_training_of_one_rank(spread, config, of_one_rank);
       require_equal_replicas(spread.network);
+    }
+  }
+}
+
+// Pixels that the backend keeps, against images that are made here.
+TEST_F(TrainingStepOnce, ADatasetTrainsAsItsImagesDo) {
+  const Dataset data = load_dataset("synthetic", "", Split::test, Contents::images_and_labels);
+  const InputTransform transform{
+      .statistics = {{0.5f, 0.4f, 0.3f}, {0.2f, 0.25f, 0.5f}}, .augment = true, .seed = 3};
+  const std::vector<std::int64_t> indices{7, 999, 0, 7, 500, 3, 2, 1};
+  for (const std::string& name : test_backend_names()) {
+    SCOPED_TRACE(name);
+    Config config = small_config();
+    if (name == "deferred") config.backend = "reference";
+    SmallNetwork small(config, world_, Placement::round_robin(world_.size(), world_.size()),
+                       make_test_backend(name, 2));
+    DataFeed feed(config, Split::test, 1, small.grid);
+    if (small.grid.is_reader()) feed.set_transform(transform, small.network.shared_backend());
+    TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+    for (const std::int64_t epoch : {0, 1}) {
+      batch.images = plain_images(data, indices, transform, epoch);
+      for (std::size_t n = 0; n < indices.size(); ++n) batch.labels[n] = data.labels[indices[n]];
+      const StepReport expected = small.training.compute_gradient(source_of(batch));
+      const auto gradient = small.share().gradient().read_values();
+      const std::vector<float> kept(gradient.begin(), gradient.end());
+
+      const StepReport got = small.training.compute_gradient(feed.mini_batch(indices, epoch, 3));
+
+      EXPECT_EQ(got.loss, expected.loss);
+      EXPECT_EQ(got.gradient_norm, expected.gradient_norm);
+      EXPECT_EQ(num_differing(small.share().gradient().read_values(), kept), 0u);
     }
   }
 }

@@ -99,16 +99,23 @@ std::vector<std::int64_t> epoch_order(std::span<const std::int64_t> indices, std
                                       std::int64_t epoch);
 
 /// How images become input: (pixel / 255 - mean) / std a channel, then where asked for a random
-/// crop from 4 pixels of zero padding and a random horizontal flip, drawn from (seed,
-/// Purpose::augmentation, epoch, index of the image in its split).
+/// crop from 4 pixels of zero padding and a random horizontal flip.
 struct InputTransform {
   ChannelStatistics statistics;
   bool augment = false;
   std::uint64_t seed = 0;
 };
 
-/// images [indices.size(), channels, height, width] (overwritten) <- the transformed images.
-void fill_images(const Dataset& dataset, std::span<const std::int64_t> indices,
-                 const InputTransform& transform, std::int64_t epoch, float* images);
+/// Which part of an image, with zero around it, becomes the input:
+///   input[y][x] = image[y + row][x' + column],  x' = x, or width - 1 - x where flipped
+struct Crop {
+  int row = 0;  ///< -4 .. 4
+  int column = 0;
+  bool flip = false;
+};
+
+/// That of an image (by its index in the split) in an epoch, drawn from (seed,
+/// Purpose::augmentation, epoch, index); the image itself without augmentation.
+Crop draw_crop(const InputTransform& transform, std::int64_t epoch, std::int64_t index);
 
 }  // namespace revode

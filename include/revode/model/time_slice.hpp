@@ -81,8 +81,8 @@ class TimeSlice {
   /// each change.
   void load_weights();
 
-  /// First slice: room in the host's memory for the images of a micro-batch [batch, channels,
-  /// height, width], to be filled before forward().
+  /// First slice: room in the backend's memory for the images of a micro-batch [batch, channels,
+  /// height, width], which calls in front of forward() are to fill.
   Real* images(int micro_batch, int batch);
   /// Last slice: the labels of a micro-batch, to be given before forward().
   void set_labels(int micro_batch, std::span<const std::uint8_t> labels);

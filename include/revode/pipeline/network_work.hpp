@@ -18,8 +18,9 @@ namespace revode {
 /// the last.
 struct MiniBatchSource {
   std::vector<int> micro_batches;  ///< their sizes
-  /// Fills [batch, channels, height, width] of a micro-batch.
-  std::function<void(int micro_batch, float* images)> images;
+  /// Fills [batch, channels, height, width] of a micro-batch by calls of the backend, in whose
+  /// memory it is.
+  std::function<void(int micro_batch, Backend<float>& backend, float* images)> images;
   std::function<std::span<const std::uint8_t>(int micro_batch)> labels;
 
   int size() const;
@@ -61,8 +62,8 @@ class NetworkWork final : public SliceWork {
   /// Begins the sweep. slices: this rank's, ascending. micro_batches: the source's that pass
   /// through here; the work counts them from 0. All must outlive this object.
   NetworkWork(const Placement& placement, int rank, const std::vector<TimeSlice<float>*>& slices,
-              const MiniBatchSource& source, std::vector<int> micro_batches, Mode mode,
-              SweepObservers observers);
+              Backend<float>& backend, const MiniBatchSource& source,
+              std::vector<int> micro_batches, Mode mode, SweepObservers observers);
 
   std::size_t input_size(int slice, int micro_batch) const override;
   std::size_t output_size(int slice, int micro_batch) const override;
@@ -84,6 +85,7 @@ class NetworkWork final : public SliceWork {
   void count_work(const Work& work, Action&& action);
 
   std::vector<TimeSlice<float>*> slices_;  // by the number of the slice; others are null
+  Backend<float>& backend_;
   const MiniBatchSource& source_;
   std::vector<int> micro_batches_;  // the source's number of each
   int mini_batch_;

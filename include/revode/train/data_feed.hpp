@@ -1,5 +1,6 @@
 // One split as this rank needs it: pixels on the reader, labels everywhere, and mini-batches
 // cut from an order of images. Everything drawn at random depends on (seed, epoch, image) alone.
+// Pixels become input where the network is computed: only what is drawn goes there in a step.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "revode/backend/backend.hpp"
 #include "revode/comm/grid.hpp"
 #include "revode/config/config.hpp"
+#include "revode/core/buffer.hpp"
 #include "revode/data/dataset.hpp"
 #include "revode/pipeline/network_work.hpp"
 
@@ -33,20 +36,41 @@ class DataFeed {
 
   /// Of the samples used; on the reader only.
   ChannelStatistics statistics() const;
-  /// Normalisation (reader) and augmentation of what follows.
-  void set_transform(InputTransform transform) { transform_ = std::move(transform); }
+  /// On the reader, before images are asked for: how they become input, and whose calls make them
+  /// so. Where the backend's memory is not the host's, it gets a copy of the pixels.
+  void set_transform(InputTransform transform, std::shared_ptr<Backend<float>> backend);
 
-  /// The samples `indices` (of the split) as one mini-batch cut into micro-batches; must not
-  /// outlive this object.
+  /// The samples `indices` (of the split) as one mini-batch cut into micro-batches, for a network
+  /// on the backend that was named; must not outlive this object.
   MiniBatchSource mini_batch(std::vector<std::int64_t> indices, std::int64_t epoch,
                              int num_micro_batches) const;
 
  private:
+  /// What cuts images, and what it has in its memory for that.
+  struct Cutter {
+    Cutter(const InputTransform& transform, const Dataset& data,
+           std::shared_ptr<Backend<float>> backend_in);
+
+    /// The dataset's own array serves the backend.
+    bool shares_pixels() const { return backend->space().host_accessible(); }
+
+    std::shared_ptr<Backend<float>> backend;
+    Buffer<std::uint8_t> pixels;  ///< of the whole split, unless they are shared
+    bool has_pixels = false;      ///< they are there: from when the first images are asked for
+    StagedBuffer<float> mean, deviation;  ///< [channels]
+  };
+
+  void cut_images(std::span<const std::int64_t> indices, std::int64_t epoch,
+                  Backend<float>& backend, float* images) const;
+  /// In the backend's memory, with the images `indices` at least.
+  const std::uint8_t* pixels_for(std::span<const std::int64_t> indices) const;
+
   const Grid* grid_;
   Split split_;
   Dataset data_;
   std::vector<std::int64_t> indices_;
   InputTransform transform_;
+  std::unique_ptr<Cutter> cutter_;
 };
 
 }  // namespace revode

@@ -39,6 +39,8 @@ class Network {
   /// The blocks of every slice.
   const std::vector<BlockRange>& slices() const { return plan_.slices; }
   Backend<float>& backend() { return *backend_; }
+  /// For what has arrays in its memory and may outlive the network.
+  std::shared_ptr<Backend<float>> shared_backend() { return backend_; }
   /// What this rank owns, in the order of the slices.
   const std::vector<std::unique_ptr<Share<float>>>& shares() const { return shares_; }
   /// Hands the weights of all shares to the backend; to be called after each change.
@@ -70,7 +72,7 @@ class Network {
   const Grid& grid_;
   int largest_micro_batch_;
   int num_threads_;
-  std::unique_ptr<Backend<float>> backend_;
+  std::shared_ptr<Backend<float>> backend_;
   std::vector<std::unique_ptr<Share<float>>> shares_;
   std::unique_ptr<Pipeline> pipeline_;
   std::optional<PhaseTimer> phase_timer_;
