@@ -59,7 +59,8 @@ def number(kind, least, most=math.inf, above=False):
             value = math.nan
         if not least <= value <= most or above and value == least:
             bounds = f"{'above' if above else 'at least'} {least}" + (f" and at most {most}" if most < math.inf else "")
-            raise argparse.ArgumentTypeError(f"found '{text}', expected {'a whole' if kind is int else 'a'} number, {bounds}")
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"found '{text}', expected {what}, {bounds}")
         return value
     return parse
 
@@ -172,7 +173,8 @@ class Trainer:
         self.torch, self.data, self.options = torch, baseline_data, options
         torch.set_num_threads(options.threads)
         torch.manual_seed(options.seed)
-        self.training, self.test = baseline_data.load(options.dataset, options.data_dir, options.train_fraction, options.seed)
+        self.training, self.test = baseline_data.load(options.dataset, options.data_dir, options.train_fraction,
+                                                      options.seed)
         self.steps_per_epoch = len(self.training.labels) // options.batch_size
         if self.steps_per_epoch == 0:
             raise BaselineError(f"--batch-size {options.batch_size}: there are {len(self.training.labels)} training images; "
@@ -199,8 +201,8 @@ class Trainer:
         now = as_text(self.options)
         for name in now.keys() | then.keys():
             if name not in FREE and now.get(name) != then.get(name):
-                raise BaselineError(f"--{name} {now.get(name)}: the run in {self.folder.path} has {then.get(name)}; expected "
-                                    "the same, or another folder for --output")
+                raise BaselineError(f"--{name} {now.get(name)}: the run in {self.folder.path} has {then.get(name)}; "
+                                    "expected the same, or another folder for --output")
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.epoch, self.step, self.best, self.seconds = (saved[name] for name in ("epoch", "step", "best", "seconds"))
@@ -222,7 +224,8 @@ class Trainer:
         with torch.no_grad():
             for first in range(0, size, EVALUATION_BATCH):
                 part = slice(first, min(first + EVALUATION_BATCH, size))
-                logits, labels = self.network(self.images(self.test.normalised(part))), torch.from_numpy(self.test.labels[part])
+                labels = torch.from_numpy(self.test.labels[part])
+                logits = self.network(self.images(self.test.normalised(part)))
                 loss_sum += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
                 correct += (logits.argmax(dim=1) == labels).sum().item()
         return loss_sum / size, correct / size
@@ -288,13 +291,14 @@ class Trainer:
         self.folder.record(kind="start", epoch=self.epoch, step=self.step, version="tools/baselines.py", revision=revision(),
                            date=now.strftime("%Y-%m-%dT%H:%M:%SZ"), backend=f"PyTorch {self.torch.__version__}",
                            threads=options.threads, parameters=self.num_parameters, options=as_text(options))
-        print(f"{options.net}: {self.num_parameters:,} parameters; {options.dataset}: {len(self.training.labels):,} training "
-              f"images, {len(self.test.labels):,} test images; PyTorch {self.torch.__version__}, {options.threads} threads")
+        print(f"{options.net}: {self.num_parameters:,} parameters; {options.dataset}: {len(self.training.labels):,} "
+              f"training images, {len(self.test.labels):,} test images; PyTorch {self.torch.__version__}, {options.threads} threads")
         print(f"training from epoch {self.epoch} to epoch {options.epochs}; files in {options.output}", flush=True)
         while self.epoch < options.epochs:
             self.train_epoch()
         test_loss, test_accuracy = self.evaluate()
-        self.folder.record(kind="end", epoch=self.epoch - 1, step=self.step, test_loss=test_loss, test_accuracy=test_accuracy)
+        self.folder.record(kind="end", epoch=self.epoch - 1, step=self.step, test_loss=test_loss,
+                           test_accuracy=test_accuracy)
         print(f"test accuracy {test_accuracy:.4f} (best {self.best:.4f})")
 
 
