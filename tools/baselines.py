@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains networks of other papers in PyTorch on the files, images and schedule of revode, to compare accuracies.
 
-    tools/baselines.py --net resnet-32 --dataset cifar10 --data-dir data/cifar10 --train-fraction 0.1 --output runs/resnet-32
+    tools/baselines.py --net resnet-32 --dataset cifar10 --data-dir data/cifar10 --train-fraction 0.1
 
     resnet-32   He et al. 2016: 464,154 parameters on CIFAR-10
     revnet-38   Gomez et al. 2017: 464,922 parameters on CIFAR-10
@@ -177,8 +177,8 @@ class Trainer:
                                                       options.seed)
         self.steps_per_epoch = len(self.training.labels) // options.batch_size
         if self.steps_per_epoch == 0:
-            raise BaselineError(f"--batch-size {options.batch_size}: there are {len(self.training.labels)} training images; "
-                                "expected at most as many")
+            raise BaselineError(f"--batch-size {options.batch_size}: there are {len(self.training.labels)} training "
+                                "images; expected at most as many")
         network = baseline_networks.make(options.net, baseline_data.DATASETS[options.dataset]["classes"])
         self.num_parameters = baseline_networks.num_parameters(network)
         # oneDNN's convolutions are faster so.
@@ -288,16 +288,17 @@ class Trainer:
             self.resume()
         self.folder.begin(options, self.step)
         now = datetime.datetime.now(datetime.timezone.utc)
-        self.folder.record(kind="start", epoch=self.epoch, step=self.step, version="tools/baselines.py", revision=revision(),
-                           date=now.strftime("%Y-%m-%dT%H:%M:%SZ"), backend=f"PyTorch {self.torch.__version__}",
+        self.folder.record(kind="start", epoch=self.epoch, step=self.step, version="tools/baselines.py",
+                           revision=revision(), date=now.strftime("%Y-%m-%dT%H:%M:%SZ"), backend=f"PyTorch {self.torch.__version__}",
                            threads=options.threads, parameters=self.num_parameters, options=as_text(options))
         print(f"{options.net}: {self.num_parameters:,} parameters; {options.dataset}: {len(self.training.labels):,} "
-              f"training images, {len(self.test.labels):,} test images; PyTorch {self.torch.__version__}, {options.threads} threads")
+              f"training images, {len(self.test.labels):,} test images; PyTorch {self.torch.__version__}, threads: "
+              f"{options.threads}")
         print(f"training from epoch {self.epoch} to epoch {options.epochs}; files in {options.output}", flush=True)
         while self.epoch < options.epochs:
             self.train_epoch()
         test_loss, test_accuracy = self.evaluate()
-        self.folder.record(kind="end", epoch=self.epoch - 1, step=self.step, test_loss=test_loss,
+        self.folder.record(kind="end", epoch=self.epoch, step=self.step, test_loss=test_loss,
                            test_accuracy=test_accuracy)
         print(f"test accuracy {test_accuracy:.4f} (best {self.best:.4f})")
 

@@ -59,10 +59,10 @@ def epochs_asked(records):
 
 
 def is_finished(folder):
-    """Whether the run came to its end, not only to a stop."""
+    """Whether the run came to its end, not only to a stop. A record of an end has the number of whole epochs."""
     records = read_records(folder)
     ends = [r for r in records if r.get("kind") == "end"]
-    return bool(ends) and latest(folder) is not None and ends[-1]["epoch"] + 1 >= epochs_asked(records)
+    return bool(ends) and latest(folder) is not None and ends[-1]["epoch"] >= epochs_asked(records)
 
 
 def processor():
@@ -99,8 +99,8 @@ def in_order(records, kind):
 def collect(unit, folder):
     """The result of the finished run in `folder`."""
     if not is_finished(folder):
-        raise ReproduceError(f"{folder} ended without an error, but holds no finished run; expected a record of kind end in "
-                             "metrics.jsonl, and latest.h5 or latest.pt")
+        raise ReproduceError(f"{folder} ended without an error, but holds no finished run; expected a record of kind end "
+                             "in metrics.jsonl, and latest.h5 or latest.pt")
     records = read_records(folder)
     starts = [r for r in records if r.get("kind") == "start"]
     epochs = in_order(records, "epoch")
@@ -111,7 +111,7 @@ def collect(unit, folder):
     threads = sorted({start["threads"] for start in starts})
     return {
         "name": unit.name, "network": unit.network, "program": unit.program, "options": unit.options,
-        "parameters": starts[-1].get("parameters") or num_parameters(folder), "epochs": end["epoch"] + 1,
+        "parameters": starts[-1].get("parameters") or num_parameters(folder), "epochs": end["epoch"],
         "test_accuracy": end["test_accuracy"], "test_loss": round(end["test_loss"], 5),
         "training": {key: rounded(r[key] for r in epochs) for key in ("train_loss", "train_accuracy")},
         "tests": {"epoch": [r["epoch"] for r in tests],

@@ -65,5 +65,5 @@ def table1_units(repository):
         raise ReproduceError(f"configs/{missing[0]}-cifar10.ini is missing")
     order = (NETWORKS[0], BASELINES[0], *NETWORKS[1:], BASELINES[1])
     baseline = {"epochs": "200", "lr-decay-epochs": "80,120,160"}
-    return [Unit(f"{name}-cifar10-seed-1", name, {"seed": "1", "eval-every": "1", **(baseline if name in BASELINES else {})})
-            for name in order]
+    return [Unit(f"{name}-cifar10-seed-1", name,
+                 {"seed": "1", "eval-every": "1", **(baseline if name in BASELINES else {})}) for name in order]

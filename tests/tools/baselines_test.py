@@ -24,6 +24,7 @@ except ImportError:
     sys.exit(77)
 import baseline_data as data  # noqa: E402
 import baselines  # noqa: E402
+import reproduce_results  # noqa: E402
 
 REVODE = sys.argv.pop(1) if len(sys.argv) > 1 and os.access(sys.argv[1], os.X_OK) else None
 HAS_TORCH, HAS_H5PY = (importlib.util.find_spec(name) is not None for name in ("torch", "h5py"))
@@ -84,8 +85,8 @@ class Subset(unittest.TestCase):
             with tempfile.TemporaryDirectory() as folder:
                 write_cifar10(folder)
                 subprocess.run([REVODE, "train", "--dataset", "cifar10", "--data-dir", folder, "--train-fraction",
-                                str(fraction), "--seed", str(seed), "--blocks", "1,1,1", "--batch-size", "10", "--steps", "1",
-                                "--threads", "1", "--output", f"{folder}/run"], check=True, capture_output=True)
+                                str(fraction), "--seed", str(seed), "--blocks", "1,1,1", "--batch-size", "10",
+                                "--steps", "1", "--threads", "1", "--output", f"{folder}/run"], check=True, capture_output=True)
                 with h5py.File(f"{folder}/run/latest.h5") as file:
                     mean, std = (file[f"model/input/{name}"][:] for name in ("mean", "std"))
 
@@ -93,6 +94,19 @@ class Subset(unittest.TestCase):
 
             np.testing.assert_array_equal(training.mean.ravel(), mean)
             np.testing.assert_array_equal(training.std.ravel(), std)
+
+
+@unittest.skipUnless(REVODE, "needs revode")
+class Records(unittest.TestCase):
+    def test_the_end_of_revodes_run_is_told_from_a_stop_in_its_last_epoch(self):
+        for options, finished in ((("--epochs", "2"), True), (("--epochs", "2", "--steps", "23"), False)):
+            with tempfile.TemporaryDirectory() as folder:
+                write_cifar10(folder)
+                subprocess.run([REVODE, "train", "--dataset", "cifar10", "--data-dir", folder, "--blocks", "1,1,1",
+                                "--batch-size", "10", "--threads", "1", *options, "--output", f"{folder}/run"], check=True,
+                               capture_output=True)
+
+                self.assertEqual(reproduce_results.is_finished(f"{folder}/run"), finished)
 
 
 class Input(unittest.TestCase):
@@ -145,8 +159,8 @@ class Options(unittest.TestCase):
         for words, expected in (("--train-fraction 0", "found '0', expected a number, above 0 and at most 1"),
                                 ("--epochs x", "found 'x', expected a whole number, at least 1"),
                                 ("--lr-decay-epochs 4,2", "found '4,2', expected ascending epochs")):
-            ended = subprocess.run([sys.executable, REPOSITORY / "tools/baselines.py", "--net", "resnet-32", "--data-dir", ".",
-                                    *words.split()], capture_output=True, text=True)
+            ended = subprocess.run([sys.executable, REPOSITORY / "tools/baselines.py", "--net", "resnet-32", "--data-dir",
+                                    ".", *words.split()], capture_output=True, text=True)
 
             self.assertEqual(ended.returncode, 2)
             self.assertIn(expected, ended.stderr)
@@ -203,6 +217,7 @@ class Training(unittest.TestCase):
         self.assertEqual(self.records("parts", "epoch"), self.records("whole", "epoch"))
         self.assertEqual(len(self.records("whole", "epoch")), 2)
         self.assertEqual(self.records("parts", "end")[-1], self.records("whole", "end")[-1])
+        self.assertTrue(reproduce_results.is_finished(self.folder / "whole"))
 
     def test_revnet_trains_and_its_run_can_be_drawn(self):
         ended = self.train("run", "--epochs", 1, "--eval-every", 0, net="revnet-38")

@@ -45,7 +45,7 @@ for epoch in range(done, int(options["epochs"])):
     for name, status in (("broken", 1), ("stopped", 75), ("torchless", 77)):
         if os.path.exists(os.path.join(scratch, name)):
             sys.exit(status)
-record(kind="end", epoch=int(options["epochs"]) - 1, step=0, test_loss=1.0, test_accuracy=accuracy)
+record(kind="end", epoch=int(options["epochs"]), step=0, test_loss=1.0, test_accuracy=accuracy)
 """
 
 
@@ -97,6 +97,7 @@ class Reproduce(unittest.TestCase):
         self.assertEqual(result["tests"]["epoch"], [0, 1])
         self.assertEqual(result["training"]["train_loss"], [0.33333, 0.33333])
         self.assertEqual((result["images_per_second"], result["revisions"], result["parameters"]), (100.5, ["abc"], 7))
+        self.assertEqual(result["epochs"], 2)
         checkpoint = (self.runs / name / "latest.h5").read_bytes()
         self.assertEqual(result["checkpoint_sha256"], hashlib.sha256(checkpoint).hexdigest())
         self.assertNotIn(str(self.folder), json.dumps(result))
@@ -226,7 +227,7 @@ class Units(unittest.TestCase):
     def test_a_run_with_an_older_shorter_end_is_not_finished(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "latest.h5").touch()
-            lines = [{"kind": "start", "options": {"epochs": "4"}}, {"kind": "end", "epoch": 1}]
+            lines = [{"kind": "start", "options": {"epochs": "4"}}, {"kind": "end", "epoch": 3}]
             Path(folder, "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"ki')
 
             self.assertFalse(results.is_finished(folder))
