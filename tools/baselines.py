@@ -278,8 +278,9 @@ class Trainer:
             self.best = max(self.best, record["test_accuracy"])
             record["best_accuracy"] = self.best
             said += f", test loss {record['test_loss']:.4f} accuracy {record['test_accuracy']:.4f}"
-        self.save()
+        # In this order: a resumed run forgets records behind its checkpoint, but cannot make up for one that is missing.
         self.folder.record(**record, learning_rate=rate, seconds=self.seconds)
+        self.save()
         print(f"{said}, rate {rate:g}", flush=True)
 
     def run(self):
