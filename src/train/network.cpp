@@ -53,6 +53,10 @@ std::unique_ptr<Backend<float>> make_backend_for(const RunPlan& plan, int num_th
           "or --backend cuda where there is a GPU",
           to_string(precision), backend->name());
   });
+  if (backend->work_counts())
+    world.require_same({{"the device", backend->description()}},
+                       "other devices compute other bits: let each rank have one of the same kind, "
+                       "or use --backend cpu");
   return backend;
 }
 

@@ -2,10 +2,15 @@
 #include "backend/cuda/cuda_backend.hpp"
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "revode/core/buffer.hpp"
 
@@ -19,8 +24,9 @@ namespace revode {
 namespace {
 
 std::unique_ptr<Backend<float>> make_on_host(cuda::RunOrder order,
-                                             const cuda::ClusterLimits& limits = {}) {
-  auto device = std::make_unique<cuda::HostDevice>(order);
+                                             const cuda::ClusterLimits& limits = {},
+                                             std::uint32_t seed = 0) {
+  auto device = std::make_unique<cuda::HostDevice>(order, seed);
   device->set_cluster_limits(limits);
   return cuda::make_cuda_backend(std::move(device));
 }
@@ -28,19 +34,38 @@ std::unique_ptr<Backend<float>> make_on_host(cuda::RunOrder order,
 constexpr cuda::RunOrder all_orders[] = {cuda::RunOrder::eager, cuda::RunOrder::lazy,
                                          cuda::RunOrder::random};
 
+struct OrderOfRuns {
+  std::string name;
+  cuda::RunOrder order;
+  std::uint32_t seed;
+};
+
+/// One at random; with REVODE_ALL_CASES in the environment the earliest, the latest, and 20.
+std::vector<OrderOfRuns> orders_of_runs() {
+  if (std::getenv("REVODE_ALL_CASES") == nullptr) return {{"", cuda::RunOrder::random, 0}};
+  std::vector<OrderOfRuns> orders{{"_early", cuda::RunOrder::eager, 0},
+                                  {"_late", cuda::RunOrder::lazy, 0}};
+  for (std::uint32_t seed = 1; seed <= 20; ++seed)
+    orders.push_back({fmt::format("_seed_{}", seed), cuda::RunOrder::random, seed});
+  return orders;
+}
+
 }  // namespace
 
+// Segments call by call; in one launch, an image a block; the same with so little memory that
+// larger images need several blocks, and the largest do not fit.
 std::vector<BackendUnderTest> backends_under_test() {
-  const auto on_host = [](const char* name, const cuda::ClusterLimits& limits) {
-    return BackendUnderTest{
-        name, [limits](int) {
-          return std::make_unique<StagedBackend>(make_on_host(cuda::RunOrder::random, limits));
-        }};
-  };
-  // Segments call by call; in one launch, an image a block; the same with so little memory that
-  // larger images need several blocks, and the largest do not fit.
-  return {on_host("cuda_on_host", {}), on_host("blocks_on_host", {std::size_t{227} << 10, 1}),
-          on_host("clusters_on_host", {std::size_t{24} << 10, 8})};
+  std::vector<BackendUnderTest> backends;
+  for (const OrderOfRuns& runs : orders_of_runs())
+    for (const auto& [name, limits] :
+         {std::pair<const char*, cuda::ClusterLimits>{"cuda_on_host", {}},
+          {"blocks_on_host", {std::size_t{227} << 10, 1}},
+          {"clusters_on_host", {std::size_t{24} << 10, 8}}})
+      backends.push_back({name + runs.name, [runs, limits = limits](int) {
+                            return std::make_unique<StagedBackend>(
+                                make_on_host(runs.order, limits, runs.seed));
+                          }});
+  return backends;
 }
 
 INSTANTIATE_TEST_SUITE_P(Device, AnyBackend, testing::ValuesIn(backends_under_test()),

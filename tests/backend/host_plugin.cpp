@@ -1,5 +1,6 @@
 // A plug-in whose GPU is a device in host memory, so that the program as a whole can be tried with
 // --backend cuda on any machine: REVODE_CUDA_PLUGIN names it.
+#include <cstdlib>
 #include <memory>
 
 #include "backend/cuda/cuda_backend.hpp"
@@ -14,8 +15,11 @@ GpuSurvey survey() { return {.status = GpuStatus::usable, .num_usable = 2}; }
 /// Small enough that some segments go in clusters, and large ones not at all.
 constexpr ClusterLimits limits{.shared_bytes = std::size_t{32} << 10, .cluster_size = 8};
 
-std::unique_ptr<Backend<float>> make_backend(int) {
+/// REVODE_HOST_DEVICES_DIFFER in the environment: device 1 is of another kind.
+std::unique_ptr<Backend<float>> make_backend(int index) {
   auto device = std::make_unique<HostDevice>(RunOrder::random);
+  if (index == 1 && std::getenv("REVODE_HOST_DEVICES_DIFFER") != nullptr)
+    device->set_description("another device in host memory");
   device->set_cluster_limits(limits);
   return make_cuda_backend(std::move(device));
 }

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The program with --backend cuda. REVODE_CUDA_PLUGIN names a plug-in whose GPU is a device in host memory."""
 import json
+import os
+from unittest import mock
 
 import program
 from program import NETWORK, SMALL
@@ -26,6 +28,11 @@ class Cuda(program.ProgramTest):
     def test_auto_takes_the_device_where_every_rank_has_one(self):
         done = self.run_program("train", *SMALL, "--steps", "1", "--output", "run", ranks=2)
         self.assertIn("a device in host memory", done.stdout)
+
+    def test_devices_of_different_kinds_are_refused(self):
+        with mock.patch.dict(os.environ, REVODE_HOST_DEVICES_DIFFER="1"):
+            self.expect_error(["the device", "another device in host memory", "rank 1", "same kind"], *NETWORK,
+                              "--backend", "cuda", ranks=2)
 
     def test_verify_passes_in_each_precision(self):
         for precision in ["fp32", "bf16"]:

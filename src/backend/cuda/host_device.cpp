@@ -121,8 +121,6 @@ void HostDevice::throw_fault() {
   if (!fault_.empty()) throw std::logic_error(std::exchange(fault_, {}));
 }
 
-std::string HostDevice::description() const { return "a device in host memory"; }
-
 Stream HostDevice::make_stream() {
   streams_.emplace_back();
   return {static_cast<int>(streams_.size()) - 1};

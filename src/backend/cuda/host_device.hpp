@@ -34,13 +34,14 @@ class HostDevice final : public Device {
   /// most_polls: an event is done when reached() has been asked so often, if not before: a device
   /// gets on while it is asked.
   explicit HostDevice(RunOrder order, std::uint32_t seed = 0, int most_polls = 3);
+  void set_description(std::string description) { description_ = std::move(description); }
   /// None, as long as nothing else is said.
   void set_cluster_limits(const ClusterLimits& limits) { cluster_limits_ = limits; }
   ~HostDevice() override;
   HostDevice(const HostDevice&) = delete;
   HostDevice& operator=(const HostDevice&) = delete;
 
-  std::string description() const override;
+  std::string description() const override { return description_; }
   double peak_flops(Precision) const override { return 1e9; }
   ClusterLimits cluster_limits() const override { return cluster_limits_; }
 
@@ -138,6 +139,7 @@ class HostDevice final : public Device {
   void run_some();
   void protect(const Operation& operation, bool is_open);
 
+  std::string description_ = "a device in host memory";
   ClusterLimits cluster_limits_;
   RunOrder order_;
   int most_polls_;
