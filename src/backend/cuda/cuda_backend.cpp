@@ -179,13 +179,19 @@ class CudaBackend final : public Backend<float> {
   void closing_forward(const ClosingShape& shape, StateView<float> state,
                        const ClosingWeights<float>& weights, NormStatistics statistics,
                        float* logits) override {
-    engine_->launch(ClosingLogits{.batch = shape.batch,
-                                  .num_features = features(shape),
-                                  .num_classes = shape.num_classes,
-                                  .weight = weights.weight,
-                                  .bias = weights.bias,
-                                  .pooled = pool_features(shape, state, weights, statistics),
-                                  .logits = logits});
+    // logits = W pooled + b
+    engine_->launch(FillRows{.num_rows = shape.batch,
+                             .row_size = shape.num_classes,
+                             .row = weights.bias,
+                             .rows = logits});
+    engine_->multiply(Product{.rows = shape.batch,
+                              .columns = shape.num_classes,
+                              .inner = features(shape),
+                              .a = pool_features(shape, state, weights, statistics),
+                              .b = weights.weight,
+                              .b_is_transposed = true,
+                              .c = logits,
+                              .adds = true});
   }
 
   void closing_backward(const ClosingShape& shape, StateView<float> state,
@@ -194,24 +200,36 @@ class CudaBackend final : public Backend<float> {
                         const ClosingGradient& gradient, OverflowNote overflow) override {
     const int num_features = features(shape);
     // logits = W pooled + b, pooled = mean over the plane
-    engine_->launch(AddClosingGradient{.batch = shape.batch,
-                                       .num_features = num_features,
-                                       .num_classes = shape.num_classes,
-                                       .grad_logits = grad_logits,
-                                       .pooled = pool_features(shape, state, weights, statistics),
-                                       .weight = gradient.weight,
-                                       .bias = gradient.bias,
-                                       .overflow = overflow.highest,
-                                       .overflow_code = overflow.first});
+    float* const grad_weight = engine_->scratch(Scratch::kernel_gradient,
+                                                std::size_t{1} * shape.num_classes * num_features);
+    engine_->multiply(Product{.rows = shape.num_classes,
+                              .columns = num_features,
+                              .inner = shape.batch,
+                              .a = grad_logits,
+                              .a_is_transposed = true,
+                              .b = pool_features(shape, state, weights, statistics),
+                              .c = grad_weight});
+    engine_->launch(
+        AddContributions{.num_values = std::int64_t{1} * shape.num_classes * num_features,
+                         .values = grad_weight,
+                         .sums = gradient.weight,
+                         .overflow = overflow.highest,
+                         .overflow_code = overflow.first});
+    engine_->launch(AddColumnSums{.num_rows = shape.batch,
+                                  .columns = shape.num_classes,
+                                  .values = grad_logits,
+                                  .sums = gradient.bias,
+                                  .overflow = overflow.highest,
+                                  .overflow_code = overflow.first});
     float* const grad_pooled =
         engine_->scratch(Scratch::grad_hidden, std::size_t{1} * shape.batch * num_features);
-    engine_->launch(ClosingAdjoint{.batch = shape.batch,
-                                   .num_features = num_features,
-                                   .num_classes = shape.num_classes,
-                                   .plane_size = static_cast<std::int64_t>(plane_size(shape)),
-                                   .weight = weights.weight,
-                                   .grad_logits = grad_logits,
-                                   .grad_pooled = grad_pooled});
+    engine_->multiply(Product{.rows = shape.batch,
+                              .columns = num_features,
+                              .inner = shape.num_classes,
+                              .a = grad_logits,
+                              .b = weights.weight,
+                              .c = grad_pooled,
+                              .factor = 1 / static_cast<float>(plane_size(shape))});
     for (float* slot : adjoint.slot)
       zero(slot, shape.batch * shape.channels * plane_size(shape) * sizeof(float));
     const FeaturePlanes grad = planes_of(shape, adjoint);

@@ -1,9 +1,10 @@
-// The statuses of the CUDA runtime and of cuDNN as exceptions.
+// The statuses of the CUDA runtime, cuDNN and cuBLAS as exceptions.
 #pragma once
 
 #include <stdexcept>
 #include <string>
 
+#include <cublas_v2.h>
 #include <cuda_runtime.h>
 #include <cudnn.h>
 
@@ -23,6 +24,11 @@ inline void check(cudnnStatus_t status, const char* call) {
   cudnnGetLastErrorString(details, sizeof details);
   throw std::runtime_error(std::string(call) + ": " + cudnnGetErrorString(status) +
                            (details[0] != '\0' ? std::string(" (") + details + ")" : ""));
+}
+
+inline void check(cublasStatus_t status, const char* call) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw std::runtime_error(std::string(call) + ": " + cublasGetStatusString(status));
 }
 
 }  // namespace revode::cuda

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <map>
-#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "revode/core/buffer.hpp"
 
 #include "backend/cuda/cuda_status.hpp"
+#include "backend/cuda/stream_memory.hpp"
 
 namespace revode::cuda {
 namespace {
@@ -146,26 +146,6 @@ struct GradientPlan : Descriptors {
 
   cudnnConvolutionBwdFilterAlgo_t algorithm;
   std::size_t workspace_bytes = 0;
-};
-
-/// Memory of the device, in the order of a stream.
-class StreamMemory final : public MemorySpace {
- public:
-  explicit StreamMemory(cudaStream_t stream) : stream_(stream) {}
-  std::string_view name() const override { return "device"; }
-  bool host_accessible() const override { return false; }
-  void* allocate(std::size_t bytes) override {
-    void* pointer = nullptr;
-    check(cudaMallocAsync(&pointer, bytes, stream_), "cudaMallocAsync");
-    check(cudaMemsetAsync(pointer, 0, bytes, stream_), "cudaMemsetAsync");
-    return pointer;
-  }
-  void release(void* pointer, std::size_t) noexcept override {
-    if (cudaFreeAsync(pointer, stream_) != cudaSuccess) cudaGetLastError();
-  }
-
- private:
-  cudaStream_t stream_;
 };
 
 /// What a stream has of its own, so that streams run side by side.

@@ -68,6 +68,29 @@ struct ConvolutionGradient {
   }
 };
 
+/// c [rows, columns] <- factor a b (or, with `adds`, += ), in single precision and in an order that
+/// depends on the shape alone. All row-major; a is stored [rows, inner], or transposed [inner,
+/// rows], b [inner, columns], or transposed [columns, inner].
+struct Product {
+  int rows = 0;
+  int columns = 0;
+  int inner = 0;
+  const float* a = nullptr;
+  bool a_is_transposed = false;
+  const float* b = nullptr;
+  bool b_is_transposed = false;
+  float* c = nullptr;
+  float factor = 1;
+  bool adds = false;
+
+  Accesses accesses() const {
+    return Accesses()
+        .reads(a, std::size_t{1} * rows * inner)
+        .reads(b, std::size_t{1} * inner * columns)
+        .writes(c, std::size_t{1} * rows * columns);
+  }
+};
+
 /// What a kernel in clusters may have.
 struct ClusterLimits {
   std::size_t shared_bytes = 0;  ///< of a block
@@ -118,10 +141,11 @@ class Device {
   virtual void launch(const Kernel& kernel, Stream stream) = 0;
   virtual void convolve(const Convolution& convolution, Stream stream) = 0;
   virtual void convolve(const ConvolutionGradient& gradient, Stream stream) = 0;
+  virtual void multiply(const Product& product, Stream stream) = 0;
 
-  /// What the stream is given from now on is recorded instead of run: launches, convolutions, zero
-  /// and copy, and nothing else. Each must have been made before with the same shapes, so that
-  /// whatever it needs is there.
+  /// What the stream is given from now on is recorded instead of run: launches, convolutions,
+  /// products, zero and copy, and nothing else. Each must have been made before with the same
+  /// shapes, so that whatever it needs is there.
   virtual void begin_recording(Stream stream) = 0;
   virtual Graph end_recording(Stream stream) = 0;
   virtual void run(Graph graph, Stream stream) = 0;

@@ -12,6 +12,7 @@
 
 #include <cuda_runtime.h>
 
+#include "backend/cuda/cublas_product.hpp"
 #include "backend/cuda/cuda_status.hpp"
 #include "backend/cuda/cudnn_convolution.hpp"
 #include "backend/cuda/device_cuda.hpp"
@@ -142,6 +143,7 @@ class CudaDevice final : public Device {
     cudaSetDevice(ordinal_);
     for (cudaStream_t stream : streams_) cudaStreamSynchronize(stream);
     convolutions_.reset();
+    products_.reset();
     for (cudaGraphExec_t graph : graphs_)
       if (graph != nullptr) cudaGraphExecDestroy(graph);
     for (cudaEvent_t event : events_) cudaEventDestroy(event);
@@ -156,7 +158,7 @@ class CudaDevice final : public Device {
            std::to_string(properties.major) + "." + std::to_string(properties.minor) + ", " +
            std::to_string(properties.totalGlobalMem >> 30) + " GiB, cuDNN " +
            std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
-           std::to_string(version % 100);
+           std::to_string(version % 100) + ", cuBLAS " + cublas_version();
   }
 
   /// Multiprocessors x operations of each a clock x the highest clock. In single precision two
@@ -285,6 +287,10 @@ class CudaDevice final : public Device {
     use();
     convolutions_->run(gradient, stream, of(stream));
   }
+  void multiply(const Product& product, Stream stream) override {
+    use();
+    products_->run(product, stream, of(stream));
+  }
 
   void begin_recording(Stream stream) override {
     use();
@@ -323,6 +329,13 @@ class CudaDevice final : public Device {
   /// Calls go to the device that is current for the calling thread.
   void use() const { check(cudaSetDevice(ordinal_), "cudaSetDevice"); }
 
+  static std::string cublas_version() {
+    int part[3] = {0, 0, 0};
+    const libraryPropertyType_t names[3] = {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+    for (int i = 0; i < 3; ++i) check(cublasGetProperty(names[i], &part[i]), "cublasGetProperty");
+    return std::to_string(part[0]) + "." + std::to_string(part[1]) + "." + std::to_string(part[2]);
+  }
+
   Event make_event(unsigned flags) {
     use();
     cudaEvent_t event = nullptr;
@@ -343,6 +356,7 @@ class CudaDevice final : public Device {
   std::vector<cudaStream_t> streams_;
   std::vector<cudaEvent_t> events_;
   std::vector<cudaGraphExec_t> graphs_;  // null: released
+  std::unique_ptr<CublasProducts> products_ = std::make_unique<CublasProducts>();
   std::unique_ptr<CudnnConvolutions> convolutions_ = std::make_unique<CudnnConvolutions>();
 };
 

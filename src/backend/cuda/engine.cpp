@@ -108,6 +108,11 @@ void Engine::convolve(const ConvolutionGradient& gradient) {
   device_->convolve(gradient, streams_[kernels]);
 }
 
+void Engine::multiply(const Product& product) {
+  begin_work(product.accesses());
+  device_->multiply(product, streams_[kernels]);
+}
+
 void Engine::zero(void* to, std::size_t bytes) {
   if (bytes == 0) return;
   begin_work(bytes_at(to, bytes));

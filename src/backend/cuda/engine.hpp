@@ -79,6 +79,7 @@ class Engine {
   void launch(const Kernel& kernel);
   void convolve(const Convolution& convolution);
   void convolve(const ConvolutionGradient& gradient);
+  void multiply(const Product& product);
   void zero(void* to, std::size_t bytes);
   void copy(void* to, const void* from, std::size_t bytes);
   void copy_in(void* to, const void* host, std::size_t bytes);

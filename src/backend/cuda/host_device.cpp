@@ -317,6 +317,20 @@ void HostDevice::convolve(const ConvolutionGradient& g, Stream stream) {
           [g] { convolve_plainly(g); });
 }
 
+void HostDevice::multiply(const Product& p, Stream stream) {
+  enqueue(stream, "multiply", p.accesses(), [p] {
+    for (int i = 0; i < p.rows; ++i)
+      for (int j = 0; j < p.columns; ++j) {
+        float sum = 0;
+        for (int k = 0; k < p.inner; ++k)
+          sum += p.a[p.a_is_transposed ? k * p.rows + i : i * p.inner + k] *
+                 p.b[p.b_is_transposed ? j * p.inner + k : k * p.columns + j];
+        float& to = p.c[i * p.columns + j];
+        to = (p.adds ? to : 0) + p.factor * sum;
+      }
+  });
+}
+
 void HostDevice::begin_recording(Stream stream) {
   refuse_recording(stream, "begin_recording");
   streams_[stream.index].is_recording = true;

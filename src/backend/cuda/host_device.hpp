@@ -68,6 +68,7 @@ class HostDevice final : public Device {
   void launch(const Kernel& kernel, Stream stream) override;
   void convolve(const Convolution& convolution, Stream stream) override;
   void convolve(const ConvolutionGradient& gradient, Stream stream) override;
+  void multiply(const Product& product, Stream stream) override;
 
   void begin_recording(Stream stream) override;
   Graph end_recording(Stream stream) override;

@@ -23,7 +23,7 @@ using Kernel = std::variant<
     ComputeStatistics, NormaliseFeatures, NormBackwardSums, NormBackward,
     ScatterFeatures, CopyFeatures, GatherFeatures, PackOpeningKernel, AddOpeningGradient,
     PoolSlot, UnpoolSlot,
-    PoolFeatures, ClosingLogits, AddClosingGradient, ClosingAdjoint, SpreadOverPlanes,
+    PoolFeatures, FillRows, AddContributions, AddColumnSums, SpreadOverPlanes,
     SoftmaxOfSamples, SumLosses, SoftmaxGradient, ReadRunningAverages, UpdateRunningAverages,
     CompareParts, AddComparisons, FindNonFinite, NoteFound, FinishSums, RegularizeRows, SgdStep>;
 // clang-format on

@@ -190,89 +190,56 @@ struct PoolFeatures {
   }
 };
 
-/// logits [batch, classes] <- W pooled + b
-struct ClosingLogits {
-  static constexpr std::string_view name = "closing_logits";
-  int batch = 0, num_features = 0, num_classes = 0;
-  const float* weight = nullptr;
-  const float* bias = nullptr;
-  const float* pooled = nullptr;
-  float* logits = nullptr;
+/// Each row of rows [num_rows, size of a row] <- row.
+struct FillRows {
+  static constexpr std::string_view name = "fill_rows";
+  int num_rows = 0, row_size = 0;
+  const float* row = nullptr;
+  float* rows = nullptr;
 
-  REVODE_ON_DEVICE std::int64_t size() const { return std::int64_t{1} * batch * num_classes; }
+  REVODE_ON_DEVICE std::int64_t size() const { return std::int64_t{1} * num_rows * row_size; }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const { rows[i] = row[i % row_size]; }
+  Accesses accesses() const { return Accesses().reads(row, row_size).writes(rows, size()); }
+};
+
+/// sums [num_values] += values, one contribution an entry.
+struct AddContributions {
+  static constexpr std::string_view name = "add_contributions";
+  std::int64_t num_values = 0;
+  const float* values = nullptr;
+  ExactSum* sums = nullptr;
+  int* overflow = nullptr;  ///< becomes at least `overflow_code` where an entry does not fit
+  int overflow_code = 0;
+
+  REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const float* row = weight + i % num_classes * num_features;
-    const float* features = pooled + i / num_classes * num_features;
-    float sum = bias[i % num_classes];
-    for (int f = 0; f < num_features; ++f) sum += row[f] * features[f];
-    logits[i] = sum;
+    if (!add_contribution(values[i], sums + i)) raise_atomically(overflow, overflow_code);
   }
   Accesses accesses() const {
-    return Accesses()
-        .reads(weight, std::size_t{1} * num_classes * num_features)
-        .reads(bias, num_classes)
-        .reads(pooled, std::size_t{1} * batch * num_features)
-        .writes(logits, size());
+    return Accesses().reads(values, num_values).writes(sums, num_values).adds(overflow, 1);
   }
 };
 
-/// weight [classes, features] += grad_logits^T pooled, bias [classes] += sum of grad_logits: one
-/// contribution an entry. Item (k, f), and (k, features) for the bias.
-struct AddClosingGradient {
-  static constexpr std::string_view name = "add_closing_gradient";
-  int batch = 0, num_features = 0, num_classes = 0;
-  const float* grad_logits = nullptr;
-  const float* pooled = nullptr;
-  ExactSum* weight = nullptr;
-  ExactSum* bias = nullptr;
+/// sums [columns] += the sums over rows of values [num_rows, columns], one contribution an entry.
+struct AddColumnSums {
+  static constexpr std::string_view name = "add_column_sums";
+  int num_rows = 0, columns = 0;
+  const float* values = nullptr;
+  ExactSum* sums = nullptr;
   int* overflow = nullptr;
   int overflow_code = 0;
 
-  REVODE_ON_DEVICE std::int64_t size() const {
-    return std::int64_t{1} * num_classes * (num_features + 1);
-  }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t k = i / (num_features + 1), f = i % (num_features + 1);
+  REVODE_ON_DEVICE std::int64_t size() const { return columns; }
+  REVODE_ON_DEVICE void operator()(std::int64_t k) const {
     float sum = 0;
-    for (int n = 0; n < batch; ++n) {
-      const float g = grad_logits[n * num_classes + k];
-      sum += f == num_features ? g : g * pooled[n * num_features + f];
-    }
-    ExactSum* const to = f == num_features ? bias + k : weight + k * num_features + f;
-    if (!add_contribution(sum, to)) raise_atomically(overflow, overflow_code);
+    for (int n = 0; n < num_rows; ++n) sum += values[std::int64_t{1} * n * columns + k];
+    if (!add_contribution(sum, sums + k)) raise_atomically(overflow, overflow_code);
   }
   Accesses accesses() const {
     return Accesses()
-        .reads(grad_logits, std::size_t{1} * batch * num_classes)
-        .reads(pooled, std::size_t{1} * batch * num_features)
-        .writes(weight, std::size_t{1} * num_classes * num_features)
-        .writes(bias, num_classes)
+        .reads(values, std::size_t{1} * num_rows * columns)
+        .writes(sums, columns)
         .adds(overflow, 1);
-  }
-};
-
-/// grad of pooled [batch, features] <- W^T grad_logits / plane size
-struct ClosingAdjoint {
-  static constexpr std::string_view name = "closing_adjoint";
-  int batch = 0, num_features = 0, num_classes = 0;
-  std::int64_t plane_size = 0;
-  const float* weight = nullptr;
-  const float* grad_logits = nullptr;
-  float* grad_pooled = nullptr;
-
-  REVODE_ON_DEVICE std::int64_t size() const { return std::int64_t{1} * batch * num_features; }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t n = i / num_features, f = i % num_features;
-    float sum = 0;
-    for (int k = 0; k < num_classes; ++k)
-      sum += grad_logits[n * num_classes + k] * weight[k * num_features + f];
-    grad_pooled[i] = sum / static_cast<float>(plane_size);
-  }
-  Accesses accesses() const {
-    return Accesses()
-        .reads(weight, std::size_t{1} * num_classes * num_features)
-        .reads(grad_logits, std::size_t{1} * batch * num_classes)
-        .writes(grad_pooled, size());
   }
 };
 
