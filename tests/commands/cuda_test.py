@@ -28,6 +28,7 @@ class Cuda(program.ProgramTest):
     def test_auto_takes_the_device_where_every_rank_has_one(self):
         done = self.run_program("train", *SMALL, "--steps", "1", "--output", "run", ranks=2)
         self.assertIn("a device in host memory", done.stdout)
+        self.assertIn("messages between ranks go through page-locked memory", done.stdout)
 
     def test_devices_of_different_kinds_are_refused(self):
         with mock.patch.dict(os.environ, REVODE_HOST_DEVICES_DIFFER="1"):
