@@ -120,7 +120,7 @@ def collect(unit, folder):
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "revisions": sorted({start["revision"] for start in starts}),
         "programs": sorted({f"{start['version']}, {start['backend']}" for start in starts}),
-        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores, {', '.join(map(str, threads))} threads",
+        "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores, --threads {', '.join(map(str, threads))}",
         "date": starts[-1]["date"]}
 
 
