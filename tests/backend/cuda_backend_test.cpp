@@ -40,9 +40,11 @@ struct OrderOfRuns {
   std::uint32_t seed;
 };
 
-/// One at random; with REVODE_ALL_CASES in the environment the earliest, the latest, and 20.
+bool has_all_cases() { return std::getenv("REVODE_ALL_CASES") != nullptr; }
+
+/// One at random; with all cases the earliest, the latest, and 20.
 std::vector<OrderOfRuns> orders_of_runs() {
-  if (std::getenv("REVODE_ALL_CASES") == nullptr) return {{"", cuda::RunOrder::random, 0}};
+  if (!has_all_cases()) return {{"", cuda::RunOrder::random, 0}};
   std::vector<OrderOfRuns> orders{{"_early", cuda::RunOrder::eager, 0},
                                   {"_late", cuda::RunOrder::lazy, 0}};
   for (std::uint32_t seed = 1; seed <= 20; ++seed)
@@ -52,16 +54,20 @@ std::vector<OrderOfRuns> orders_of_runs() {
 
 }  // namespace
 
-// Segments call by call; in one launch, an image a block; the same with so little memory that
-// larger images need several blocks, and the largest do not fit.
+// Segments call by call; in one launch, with so little memory that larger images need several
+// blocks, and the largest do not fit; and with all cases, an image a block.
 std::vector<BackendUnderTest> backends_under_test() {
+  struct Layout {
+    const char* name;
+    cuda::ClusterLimits limits;
+  };
+  std::vector<Layout> layouts{{"cuda_on_host", {}},
+                              {"clusters_on_host", {std::size_t{24} << 10, 8}}};
+  if (has_all_cases()) layouts.push_back({"blocks_on_host", {std::size_t{227} << 10, 1}});
   std::vector<BackendUnderTest> backends;
   for (const OrderOfRuns& runs : orders_of_runs())
-    for (const auto& [name, limits] :
-         {std::pair<const char*, cuda::ClusterLimits>{"cuda_on_host", {}},
-          {"blocks_on_host", {std::size_t{227} << 10, 1}},
-          {"clusters_on_host", {std::size_t{24} << 10, 8}}})
-      backends.push_back({name + runs.name, [runs, limits = limits](int) {
+    for (const Layout& layout : layouts)
+      backends.push_back({layout.name + runs.name, [runs, limits = layout.limits](int) {
                             return std::make_unique<StagedBackend>(
                                 make_on_host(runs.order, limits, runs.seed));
                           }});
