@@ -3,13 +3,14 @@
 
 #include <variant>
 
+#include "backend/cuda/kernels/advance_images.hpp"
 #include "backend/cuda/kernels/arrays.hpp"
 #include "backend/cuda/kernels/coupling.hpp"
 #include "backend/cuda/kernels/ends.hpp"
 #include "backend/cuda/kernels/images.hpp"
 #include "backend/cuda/kernels/loss.hpp"
 #include "backend/cuda/kernels/norm.hpp"
-#include "backend/cuda/kernels/whole_segment.hpp"
+#include "backend/cuda/kernels/retreat_images.hpp"
 
 namespace revode::cuda {
 

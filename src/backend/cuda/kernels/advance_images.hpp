@@ -1,0 +1,122 @@
+// All couplings of a segment in one launch: a cluster of blocks takes an image through them while
+// it stays in their shared memory.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "backend/cuda/kernels/image_sweep.hpp"
+
+namespace revode::cuda {
+
+/// state <- through the couplings of the range; *counts += what left the range of exact reversal.
+template <int channels_a_thread>
+struct AdvanceImages {
+  static constexpr std::string_view name = "advance_images";
+  struct Registers {
+    OutputSums<channels_a_thread> sums;
+    int out_of_range, rounded_to_zero;
+  };
+  ImageSweep sweep;
+  RangeCounts* counts = nullptr;  ///< may be null
+
+  REVODE_ON_DEVICE std::int64_t num_clusters() const { return sweep.batch; }
+  REVODE_ON_DEVICE int cluster_size() const { return sweep.image.cluster_size; }
+  REVODE_ON_DEVICE int num_threads() const { return sweep.image.num_threads; }
+  static int num_slots(Force force) { return force == Force::symmetric ? 3 : 2; }
+  static std::size_t shared_fours(const ImageBlocks& image, Force force) {
+    return std::size_t{1} * num_slots(force) * image.slot_fours() + 2 * image.weight_fours();
+  }
+  std::size_t shared_fours() const { return shared_fours(sweep.image, sweep.force); }
+  /// An image is taken in, goes through a step for every chunk of every convolution, and is brought
+  /// back.
+  REVODE_ON_DEVICE int num_phases() const { return 2 + sweep.num_couplings() * steps_a_coupling(); }
+
+  REVODE_ON_DEVICE void operator()(int phase, std::int64_t n, int thread,
+                                   const ClusterShared& shared, Registers& own) const {
+    const ImageBlocks& image = sweep.image;
+    if (phase == 0) {
+      for (int slot = 0; slot < 2; ++slot)
+        take_band(image, shared.rank, thread, sweep.image_of(sweep.state, slot, n),
+                  shared.own + slot * image.slot_fours());
+      own.out_of_range = own.rounded_to_zero = 0;
+      fetch_weights(0, thread, shared);
+    } else if (phase < num_phases() - 1) {
+      fetch_weights(phase, thread, shared);
+      take_step(phase - 1, n, thread, shared, own);
+    } else {
+      for (int slot = 0; slot < 2; ++slot)
+        bring_back_band(image, shared.rank, thread, shared.own + slot * image.slot_fours(),
+                        sweep.image_of(sweep.state, slot, n));
+      if (sweep.record != nullptr) record_last(n, thread, shared);
+      if (counts == nullptr) return;
+      if (own.out_of_range > 0) add_atomically(&counts->out_of_range, own.out_of_range);
+      if (own.rounded_to_zero > 0) add_atomically(&counts->rounded_to_zero, own.rounded_to_zero);
+    }
+  }
+
+  Accesses accesses() const { return sweep.accesses().adds(counts, 1); }
+
+ private:
+  REVODE_ON_DEVICE void record_last(std::int64_t n, int thread, const ClusterShared& shared) const {
+    const Four* const other = shared.own + sweep.last_other() * sweep.image.slot_fours();
+    sweep.for_each_recorded(n, shared.rank, thread,
+                            [&](int at, std::int64_t index) { sweep.record[index] = other[at]; });
+  }
+
+  REVODE_ON_DEVICE int steps_a_coupling() const {
+    return (sweep.is_symmetric() ? 2 : 1) * sweep.image.num_chunks;
+  }
+  REVODE_ON_DEVICE int slots() const { return sweep.is_symmetric() ? 3 : 2; }
+
+  REVODE_ON_DEVICE void fetch_weights(int step, int thread, const ClusterShared& shared) const {
+    const int coupling = sweep.range.first + step / steps_a_coupling();
+    const int within = step % steps_a_coupling(), q = within % sweep.image.num_chunks;
+    if (coupling >= sweep.range.last) return;
+    const Four* const of_all =
+        within < sweep.image.num_chunks ? sweep.weights.forward : sweep.weights.adjoint;
+    BlockWeights::fetch(sweep.image, thread, sweep.part(of_all, coupling, q),
+                        sweep.weights_at(shared, slots(), step));
+  }
+
+  /// hidden <- sigma(K other + b), a chunk of inputs a step; then, symmetric, target <- from K^T
+  /// hidden, likewise; antisymmetric: the target at once.
+  REVODE_ON_DEVICE void take_step(int step, std::int64_t n, int thread, const ClusterShared& shared,
+                                  Registers& own) const {
+    const ImageBlocks& image = sweep.image;
+    const OutputTile<channels_a_thread> tile(image, thread);
+    if (tile.num_rows == 0) return;
+    const int coupling = sweep.range.first + step / steps_a_coupling();
+    const int within = step % steps_a_coupling(), q = within % image.num_chunks;
+    const int target = sweep.target_of(coupling);
+    const int target_begin = target * image.slot_fours(), hidden_begin = 2 * image.slot_fours();
+    const int other_begin = (1 - target) * image.slot_fours();
+    const bool is_second = within >= image.num_chunks;
+    if (q == 0) own.sums.clear();
+    add_products(image, shared, is_second ? hidden_begin : other_begin, q,
+                 sweep.weights_at(shared, slots(), step), tile, own.sums);
+    if (q < image.num_chunks - 1) return;
+    const CouplingLine line = sweep.line_of(target);
+    for_each_chunk(image, tile, own.sums, [&](int p, int chunk, Four force) {
+      if (!is_second)
+        REVODE_UNROLL for (int o = 0; o < 4; ++o) force.of[o] =
+            relu(force.of[o] + sweep.bias_of(coupling, 4 * chunk + o));
+      if (!is_second && sweep.is_symmetric()) {
+        shared.own[hidden_begin + image.index(p, chunk)] = force;
+        return;
+      }
+      Four& value = shared.own[target_begin + image.index(p, chunk)];
+      const Four other = shared.own[other_begin + image.index(p, chunk)];
+      if (sweep.record != nullptr)
+        sweep.record[sweep.record_index(coupling, n, shared.rank, p, chunk)] = value;
+      REVODE_UNROLL for (int o = 0; o < 4; ++o) {
+        const LineStep stepped = advance_line(line, value.of[o], other.of[o], force.of[o]);
+        value.of[o] = stepped.value;
+        own.out_of_range += stepped.num_out_of_range;
+        own.rounded_to_zero += stepped.num_rounded_to_zero;
+      }
+    });
+  }
+};
+
+}  // namespace revode::cuda
