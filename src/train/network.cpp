@@ -49,8 +49,8 @@ std::unique_ptr<Backend<float>> make_backend_for(const RunPlan& plan, int num_th
     const Precision precision = plan.architecture.precision();
     if (!backend->multiplies_in(precision))
       throw input_error(
-          "--precision {}: the {} backend multiplies in fp32 alone; expected fp32, "
-          "or --backend cuda where there is a GPU",
+          "--precision {} (given, or a checkpoint's): the {} backend multiplies in fp32 alone; "
+          "expected --precision fp32, or --backend cuda where there is a GPU",
           to_string(precision), backend->name());
   });
   if (backend->work_counts())
