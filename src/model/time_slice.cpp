@@ -2,6 +2,7 @@
 #include "revode/model/time_slice.hpp"
 
 #include <algorithm>
+#include <ranges>
 #include <utility>
 
 #include "revode/core/error.hpp"
@@ -25,6 +26,14 @@ void tell(const OnGradient& on_gradient, const ParameterEntry& array, std::size_
 template <typename OnGradient, typename... Arrays>
 void tell_whole(const OnGradient& on_gradient, const Arrays&... arrays) {
   (tell(on_gradient, arrays, 0, static_cast<std::size_t>(arrays.num_rows)), ...);
+}
+
+/// So many couplings a chunk, the first of all perhaps fewer; in the order of the backward sweep.
+std::vector<CouplingRange> cut(CouplingRange all, int size) {
+  std::vector<CouplingRange> chunks;
+  for (int last = all.last; last > all.first; last -= size)
+    chunks.push_back({std::max(all.first, last - size), last});
+  return chunks;
 }
 
 /// What a transition gives, both slots one behind the other.
@@ -170,15 +179,11 @@ Real* TimeSlice<Real>::place_of_state(InFlight& kept, std::size_t i, int batch, 
   return kept.states[i].data();
 }
 
-// In the order of the backward sweep; one for all couplings unless several are asked for.
+// How many couplings go at a time: all, unless somebody wants to know of less.
 template <typename Real>
-std::vector<CouplingRange> TimeSlice<Real>::chunks(const Piece& piece, bool several) const {
-  std::vector<CouplingRange> ranges;
-  const CouplingRange all = piece.all();
-  const int size = several ? piece.segment->couplings_a_chunk() : all.last - all.first;
-  for (int last = all.last; last > all.first; last -= size)
-    ranges.push_back({std::max(all.first, last - size), last});
-  return ranges;
+int TimeSlice<Real>::couplings_a_chunk(const Piece& piece, bool listened_to) const {
+  if (probe_ != nullptr) return architecture_.rule().couplings_per_block;
+  return listened_to ? piece.segment->couplings_a_chunk() : piece.segment->shape().num_couplings;
 }
 
 // Adjoints need not be kept: a transition takes them from one array to the other, and to the
@@ -245,9 +250,15 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
       inspect(piece, micro_batch, batch, state);
     } else {
       const PhaseScope timed(timer_, Phase::stage_forward, piece.stage);
-      piece.segment->advance(piece.all(), view(state, piece, batch),
-                             mode == Mode::train ? &notes_.data()[micro_batch].counts : nullptr,
-                             recording);
+      RangeCounts* counts = mode == Mode::train ? &notes_.data()[micro_batch].counts : nullptr;
+      const std::vector<CouplingRange> chunks = cut(piece.all(), couplings_a_chunk(piece, false));
+      for (const CouplingRange range : std::views::reverse(chunks)) {
+        if (mode == Mode::train)
+          show(micro_batch, {block_of(piece, range.first)}, piece, batch, state);
+        piece.segment->advance(range, view(state, piece, batch), counts, recording);
+      }
+      if (mode == Mode::train)
+        show(micro_batch, {block_of(piece, piece.all().last - 1), true}, piece, batch, state);
     }
     if (!piece.ends_in_transition) continue;
     const PhaseScope timed(timer_, Phase::transition);
@@ -297,9 +308,12 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
     const PhaseScope timed(timer_, Phase::stage_back, piece.stage);
     const Recording* recording =
         activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
-    for (const CouplingRange range : chunks(piece, static_cast<bool>(on_gradient))) {
+    show(micro_batch, {block_of(piece, piece.all().last - 1), true}, piece, batch, state, adjoint);
+    const int size = couplings_a_chunk(piece, static_cast<bool>(on_gradient));
+    for (const CouplingRange range : cut(piece.all(), size)) {
       piece.segment->retreat(range, view(state, piece, batch), view(adjoint, piece, batch),
                              recording, overflow_note(micro_batch, layer_of(piece, 0)));
+      show(micro_batch, {block_of(piece, range.first)}, piece, batch, state, adjoint);
       tell(on_gradient, *piece.kernel, range.first, range.last);
     }
     tell_whole(on_gradient, *piece.bias);

@@ -41,6 +41,25 @@ int TimeSlice<Real>::layer_of(const Piece& piece, int j) const {
   return 1 + architecture_.stages()[piece.stage].first_coupling + piece.first_coupling + j;
 }
 
+/// The block, over all stages, of coupling j of a piece.
+template <typename Real>
+int TimeSlice<Real>::block_of(const Piece& piece, int j) const {
+  return (layer_of(piece, j) - 1) / architecture_.rule().couplings_per_block;
+}
+
+// Shows the probe, if there is one, an edge of a block.
+template <typename Real>
+void TimeSlice<Real>::show(int micro_batch, BlockEdge edge, const Piece& piece, int batch,
+                           const Real* state, const Real* adjoint) {
+  if (probe_ == nullptr) return;
+  const std::size_t size = piece_size(piece, batch);
+  if (adjoint == nullptr) {
+    probe_->see_state(micro_batch, edge, {state, size});
+  } else {
+    probe_->see_adjoint(micro_batch, edge, {state, size}, {adjoint, size});
+  }
+}
+
 // One coupling at a time, looking at the state after each.
 template <typename Real>
 void TimeSlice<Real>::inspect(const Piece& piece, int micro_batch, int batch, Real* state) {

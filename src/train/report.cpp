@@ -236,7 +236,7 @@ std::string start_block(Network& network) {
                       architecture.depth(), fmt::join(architecture.blocks(), ","),
                       fmt::join(architecture.widths(), ","),
                       format_count(architecture.num_parameters()));
-  text += fmt::format("  {}, h = {}, {}\n", architecture.rule().equation, architecture.step_size(),
+  text += fmt::format("  {}, h = {}, {}\n", architecture.rule().block, architecture.step_size(),
                       architecture.grid_bits() > 0
                           ? fmt::format("grid 2^-{}: exact reversal", architecture.grid_bits())
                           : std::string("no grid: reversal up to rounding"));

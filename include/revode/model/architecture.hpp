@@ -13,11 +13,22 @@
 
 namespace revode {
 
+/// The differential equation in depth whose time steps the blocks are.
+enum class Equation {
+  pair,          ///< dP/dt = F1(Q), dQ/dt = -F2(P)
+  second_order,  ///< d2Q/dt2 = -F(Q)
+  first_order,   ///< dQ/dt = F(Q)
+};
+
 /// What sets one architecture apart, in terms of couplings (see backend.hpp). One file and one line
 /// in the registry each.
 struct ArchitectureRule {
   std::string_view name;
-  std::string_view equation;  ///< one block, as text for reports
+  std::string_view block;  ///< the lines of one, as text for reports
+  Equation equation = Equation::pair;
+  /// Steps are stable at frozen weights and activation patterns where the step size times each
+  /// (imaginary) eigenvalue of the Jacobian of the equation's right-hand side is at most this.
+  double stability_bound = 0;
   Force force = Force::symmetric;
   int couplings_per_block = 1;
   int convolutions_per_block = 2;  ///< what a block counts for in `depth`

@@ -50,6 +50,27 @@ struct MicroBatchNotes {
   int non_finite = 0;   ///< 1 + the first layer; Mode::inspect
 };
 
+/// Between blocks: in front of one, or behind the last that a slice has of a stage.
+struct BlockEdge {
+  int block = 0;  ///< over all stages
+  bool is_behind = false;
+
+  auto operator<=>(const BlockEdge&) const = default;
+};
+
+/// Looks at what passes the edges of blocks in a sweep of Mode::train. State and adjoint [2][batch,
+/// channels, height, width] are in the backend's memory and hold what calls that are made here
+/// read.
+template <typename Real>
+class Probe {
+ public:
+  virtual ~Probe() = default;
+  virtual void see_state(int micro_batch, BlockEdge edge, std::span<const Real> state) = 0;
+  /// On the way back, with the state as it was rebuilt.
+  virtual void see_adjoint(int micro_batch, BlockEdge edge, std::span<const Real> state,
+                           std::span<const Real> adjoint) = 0;
+};
+
 /// State arrays are [2][batch, channels, height, width], slot 0 first, contiguous, in the backend's
 /// memory: what a message carries. A sweep goes from begin_sweep() to finish_sweep(); what it found
 /// is there for the host after that.
@@ -141,6 +162,9 @@ class TimeSlice {
   /// (one more state a micro-batch in flight).
   void measure_reversal() { measures_reversal_ = true; }
 
+  /// From now on sweeps go block by block and show the probe every edge (null: none).
+  void set_probe(Probe<Real>* probe) { probe_ = probe; }
+
   // Of the last sweep, after finish_sweep().
 
   /// Last slice.
@@ -168,7 +192,10 @@ class TimeSlice {
   void close(InFlight& kept, int micro_batch, int batch, Mode mode, Real* state);
   void begin_backward(InFlight& kept, int micro_batch, int batch, int mini_batch, Real* adjoint);
   void finish_backward(InFlight& kept, int micro_batch, int batch, Real* state, Real* adjoint);
-  std::vector<CouplingRange> chunks(const Piece& piece, bool several) const;
+  int couplings_a_chunk(const Piece& piece, bool listened_to) const;
+  int block_of(const Piece& piece, int j) const;
+  void show(int micro_batch, BlockEdge edge, const Piece& piece, int batch, const Real* state,
+            const Real* adjoint = nullptr);
   int layer_of(const Piece& piece, int j) const;
   OverflowNote overflow_note(int micro_batch, int first_layer);
   bool is_stashed(const Piece& piece) const;
@@ -196,6 +223,7 @@ class TimeSlice {
   SweepStatistics opening_statistics_, closing_statistics_;
   PhaseTimer* timer_ = nullptr;
   bool measures_reversal_ = false;
+  Probe<Real>* probe_ = nullptr;
 };
 
 }  // namespace revode

@@ -6,7 +6,9 @@ namespace revode::architectures {
 
 const ArchitectureRule hamiltonian{
     .name = "hamiltonian",
-    .equation = "P <- P + h F1(Q); Q <- Q - h F2(P)",
+    .block = "P <- P + h F1(Q); Q <- Q - h F2(P)",
+    .equation = Equation::pair,
+    .stability_bound = 2,
     .force = Force::symmetric,
     .couplings_per_block = 2,
     .convolutions_per_block = 4,

@@ -7,7 +7,9 @@ namespace revode::architectures {
 
 const ArchitectureRule leapfrog{
     .name = "leapfrog",
-    .equation = "(P, Q) <- (Q, 2 Q - P - h^2 F(Q))",
+    .block = "(P, Q) <- (Q, 2 Q - P - h^2 F(Q))",
+    .equation = Equation::second_order,
+    .stability_bound = 2,
     .force = Force::symmetric,
     .couplings_per_block = 1,
     .convolutions_per_block = 2,

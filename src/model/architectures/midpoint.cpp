@@ -8,7 +8,9 @@ namespace revode::architectures {
 
 const ArchitectureRule midpoint{
     .name = "midpoint",
-    .equation = "(P, Q) <- (Q, P + 2 h F(Q))",
+    .block = "(P, Q) <- (Q, P + 2 h F(Q))",
+    .equation = Equation::first_order,
+    .stability_bound = 1,
     .force = Force::antisymmetric,
     .couplings_per_block = 1,
     .convolutions_per_block = 2,
