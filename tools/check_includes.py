@@ -2,10 +2,11 @@
 """Checks that dependencies point down only:
 
     commands > train > run > config > data > files > core,   run > checkpoint > files, comm > core
-    config > pipeline > model > backend > core,   pipeline > comm
+    config > pipeline > model > backend > core,   pipeline > comm,   commands > analysis > model
 
 and that each outside interface stays where it belongs: MPI calls in comm and main.cpp (checkpoint takes part in
-collectives on the communicator it is handed), HDF5 in checkpoint, highway in backend/cpu, CUDA in backend.
+collectives on the communicator it is handed), HDF5 in checkpoint, highway in backend/cpu, CUDA in backend, Eigen and
+Spectra in analysis.
 
 Also that a source includes the public header of its name first, so that the header is known to compile alone, and that
 public headers have an include guard.
@@ -24,6 +25,7 @@ BELOW = {
     "files": {"core"},
     "backend": {"core"},
     "model": {"backend", "core"},
+    "analysis": {"model", "backend", "core"},
     "comm": {"core"},
     "pipeline": {"model", "backend", "comm", "core"},
     "data": {"files", "core"},
@@ -31,9 +33,10 @@ BELOW = {
     "checkpoint": {"files", "comm", "core"},
     "run": {"config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
     "train": {"run", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
-    "commands": {"train", "run", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm", "core"},
-    "main.cpp": {"commands", "train", "run", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm",
+    "commands": {"analysis", "train", "run", "config", "checkpoint", "data", "files", "pipeline", "model", "backend", "comm",
                  "core"},
+    "main.cpp": {"commands", "analysis", "train", "run", "config", "checkpoint", "data", "files", "pipeline", "model",
+                 "backend", "comm", "core"},
 }
 
 # checkpoint works on a communicator that it is given: collectives and constants, no messages, no start-up.
@@ -44,6 +47,7 @@ MPI_CALLS_OF_CHECKPOINT = {"MPI_Comm", "MPI_Comm_rank", "MPI_Comm_size", "MPI_In
 MPI_NAME = re.compile(r"\bMPI_\w+")
 HDF5_NAME = re.compile(r"\bH5[A-Z]{1,2}(?:_\w+|[a-z]\w*)")
 HIGHWAY_NAME = re.compile(r"\bHWY_\w+|\bhwy::")
+EIGEN_NAME = re.compile(r"\b(?:Eigen|Spectra)::")
 CUDA_NAME = re.compile(r"\bcu(?:da|blas|dnn)[A-Z]\w*|\bnccl[A-Z]\w*")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
@@ -91,7 +95,7 @@ def module_included(target, source, repository):
 
 
 def outside_interfaces(path, module, include, code):
-    """What this line uses of MPI, HDF5, highway and CUDA and must not."""
+    """What this line uses of MPI, HDF5, highway, CUDA, Eigen and Spectra and must not."""
     in_cpu_kernels = path.parts[:3] == ("src", "backend", "cpu")
     if module not in ("comm", "main.cpp"):
         if include == "mpi.h" and module != "checkpoint":
@@ -116,6 +120,11 @@ def outside_interfaces(path, module, include, code):
             yield f"includes {include}; CUDA lives in backend"
         for name in CUDA_NAME.findall(code):
             yield f"uses {name}; CUDA lives in backend"
+    if module != "analysis":
+        if include and include.startswith(("Eigen/", "Spectra/")):
+            yield f"includes {include}; Eigen and Spectra live in analysis"
+        for name in EIGEN_NAME.findall(code):
+            yield f"uses {name}; Eigen and Spectra live in analysis"
 
 
 def check_file(repository, path):

@@ -64,13 +64,15 @@ class CheckIncludes(unittest.TestCase):
         self.expect_one("src/data/dataset.cpp", "void f() { MPI_Barrier(c); }\n", 1, "MPI_Barrier")
         self.expect_one("src/pipeline/executor.cpp", "void f() { MPI_Isend(); }\n", 1, "MPI_Isend")
 
-    def test_hdf5_highway_and_cuda_outside_their_places_are_found(self):
+    def test_libraries_outside_their_places_are_found(self):
         self.expect_one("src/train/trainer.cpp", "#include <hdf5.h>\n", 1, "HDF5")
         self.expect_one("src/data/dataset.cpp", "#include <hdf5.h>\n", 1, "HDF5")
         self.expect_one("src/commands/info.cpp", "auto f = H5Fopen(0);\n", 1, "H5Fopen")
         self.expect_one("src/backend/reference/loops.cpp", "#include <hwy/highway.h>\n", 1, "highway")
         self.expect_one("src/model/loss.cpp", "auto d = hwy::f();\n", 1, "highway")
         self.expect_one("src/train/trainer.cpp", "int e = cudaMalloc();\n", 1, "CUDA")
+        self.expect_one("src/model/loss.cpp", "#include <Spectra/SymEigsSolver.h>\n", 1, "Spectra")
+        self.expect_one("src/commands/verify.cpp", "Eigen::VectorXd v;\n", 1, "Eigen")
 
     def test_a_folder_that_is_no_module_is_found(self):
         self.expect_one("src/helpers/things.cpp", "\n", 1, "no known module")
