@@ -26,11 +26,10 @@ using revode::ExitStatus;
 using RunCommand = ExitStatus (*)(Config, const Communicator&);
 
 const std::map<Command, RunCommand>& commands() {
-  static const std::map<Command, RunCommand> table{{Command::train, revode::train_command},
-                                                   {Command::eval, revode::eval_command},
-                                                   {Command::gradient, revode::gradient_command},
-                                                   {Command::verify, revode::verify_command},
-                                                   {Command::bench, revode::bench_command}};
+  static const std::map<Command, RunCommand> table{
+      {Command::train, revode::train_command},       {Command::eval, revode::eval_command},
+      {Command::gradient, revode::gradient_command}, {Command::verify, revode::verify_command},
+      {Command::bench, revode::bench_command},       {Command::analyze, revode::analyze_command}};
   return table;
 }
 

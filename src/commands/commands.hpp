@@ -13,6 +13,7 @@ ExitStatus eval_command(Config config, const Communicator& world);
 ExitStatus gradient_command(Config config, const Communicator& world);
 ExitStatus verify_command(Config config, const Communicator& world);
 ExitStatus bench_command(Config config, const Communicator& world);
+ExitStatus analyze_command(Config config, const Communicator& world);
 /// train --plan-only.
 ExitStatus plan_of_ranks(Config config, const Communicator& world);
 

@@ -243,7 +243,8 @@ std::optional<SampleRange> parse_sample_range(std::string_view text) {
 }
 
 std::int64_t mini_batch_size(const Config& config) {
-  const bool named = config.command == Command::gradient && !config.samples.empty();
+  const bool names = config.command == Command::gradient || config.command == Command::analyze;
+  const bool named = names && !config.samples.empty();
   const std::optional<SampleRange> samples =
       named ? parse_sample_range(config.samples) : std::nullopt;
   return samples ? samples->size() : config.batch_size;

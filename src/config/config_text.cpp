@@ -32,6 +32,7 @@ Commands:
   verify     check this build on this machine
   bench      how fast it trains here: images/s, GFLOP/s, phases, memory
   plan       what training would take on ranks that need not be there, and on which grid
+  analyze    spectra, growth and reversal error of a network, by depth
   info       what a checkpoint holds
 `revode COMMAND --help` lists the options of a command.
 )";
@@ -92,6 +93,18 @@ CommandTexts texts_of(Command command) {
         "  revode plan --ranks 64 --depth 1202 --machine node.json\n"
         "  revode plan --ranks 1024 --depth 10002 --machine node.json --search --memory-limit "
         "2G\n"};
+  }
+  if (command == Command::analyze) {
+    return {
+        "Usage: revode analyze [--checkpoint FILE] [options]\n"
+        "Looks at a network, block by block: eigenvalues of its Jacobians at the states that "
+        "images\n"
+        "have in it, growth of perturbations and adjoints, reversal error, weights. Ranks share "
+        "the\n"
+        "blocks; each holds the whole network.\n",
+        "\nExamples:\n"
+        "  revode analyze --arch midpoint --depth 26                      initial weights\n"
+        "  mpirun -n 8 revode analyze --checkpoint RUN/best.h5 --json analysis.json\n"};
   }
   if (command == Command::info) {
     return {"Usage: revode info FILE [options]\nPrints what a checkpoint holds.\n",

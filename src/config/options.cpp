@@ -130,9 +130,11 @@ using enum Group;
 /// rule[, bare value].
 std::vector<Option> make_table() {
   using namespace commands;
-  const unsigned reads = eval | gradient;
+  const unsigned writes = eval | gradient;
+  const unsigned reads = writes | analyze;
   const unsigned trains = train | bench;
   const unsigned described = networks | plan;
+  const unsigned pipelined = pipelines | plan;
   return {
       // The model.
       {"arch", "NAME", "architecture", "", model, described, Stored::model, &Config::arch,
@@ -161,14 +163,15 @@ std::vector<Option> make_table() {
        &Config::augment, on_or_off(), "on"},
       {"split", "NAME", "split to read", "", data, reads, Stored::no, &Config::split,
        one_of({"train", "test"})},
-      {"samples", "A:B", "samples A to B - 1 of the split, one mini-batch", "0:batch size", data,
-       gradient, Stored::no, &Config::samples, sample_range()},
+      {"samples", "A:B", "samples A to B - 1 of the split, one mini-batch",
+       "0:batch size; analyze: 0:4", data, gradient | analyze, Stored::no, &Config::samples,
+       sample_range()},
 
       // Training.
       {"batch-size", "N", "images a step, over all replicas; verify takes 16 unless told", "",
-       training, described, Stored::run, &Config::batch_size, whole(1)},
+       training, pipelined, Stored::run, &Config::batch_size, whole(1)},
       {"micro-batches", "N", "parts of a mini-batch that follow each other through the ranks",
-       "4, fewer where the batch is smaller", training, described, Stored::run,
+       "4, fewer where the batch is smaller", training, pipelined, Stored::run,
        &Config::micro_batches, whole(1)},
       {"epochs", "N", "epochs, counted from the beginning of the run", "200; synthetic: 10",
        training, train | plan, Stored::policy, &Config::epochs, whole(0)},
@@ -195,15 +198,15 @@ std::vector<Option> make_table() {
       {"clip-norm", "C", "clip the norm of the gradient; 0: off", "", training, trains,
        Stored::policy, &Config::clip_norm, number_from(0, " (0: off)")},
       {"seed", "N", "seed of weights, shuffles and augmentation", "", training,
-       trains | gradient | verify, Stored::run, &Config::seed,
+       trains | gradient | verify | analyze, Stored::run, &Config::seed,
        text("a whole number from 0 to 18446744073709551615")},
 
       // How it is computed.
       {"schedule", "NAME",
        "order of the micro-batches; auto: what the simulation finds best for the measured costs",
-       "", computing, described, Stored::no, &Config::schedule, one_of(auto_and(schedule_names()))},
+       "", computing, pipelined, Stored::no, &Config::schedule, one_of(auto_and(schedule_names()))},
       {"slices-per-rank", "V", "thin slices that a rank owns, every T-th of the depth",
-       "1; train, bench and plan with --schedule auto: up to 4", computing, described, Stored::no,
+       "1; train, bench and plan with --schedule auto: up to 4", computing, pipelined, Stored::no,
        &Config::slices_per_rank, whole(1)},
       {"partition", "NAME",
        "how the depth is cut: equal numbers of blocks, multiply-adds, or time measured at start-up",
@@ -221,9 +224,9 @@ std::vector<Option> make_table() {
        "processors / threads a rank of the machine file", computing, plan, Stored::no,
        &Config::ranks_per_node, whole(1)},
       {"time-ranks", "T", "ranks that share the depth of a replica", "all ranks / D", computing,
-       described, Stored::no, &Config::time_ranks, whole(1)},
+       pipelined, Stored::no, &Config::time_ranks, whole(1)},
       {"data-ranks", "D", "replicas, which share the micro-batches; T x D is the number of ranks",
-       "all ranks / T; 1 where neither is given", computing, described, Stored::no,
+       "all ranks / T; 1 where neither is given", computing, pipelined, Stored::no,
        &Config::data_ranks, whole(1)},
       {"threads", "N", "threads a rank", "the cores it may use, shared with the host's ranks",
        computing, networks, Stored::no, &Config::threads, whole(1)},
@@ -235,9 +238,12 @@ std::vector<Option> make_table() {
        computing, trains | gradient | verify | plan, Stored::no, &Config::activations,
        one_of({"reverse", "store"})},
 
+      {"eigenvalues", "N", "eigenvalues of largest magnitude of each block and image; 0: all", "",
+       computing, analyze, Stored::no, &Config::eigenvalues, whole(0, " (0: all)")},
+
       // Files and reports.
       {"output", "PATH", "train: folder of the run; eval, gradient: HDF5 file of the results",
-       "train: runs/<arch>-<depth>-<dataset>", files, train | reads, Stored::no, &Config::output,
+       "train: runs/<arch>-<depth>-<dataset>", files, train | writes, Stored::no, &Config::output,
        text("a folder (train) or a file")},
       {"checkpoint-every", "N", "steps between checkpoints", "once an epoch", files, train,
        Stored::no, &Config::checkpoint_every, whole(1)},
@@ -339,7 +345,7 @@ const Option* find_option(std::string_view name) {
 }
 
 std::vector<std::string> command_names() {
-  return {"train", "eval", "gradient", "verify", "bench", "plan", "info"};
+  return {"train", "eval", "gradient", "verify", "bench", "plan", "analyze", "info"};
 }
 
 std::string_view to_string(Command command) {

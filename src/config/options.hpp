@@ -42,8 +42,10 @@ inline constexpr unsigned gradient = bit(Command::gradient);
 inline constexpr unsigned verify = bit(Command::verify);
 inline constexpr unsigned bench = bit(Command::bench);
 inline constexpr unsigned plan = bit(Command::plan);
+inline constexpr unsigned analyze = bit(Command::analyze);
 inline constexpr unsigned info = bit(Command::info);
-inline constexpr unsigned networks = train | eval | gradient | verify | bench;
+inline constexpr unsigned pipelines = train | eval | gradient | verify | bench;
+inline constexpr unsigned networks = pipelines | analyze;
 inline constexpr unsigned all = networks | plan | info;
 }  // namespace commands
 

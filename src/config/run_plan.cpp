@@ -14,6 +14,8 @@ namespace {
 
 constexpr int default_epochs = 200;
 constexpr int default_epochs_synthetic = 10;
+/// Of revode analyze: what differs between images differs between a few.
+constexpr int images_to_analyze = 4;
 
 ArchitectureOptions architecture_options(const Config& config) {
   const DatasetInfo& data = dataset_info(config.dataset);
@@ -41,7 +43,8 @@ std::string grids_of(int num_ranks) {
 
 /// The first mini-batch, unless the user names others.
 bool takes_one_mini_batch(const Config& config) {
-  return config.command == Command::gradient || config.command == Command::verify;
+  return config.command == Command::gradient || config.command == Command::verify ||
+         config.command == Command::analyze;
 }
 
 NetworkUse use_of(const Config& config) {
@@ -137,7 +140,8 @@ RunPlan plan_of(Config config, Architecture architecture, Placement placement, i
                                                              : multiply_adds(architecture)};
   std::vector<BlockRange> slices = partition(architecture, placement, costs);
   if (takes_one_mini_batch(config) && !config.given("samples"))
-    config.samples = fmt::format("0:{}", config.batch_size);
+    config.samples = fmt::format(
+        "0:{}", config.command == Command::analyze ? images_to_analyze : config.batch_size);
   const bool stores = config.activations == "store";
   const bool reads_train = config.command == Command::verify || config.split == "train";
   return {.architecture = std::move(architecture),

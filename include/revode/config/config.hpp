@@ -15,7 +15,7 @@
 
 namespace revode {
 
-enum class Command { train, eval, gradient, verify, bench, plan, info };
+enum class Command { train, eval, gradient, verify, bench, plan, analyze, info };
 std::string_view to_string(Command command);
 
 /// Values after the command line and INI file, before a checkpoint's or the architecture's defaults
@@ -76,6 +76,7 @@ struct Config {
   std::string resume;                            ///< empty, "auto" or a file
   std::string checkpoint;                        ///< a file
   std::string samples;                           ///< "first:last"
+  int eigenvalues = 6;                           ///< analyze: of a block and image; 0: all
   std::string split = "test";
   std::string json;                ///< a file or "-"
   std::string trace;               ///< a file
@@ -137,7 +138,8 @@ struct SampleRange {
 /// Reads "first:last"; nothing unless 0 <= first < last.
 std::optional<SampleRange> parse_sample_range(std::string_view text);
 
-/// Images of a mini-batch: --batch-size; for gradient the number of --samples where they are given.
+/// Images of a mini-batch: --batch-size; for gradient and analyze the number of --samples where
+/// they are given.
 std::int64_t mini_batch_size(const Config& config);
 
 /// What a checkpoint's config is read for, and so which given options may differ from it.
