@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """What analyze says of a network: the same on any number of ranks, and right, by whole matrices in numpy."""
 import json
+import os
+import sys
 import unittest
 
 import program
@@ -9,8 +11,11 @@ try:
     import h5py
     import numpy as np
     import dense_network
-except ImportError as error:
-    np, missing = None, error
+except ImportError:
+    # Debian's modules belong to Debian's python, which need not be the first on the PATH.
+    if os.path.realpath(sys.executable) != os.path.realpath("/usr/bin/python3") and os.path.exists("/usr/bin/python3"):
+        os.execv("/usr/bin/python3", ["/usr/bin/python3", *sys.argv])
+    np = None
 
 BLOCKS = [2, 1, 2]
 # Nearly all of its Jacobians are small enough for numpy.
