@@ -55,8 +55,8 @@ ChosenSamples choose_samples(const RunPlan& plan, const Grid& grid) {
 namespace {
 
 ChannelStatistics train_statistics(const Config& config) {
-  const Dataset train =
-      load_dataset(config.dataset, config.data_dir, Split::train, Contents::images_and_labels);
+  const Dataset train = load_dataset(dataset_info(config.dataset, config.image_size),
+                                     config.data_dir, Split::train, Contents::images_and_labels);
   std::vector<std::int64_t> all(train.size);
   std::iota(all.begin(), all.end(), std::int64_t{0});
   return channel_statistics(train, all);

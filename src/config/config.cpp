@@ -144,10 +144,15 @@ void apply_text(const Option& option, std::string_view text, std::string_view wh
 
 /// Applies what the INI file says and the command line does not.
 void apply_ini(const std::string& file, const Texts& command_line, Config& config) {
-  // --depth and --blocks say the same thing: the command line's one replaces the file's other.
+  // --depth and --blocks say the same thing: the command line's one replaces the file's other. A
+  // dataset that is read has a size of its own, whatever the file's has.
+  const auto dataset = command_line.find("dataset");
+  const bool reads_images =
+      dataset != command_line.end() && !dataset_info(dataset->second).is_drawn();
   const auto replaced = [&](const std::string& name) {
     return command_line.contains(name) || (name == "depth" && command_line.contains("blocks")) ||
-           (name == "blocks" && command_line.contains("depth"));
+           (name == "blocks" && command_line.contains("depth")) ||
+           (name == "image-size" && reads_images);
   };
   for (const IniEntry& entry : read_ini_file(file)) {
     const std::string where = fmt::format("{} line {}: {}", file, entry.line, entry.key);
@@ -267,6 +272,7 @@ void check_config(const Config& config) {
                  "writes them; give one",
                  config.machine, config.machine_file);
 
+  const bool needs_folder = dataset_info(config.dataset, config.image_size).needs_folder;
   if (config.command == Command::plan) {  // it reads no images
     REVODE_REQUIRE(config.print_config || config.ranks,
                    "revode plan needs --ranks N: the ranks to plan for");
@@ -276,7 +282,6 @@ void check_config(const Config& config) {
         "--machine-file FILE writes one there");
     return;
   }
-  const bool needs_folder = dataset_info(config.dataset).needs_folder;
   if (needs_folder && config.data_dir.empty() && !config.print_config) {
     throw input_error("--dataset {} needs --data-dir DIR: the folder that holds its binary files",
                       config.dataset);

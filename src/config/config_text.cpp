@@ -192,8 +192,9 @@ std::string resume_command(const Config& config, int num_ranks) {
   for (const Option& option : option_table()) {
     const bool said =
         option.name == "output" || option.name == "resume" || option.name == "checkpoint";
-    if (said || option.stored != Stored::no || !option.is_ini_key() || option.name == "depth")
-      continue;
+    // The checkpoint's blocks and image.
+    const bool is_known = option.name == "depth" || option.name == "image-size";
+    if (said || is_known || option.stored != Stored::no || !option.is_ini_key()) continue;
     const std::optional<Value> value = get_value(option, config);
     if (config.given(option.name) && value)
       command += fmt::format(" --{} {}", option.name, quoted(to_text(*value)));

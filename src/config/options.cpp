@@ -40,6 +40,11 @@ Rule whole(int low, std::string_view meaning = "") {
           .accepts = each([low](double number) { return number >= low; })};
 }
 
+Rule whole_between(int low, int high) {
+  return {.expects = fmt::format("a whole number from {} to {}", low, high),
+          .accepts = each([=](double number) { return number >= low && number <= high; })};
+}
+
 Rule counts() {
   return {.expects = "whole numbers of at least 1 separated by commas",
           .accepts = each([](double number) { return number >= 1; })};
@@ -157,6 +162,11 @@ std::vector<Option> make_table() {
        Stored::run, &Config::dataset, one_of(dataset_names())},
       {"data-dir", "DIR", "folder that holds the dataset's binary files", "", data, trains | reads,
        Stored::no, &Config::data_dir, text("a folder")},
+      {"image-size", "N",
+       "side of the synthetic images in pixels; above 128 there are fewer, of as many pixels in "
+       "all",
+       "32", data, described, Stored::no, &Config::image_size,
+       whole_between(smallest_image_size, largest_image_size)},
       {"train-fraction", "F", "train on this share of each class", "", data, trains | plan,
        Stored::run, &Config::train_fraction, fraction()},
       {"augment", "on|off", "random crops and flips while training", "", data, trains, Stored::run,

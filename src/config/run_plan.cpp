@@ -18,7 +18,7 @@ constexpr int default_epochs_synthetic = 10;
 constexpr int images_to_analyze = 4;
 
 ArchitectureOptions architecture_options(const Config& config) {
-  const DatasetInfo& data = dataset_info(config.dataset);
+  const DatasetInfo data = dataset_info(config.dataset, config.image_size);
   return {.arch = config.arch,
           .depth = config.depth,
           .blocks = config.blocks,
@@ -60,6 +60,8 @@ ProgressSetting progress_of(const Config& config) {
 }  // namespace
 
 Architecture resolve(Config& config) {
+  const DatasetInfo data = dataset_info(config.dataset, config.image_size);
+  if (data.is_drawn()) config.image_size = data.image.width;
   Architecture architecture(architecture_options(config));
   config.depth = architecture.depth();
   config.blocks = architecture.blocks();
@@ -70,8 +72,7 @@ Architecture resolve(Config& config) {
       *config.micro_batches <= most_contributions,
       "--micro-batches {}: expected at most {}, the terms that a sum of gradients may have",
       *config.micro_batches, most_contributions);
-  if (!config.epochs)
-    config.epochs = config.dataset == "synthetic" ? default_epochs_synthetic : default_epochs;
+  if (!config.epochs) config.epochs = data.is_drawn() ? default_epochs_synthetic : default_epochs;
   return architecture;
 }
 

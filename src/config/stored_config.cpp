@@ -41,9 +41,19 @@ void check_agreement(const Option& option, const Value& given, const Value& stor
                              : "start a new run from these weights with --checkpoint");
 }
 
-/// The images that the model was made for must be those of the dataset.
-void check_images(const Config& config, const nlohmann::json& stored, std::string_view file) {
-  const DatasetInfo& info = dataset_info(config.dataset);
+/// The size of the stored images: N of [channels, N, N], where images of that size can be drawn.
+std::optional<int> drawn_size(const nlohmann::json& image) {
+  const bool is_shape = image.size() == 3 && image[1].is_number_integer() && image[1] == image[2];
+  if (!is_shape || image[1] < smallest_image_size || image[1] > largest_image_size)
+    return std::nullopt;
+  return image[1].get<int>();
+}
+
+/// The images that the model was made for must be those of the dataset, and have that size where
+/// they are drawn.
+void apply_images(Config& config, const nlohmann::json& stored, std::string_view file) {
+  if (!config.given("image-size")) config.image_size.reset();
+  const DatasetInfo info = dataset_info(config.dataset, config.image_size);
   const auto classes = stored.find("classes");
   REVODE_REQUIRE(classes != stored.end() && classes->is_number_integer(),
                  "{}: its config has no whole number 'classes', which a model needs", file);
@@ -55,11 +65,17 @@ void check_images(const Config& config, const nlohmann::json& stored, std::strin
   REVODE_REQUIRE(image != stored.end() && image->is_array(),
                  "{}: its config has no 'image' = [channels, height, width], which a model needs",
                  file);
-  const nlohmann::json shape = {info.image.channels, info.image.height, info.image.width};
-  REVODE_REQUIRE(*image == shape,
+  if (info.is_drawn() && !config.image_size) config.image_size = drawn_size(*image);
+  const ImageShape shape = dataset_info(config.dataset, config.image_size).image;
+  const nlohmann::json expected = {shape.channels, shape.height, shape.width};
+  REVODE_REQUIRE(*image == expected || !config.given("image-size"),
+                 "--image-size {} contradicts the images of shape {} that the model in {} takes: "
+                 "leave it out",
+                 config.image_size.value_or(0), to_text(*image), file);
+  REVODE_REQUIRE(*image == expected,
                  "--dataset {} has images of shape {}, the model in {} takes {}: give the dataset "
                  "that it is for",
-                 config.dataset, to_text(shape), file, to_text(*image));
+                 config.dataset, to_text(expected), file, to_text(*image));
 }
 
 }  // namespace
@@ -96,7 +112,7 @@ void apply_stored(Config& config, const nlohmann::json& stored, StoredUse use,
       config.micro_batches.value_or(1) > mini_batch_size(config)) {
     config.micro_batches.reset();
   }
-  check_images(config, stored, file);
+  apply_images(config, stored, file);
   check_config(config);
 }
 

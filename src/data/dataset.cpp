@@ -43,7 +43,7 @@ DatasetEntry entry(const char* name, const char* title, const ImageShape& image,
 // clang-format off
 const std::vector<DatasetEntry>& registry() {
   static const std::vector<DatasetEntry> entries{
-      entry("synthetic", "synthetic", {3, 32, 32}, 10, 8000, read_synthetic, {}, {}),
+      entry("synthetic", "synthetic", {3, 32, 32}, 10, num_synthetic_images(Split::train, 32), read_synthetic, {}, {}),
       entry("cifar10", "CIFAR-10", {3, 32, 32}, 10, 50000, read_cifar10, {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, {"test_batch.bin"}),
       entry("cifar100", "CIFAR-100", {3, 32, 32}, 100, 50000, read_cifar100, {"train.bin"}, {"test.bin"}),
       entry("stl10", "STL-10", {3, 96, 96}, 10, 5000, read_stl10, {"train_X.bin", "train_y.bin"}, {"test_X.bin", "test_y.bin"}),
@@ -154,13 +154,57 @@ std::vector<std::string> dataset_names() {
   return names;
 }
 
-const DatasetInfo& dataset_info(std::string_view name) { return find_entry(name).info; }
+DatasetInfo dataset_info(std::string_view name, std::optional<int> image_size) {
+  DatasetInfo info = find_entry(name).info;
+  if (!image_size) return info;
+  REVODE_REQUIRE(info.is_drawn(),
+                 "--image-size {} with --dataset {}: its images are {} x {}, expected --dataset "
+                 "synthetic, whose images are drawn at any size",
+                 *image_size, name, info.image.height, info.image.width);
+  info.image.height = info.image.width = *image_size;
+  info.num_train_images = num_synthetic_images(Split::train, *image_size);
+  return info;
+}
 
-Dataset load_dataset(std::string_view name, const fs::path& folder, Split split,
+Dataset load_dataset(const DatasetInfo& info, const fs::path& folder, Split split,
                      Contents contents) {
-  const DatasetEntry& wanted = find_entry(name);
-  if (wanted.info.needs_folder) check_folder(wanted, folder, split);
-  return wanted.read({wanted.info, folder, wanted.files(split), split, contents});
+  const DatasetEntry& wanted = find_entry(info.name);
+  if (info.needs_folder) check_folder(wanted, folder, split);
+  return wanted.read({info, folder, wanted.files(split), split, contents});
+}
+
+void Dataset::keep(std::span<const std::int64_t> indices) {
+  if (!has_images()) return;
+  const bool keeps_all = static_cast<std::int64_t>(indices.size()) == size;
+  if (keeps_all && rows.empty() && pixels.size() > 0) return;
+  Buffer<std::uint8_t> kept(indices.size() * info.image.size(), Memory::data);
+  if (!draw_image) {
+    for (std::size_t row = 0; row < indices.size(); ++row)
+      std::ranges::copy(image(indices[row]), kept.data() + row * info.image.size());
+  }
+  pixels = std::move(kept);
+  is_drawn.assign(indices.size(), false);
+  rows.clear();
+  if (keeps_all) return;
+  rows.assign(size, -1);
+  for (std::size_t row = 0; row < indices.size(); ++row)
+    rows[indices[row]] = static_cast<std::int64_t>(row);
+}
+
+std::span<const std::uint8_t> Dataset::image(std::int64_t index) const {
+  const std::int64_t row = row_of(index);
+  REVODE_ASSERT(row >= 0);
+  const std::size_t bytes = info.image.size();
+  if (draw_image && pixels.size() == 0) {
+    pixels = Buffer<std::uint8_t>(size * bytes, Memory::data);
+    is_drawn.assign(size, false);
+  }
+  const std::span<std::uint8_t> values = pixels.span().subspan(row * bytes, bytes);
+  if (draw_image && !is_drawn[row]) {
+    draw_image(index, values.data());
+    is_drawn[row] = true;
+  }
+  return values;
 }
 
 }  // namespace revode

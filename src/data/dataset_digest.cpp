@@ -13,7 +13,7 @@ std::uint32_t label_digest(const Dataset& dataset) {
 std::uint32_t dataset_digest(const Dataset& dataset, std::span<const std::int64_t> indices) {
   uLong digest = crc32(0, nullptr, 0);
   for (const std::int64_t index : indices) digest = crc32(digest, dataset.labels.data() + index, 1);
-  if (dataset.pixels.size() == 0) return static_cast<std::uint32_t>(digest);
+  if (!dataset.has_images()) return static_cast<std::uint32_t>(digest);
   for (const std::int64_t index : indices) {
     const std::span<const std::uint8_t> image = dataset.image(index);
     digest = crc32(digest, image.data(), static_cast<uInt>(image.size()));

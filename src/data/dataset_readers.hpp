@@ -21,6 +21,8 @@ struct ReadRequest {
   Contents contents;
 };
 
+/// As many at any size up to 128 x 128; of larger ones fewer, which hold as many pixels.
+std::int64_t num_synthetic_images(Split split, int side);
 Dataset read_synthetic(const ReadRequest& request);
 Dataset read_cifar10(const ReadRequest& request);
 Dataset read_cifar100(const ReadRequest& request);

@@ -6,6 +6,9 @@
 // every class is the same and a linear model of the pixels learns next to nothing, while a few
 // convolutions tell orientations and periods apart. Mirroring and shifting keep a texture's class:
 // diagonals lean either way.
+//
+// A scene is laid out on a canvas of 32 x 32 and seen through as many pixels as are asked for:
+// image i of any side shows the same scene, with noise of its own in every pixel.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -20,8 +23,10 @@ namespace revode {
 namespace {
 
 constexpr std::uint64_t synthetic_seed = 20180702;  // Part of what the dataset is: never change.
-constexpr std::int64_t num_test_images = 1000;
-constexpr int side = 32;
+constexpr std::int64_t most_train_images = 8000;
+constexpr std::int64_t most_test_images = 1000;
+constexpr std::int64_t full_set_side = 128;  // up to which there are so many
+constexpr int canvas = 32;
 constexpr int num_classes = 10;
 constexpr double pi = std::numbers::pi;
 
@@ -34,8 +39,8 @@ struct Disc {
 
 enum class Pattern { stripes, checkers, rings, spots };
 
-/// How a class is drawn. Directions are those of the wave, in degrees from the x axis; periods in
-/// pixels.
+/// How a class is drawn. Directions are those of the wave, in degrees from the x axis. Lengths here
+/// and below are the canvas's.
 struct Texture {
   Pattern pattern;
   double direction;
@@ -60,12 +65,12 @@ constexpr std::array<Texture, num_classes> textures{{
 /// Everything random about an image but its noise.
 struct Scene {
   Texture texture;
-  double cosine, sine;        // of the direction
-  double period;              // pixels
+  double cosine, sine;  // of the direction
+  double period;
   double phase_x, phase_y;    // 0 .. 2 pi
   double centre_x, centre_y;  // of the rings
   double patch_x, patch_y, patch_radius, patch_power;
-  double light_x, light_y;     // brightness gradient, a pixel
+  double light_x, light_y;     // brightness gradient
   double noise;                // standard deviation, of 0 .. 1
   Colour dark, light, ground;  // the two colours of the texture; what surrounds the patch
   std::vector<Disc> discs;
@@ -99,10 +104,10 @@ Scene draw_scene(int label, RandomStream& random) {
   scene.period = random.uniform(scene.texture.shortest_period, scene.texture.longest_period);
   scene.phase_x = random.uniform(0, 2 * pi);
   scene.phase_y = random.uniform(0, 2 * pi);
-  scene.centre_x = random.uniform(8, side - 8);
-  scene.centre_y = random.uniform(8, side - 8);
-  scene.patch_x = random.uniform(13, side - 13);
-  scene.patch_y = random.uniform(13, side - 13);
+  scene.centre_x = random.uniform(8, canvas - 8);
+  scene.centre_y = random.uniform(8, canvas - 8);
+  scene.patch_x = random.uniform(13, canvas - 13);
+  scene.patch_y = random.uniform(13, canvas - 13);
   scene.patch_radius = random.uniform(8.5, 15);
   scene.patch_power = random.below(2) == 1 ? 2 : 6;  // disc or rounded square
   scene.light_x = random.uniform(-0.010, 0.010);
@@ -118,8 +123,8 @@ Scene draw_scene(int label, RandomStream& random) {
   if (random.below(2) == 1) std::swap(scene.dark, scene.light);
   scene.discs.resize(1 + random.below(5));
   for (Disc& disc : scene.discs) {
-    disc.x = random.uniform(0, side);
-    disc.y = random.uniform(0, side);
+    disc.x = random.uniform(0, canvas);
+    disc.y = random.uniform(0, canvas);
     disc.radius = random.uniform(1.5, 4.5);
     disc.colour = from_hsv(random.uniform(), random.uniform(0.2, 0.9), random.uniform(0.2, 1.0));
   }
@@ -127,14 +132,22 @@ Scene draw_scene(int label, RandomStream& random) {
   return scene;
 }
 
-/// 0 outside, 1 inside, one pixel of blending: `distance` in pixels, positive inside.
-double edge(double distance) { return std::clamp(distance + 0.5, 0.0, 1.0); }
+/// The canvas as pixels see it.
+struct View {
+  int side;                                           // pixels
+  double scale = static_cast<double>(side) / canvas;  // pixels a unit of the canvas
+  double position(int pixel) const {                  // of its middle, on the canvas
+    return (pixel + 0.5) / scale - 0.5;
+  }
+  /// 0 outside, 1 inside, one pixel of blending; `distance` is positive inside.
+  double edge(double distance) const { return std::clamp(scale * distance + 0.5, 0.0, 1.0); }
+};
 
 /// A wave with steepened flanks, -1 .. 1.
 double wave(double angle) { return std::clamp(1.8 * std::sin(angle), -1.0, 1.0); }
 
-/// The share of the texture's light colour at pixel (x, y), 0 .. 1.
-double texture_value(const Scene& scene, int x, int y) {
+/// The share of the texture's light colour at (x, y), 0 .. 1.
+double texture_value(const Scene& scene, const View& view, double x, double y) {
   const double along = x * scene.cosine + y * scene.sine;
   const double across = y * scene.cosine - x * scene.sine;
   const double scale = 2 * pi / scene.period;
@@ -157,13 +170,13 @@ double texture_value(const Scene& scene, int x, int y) {
       const double spot_u = 0.5 + scene.jitter[(5 * column + 3 * row) & 15];
       const double spot_v = 0.5 + scene.jitter[(3 * column + 7 * row + 8) & 15];
       const double distance = scene.period * std::hypot(u - column - spot_u, v - row - spot_v);
-      return edge(0.28 * scene.period - distance);
+      return view.edge(0.28 * scene.period - distance);
     }
   }
   return 0;
 }
 
-Colour pixel_colour(const Scene& scene, int x, int y) {
+Colour colour_at(const Scene& scene, const View& view, double x, double y) {
   // Inside the patch: |dx|^p + |dy|^p < r^p, a disc for p = 2, a rounded square for p = 6.
   const double dx = (x - scene.patch_x) * (x - scene.patch_x);
   const double dy = (y - scene.patch_y) * (y - scene.patch_y);
@@ -171,18 +184,21 @@ Colour pixel_colour(const Scene& scene, int x, int y) {
                               ? std::sqrt(dx + dy)
                               : std::cbrt(std::sqrt(dx * dx * dx + dy * dy * dy));
   Colour colour = scene.ground;
-  if (const double share = edge(scene.patch_radius - distance); share > 0) {
+  if (const double share = view.edge(scene.patch_radius - distance); share > 0) {
     Colour texture = scene.dark;
-    blend(texture, scene.light, texture_value(scene, x, y));
+    blend(texture, scene.light, texture_value(scene, view, x, y));
     blend(colour, texture, share);
   }
 
+  const double pixel = 1 / view.scale;
   for (const Disc& disc : scene.discs) {
-    if (std::abs(x - disc.x) > disc.radius + 1 || std::abs(y - disc.y) > disc.radius + 1) continue;
+    const double reach = disc.radius + pixel;
+    if (std::abs(x - disc.x) > reach || std::abs(y - disc.y) > reach) continue;
     const double disc_distance = std::hypot(x - disc.x, y - disc.y);
-    blend(colour, disc.colour, edge(disc.radius - disc_distance));
+    blend(colour, disc.colour, view.edge(disc.radius - disc_distance));
   }
-  const double brightness = 1 + scene.light_x * (x - side / 2) + scene.light_y * (y - side / 2);
+  constexpr double middle = canvas / 2.0;
+  const double brightness = 1 + scene.light_x * (x - middle) + scene.light_y * (y - middle);
   for (double& channel : colour) channel *= brightness;
   return colour;
 }
@@ -196,13 +212,14 @@ double byte_noise(RandomStream& random) {
   return (static_cast<double>(sum) - 510) / 147.8;
 }
 
-void render(const Scene& scene, RandomStream& random, std::uint8_t* pixels) {
-  for (int y = 0; y < side; ++y) {
-    for (int x = 0; x < side; ++x) {
-      const Colour colour = pixel_colour(scene, x, y);
+/// pixels [3, side, side]
+void render(const Scene& scene, const View& view, RandomStream& random, std::uint8_t* pixels) {
+  for (int y = 0; y < view.side; ++y) {
+    for (int x = 0; x < view.side; ++x) {
+      const Colour colour = colour_at(scene, view, view.position(x), view.position(y));
       for (int channel = 0; channel < 3; ++channel) {
         const double value = colour[channel] + scene.noise * byte_noise(random);
-        pixels[(channel * side + y) * side + x] =
+        pixels[(channel * view.side + y) * view.side + x] =
             static_cast<std::uint8_t>(std::lround(255 * std::clamp(value, 0.0, 1.0)));
       }
     }
@@ -211,14 +228,19 @@ void render(const Scene& scene, RandomStream& random, std::uint8_t* pixels) {
 
 }  // namespace
 
+std::int64_t num_synthetic_images(Split split, int side) {
+  const std::int64_t most = split == Split::train ? most_train_images : most_test_images;
+  if (side <= full_set_side) return most;
+  const std::int64_t as_many_pixels = most * full_set_side * full_set_side / side / side;
+  return as_many_pixels / num_classes * num_classes;
+}
+
 Dataset read_synthetic(const ReadRequest& request) {
-  const bool training = request.split == Split::train;
-  const Purpose purpose = training ? Purpose::synthetic_train : Purpose::synthetic_test;
-  Dataset dataset{request.info,
-                  request.split,
-                  training ? request.info.num_train_images : num_test_images,
-                  {},
-                  {}};
+  const View view{request.info.image.width};
+  const Purpose purpose =
+      request.split == Split::train ? Purpose::synthetic_train : Purpose::synthetic_test;
+  Dataset dataset{
+      request.info, request.split, num_synthetic_images(request.split, view.side), {}, {}};
   // Classes take turns, so that any run of ten images holds each once.
   dataset.labels = Buffer<std::uint8_t>(dataset.size, Memory::data);
   for (std::int64_t i = 0; i < dataset.size; ++i) {
@@ -226,12 +248,10 @@ Dataset read_synthetic(const ReadRequest& request) {
   }
   if (request.contents == Contents::labels_only) return dataset;
 
-  dataset.pixels = Buffer<std::uint8_t>(dataset.size * request.info.image.size(), Memory::data);
-  dataset.is_made.resize(dataset.size);
-  dataset.make_image = [purpose](std::int64_t index, std::uint8_t* pixels) {
+  dataset.draw_image = [purpose, view](std::int64_t index, std::uint8_t* pixels) {
     RandomStream random(synthetic_seed, purpose, index);
     const Scene scene = draw_scene(static_cast<int>(index % num_classes), random);
-    render(scene, random, pixels);
+    render(scene, view, random, pixels);
   };
   return dataset;
 }

@@ -184,8 +184,11 @@ Architecture::Architecture(const ArchitectureOptions& options)
     first_coupling += couplings;
     if (k + 1 == num_stages) break;
     REVODE_REQUIRE(height % 2 == 0 && width_pixels % 2 == 0,
-                   "--widths {}: an image of {} x {} pixels can't be halved after stage {} of {}",
-                   fmt::join(widths, ","), height, width_pixels, k + 1, num_stages);
+                   "--widths {}: images of {} x {} pixels can't be halved at every transition, of "
+                   "which there are {}: expected sides that {} divides (--image-size), or fewer "
+                   "widths",
+                   fmt::join(widths, ","), options.image_height, options.image_width,
+                   num_stages - 1, std::int64_t{1} << (num_stages - 1));
     height /= 2;
     width_pixels /= 2;
   }

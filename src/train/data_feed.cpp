@@ -17,7 +17,7 @@ DataFeed::DataFeed(const Config& config, Split split, double fraction, const Gri
   // Every rank needs the labels: their number sets the length of an epoch. They are small; the
   // pixels are not.
   grid.world().agree([&] {
-    data_ = load_dataset(config.dataset, config.data_dir, split,
+    data_ = load_dataset(dataset_info(config.dataset, config.image_size), config.data_dir, split,
                          grid.is_reader() ? Contents::images_and_labels : Contents::labels_only);
   });
   grid.world().require_same(
@@ -30,6 +30,7 @@ DataFeed::DataFeed(const Config& config, Split split, double fraction, const Gri
     indices_.resize(data_.size);
     std::iota(indices_.begin(), indices_.end(), std::int64_t{0});
   }
+  grid.world().agree([&] { data_.keep(indices_); });
 }
 
 std::string DataFeed::digest() const {
@@ -80,10 +81,11 @@ void DataFeed::cut_images(std::span<const std::int64_t> indices, std::int64_t ep
   std::vector<DrawnImage> drawn;
   for (const std::int64_t index : indices) {
     const Crop crop = draw_crop(transform_, epoch, index);
-    drawn.push_back({.index = index, .row = crop.row, .column = crop.column, .flip = crop.flip});
+    drawn.push_back(
+        {.index = data_.row_of(index), .row = crop.row, .column = crop.column, .flip = crop.flip});
   }
   const ImageShape& shape = data_.info.image;
-  backend.cut_images({.num_images = data_.size,
+  backend.cut_images({.num_images = data_.num_rows(),
                       .channels = shape.channels,
                       .height = shape.height,
                       .width = shape.width,

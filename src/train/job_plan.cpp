@@ -258,7 +258,7 @@ std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machin
 }
 
 RunLength run_length(const Config& config) {
-  const DatasetInfo& data = dataset_info(config.dataset);
+  const DatasetInfo data = dataset_info(config.dataset, config.image_size);
   const double of_class = static_cast<double>(data.num_train_images) / data.num_classes;
   const std::int64_t images =
       data.num_classes * std::max<std::int64_t>(1, std::llround(config.train_fraction * of_class));

@@ -207,7 +207,7 @@ std::vector<LayerCosts> MachineFile::costs(const Architecture& architecture, int
       REVODE_REQUIRE(
           found != seconds.end(),
           "--machine {}: has no time of the layer '{}'; revode bench --machine-file FILE "
-          "with the same --arch, --widths and --dataset writes it",
+          "with the same --arch, --widths, --dataset and --image-size writes it",
           file_, name);
       cost = cost_of(found->second, micro_batch);
     });

@@ -65,6 +65,22 @@ TEST(IniFile, WhatIsNoFileIsRefusedAtOnce) {
   test::expect_error({"--config", "/"}, {"--config /", "folder"});
 }
 
+// So that a run's config.ini serves another dataset.
+TEST(IniFile, ImageSizeGoesWithTheDatasetOfTheFile) {
+  const TemporaryFile file("dataset = synthetic\nimage-size = 48\n");
+  const std::vector<std::string> with_file{"--config", file.path()};
+  const auto size_with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = with_file;
+    words.insert(words.end(), more.begin(), more.end());
+    return parse(words).image_size;
+  };
+
+  EXPECT_EQ(size_with({}), 48);
+  EXPECT_EQ(size_with({"--dataset", "synthetic"}), 48);
+  EXPECT_EQ(size_with({"--image-size", "64"}), 64);
+  EXPECT_FALSE(size_with({"--dataset", "cifar10", "--data-dir", "d"}));
+}
+
 TEST(StoredConfig, FillsWhatWasNotGiven) {
   const Config config =
       with_stored({"--resume", "m.h5", "--learning-rate", "0.01"}, StoredUse::resume);
@@ -191,6 +207,44 @@ TEST(StoredConfig, ImagesMustBeThoseOfTheModel) {
             "cifar10");
 }
 
+// The file's "image" says the size, whoever wrote it.
+TEST(StoredConfig, ImagesAreDrawnAtTheSizeOfTheModel) {
+  nlohmann::json stored = stored_config(), alone = model_alone();
+  stored["image"] = alone["image"] = {3, 48, 48};
+  const std::vector<std::string> resume{"--resume", "m.h5"},
+      resume_with_size{"--resume", "m.h5", "--image-size", "48"};
+  EXPECT_EQ(with_stored({"eval", "--checkpoint", "m.h5"}, StoredUse::model, alone).image_size, 48);
+  EXPECT_EQ(with_stored(resume, StoredUse::resume, stored).image_size, 48);
+  EXPECT_EQ(with_stored(resume_with_size, StoredUse::resume, stored).image_size, 48);
+  EXPECT_EQ(with_stored(resume, StoredUse::resume).image_size, 32);
+
+  const std::vector<std::string> expected{"--image-size 32", "[3,48,48]", "m.h5"};
+  expect_stored_error({"eval", "--checkpoint", "m.h5", "--image-size", "32"}, StoredUse::model,
+                      stored, expected);
+  expect_stored_error({"--resume", "m.h5", "--image-size", "32"}, StoredUse::resume, stored,
+                      expected);
+  expect_stored_error({"eval", "--checkpoint", "m.h5", "--dataset", "stl10", "--data-dir", "d"},
+                      StoredUse::model, stored, {"--dataset stl10", "[3,96,96]", "[3,48,48]"});
+  for (const nlohmann::json& image : {nlohmann::json{3, 48, 32}, nlohmann::json{1, 48, 48},
+                                      nlohmann::json{3, 8, 8}, nlohmann::json{3, 2048, 2048},
+                                      nlohmann::json{3, 48.5, 48.5}, nlohmann::json::array({48})}) {
+    stored["image"] = image;
+    expect_stored_error({"eval", "--checkpoint", "m.h5"}, StoredUse::model, stored,
+                        {"--dataset synthetic", to_text(image), "m.h5"});
+  }
+}
+
+// --resume auto reads a second file where the first one is of no use.
+TEST(StoredConfig, ASecondFileSaysTheSizeAnew) {
+  nlohmann::json stored = stored_config();
+  stored["image"] = {3, 48, 48};
+  Config config = with_stored({"--resume", "m.h5"}, StoredUse::resume, stored);
+
+  apply_stored(config, stored_config(), StoredUse::resume, "n.h5");
+
+  EXPECT_EQ(config.image_size, 32);
+}
+
 TEST(StoredConfig, DatasetOfTheCheckpointNeedsItsFolder) {
   nlohmann::json stored = stored_config();
   stored["dataset"] = "cifar10";
@@ -232,7 +286,7 @@ TEST(ConfigJson, HoldsWhatDeterminesTheNumbersAndNothingElse) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   for (const char* key : {"threads", "time-ranks", "data-ranks", "schedule", "output", "log-every",
-                          "widths", "steps", "data-dir", "help"}) {
+                          "widths", "steps", "data-dir", "image-size", "help"}) {
     EXPECT_FALSE(json.contains(key)) << key;
   }
 }
@@ -259,6 +313,7 @@ TEST(ConfigIni, ReadsBackToTheSameValues) {
        "0.1234567890123456789", "--learning-rate", "1e-7", "--steps", "5000000000",
        "--lr-decay-epochs", "none", "--seed", "18446744073709551615", "--augment", "off"},
       {"--output", "runs/#1 # \"x\" ", "--json", "-"},
+      {"--image-size", "224"},
       {"--output", "\"quoted\"", "--dataset", "cifar10", "--data-dir", "#d"},
       {"gradient", "--samples", "3:9", "--output", " g.h5", "--split", "train"},
       {"info", "\"a # b"}};

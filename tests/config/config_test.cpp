@@ -211,6 +211,7 @@ INSTANTIATE_TEST_SUITE_P(
                     ValueCase{"--data-ranks", "0"}, ValueCase{"--keep-checkpoints", "-1"},
                     ValueCase{"--checkpoint-every", "0"}, ValueCase{"--log-every", "0"},
                     ValueCase{"--depth", "0"}, ValueCase{"--depth", "74.5"},
+                    ValueCase{"--image-size", "15"}, ValueCase{"--image-size", "1025"},
                     ValueCase{"--blocks", "1,0,1"}, ValueCase{"--blocks", "1,,1"},
                     ValueCase{"--blocks", "none"}, ValueCase{"--blocks", "1 2"},
                     ValueCase{"--widths", "-8,16"}, ValueCase{"--epochs", "-1"},

@@ -65,6 +65,18 @@ TEST(RunPlan, WhatIsLeftOpenFollowsFromTheRest) {
   EXPECT_EQ(plan_of({"--dataset", "cifar10", "--data-dir", "."}).config.epochs, 200);
 }
 
+TEST(RunPlan, ImagesThatAreDrawnHaveTheSizeAskedFor) {
+  EXPECT_EQ(plan_of({}).config.image_size, 32);
+  for (const char* command : {"train", "bench", "gradient", "verify"}) {
+    const RunPlan plan = plan_of({command, "--image-size", "224"});
+    EXPECT_EQ(plan.architecture.image_height(), 224);
+    EXPECT_EQ(plan.architecture.stages().back().width_pixels, 56);
+    EXPECT_EQ(plan.config.image_size, 224);
+  }
+  EXPECT_FALSE(plan_of({"--dataset", "stl10", "--data-dir", "."}).config.image_size);
+  expect_input_error([] { plan_of({"--image-size", "50"}); }, {"50 x 50", "--image-size", "4"});
+}
+
 TEST(RunPlan, WithoutSamplesVerifyAndGradientTakeTheFirstMiniBatch) {
   for (const char* command : {"gradient", "verify"}) {
     Config config = parse({command, "--batch-size", "8"});

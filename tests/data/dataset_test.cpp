@@ -50,7 +50,8 @@ void write_cifar10(const std::filesystem::path& folder) {
 std::string load_error(const std::string& name, const std::filesystem::path& folder,
                        Split split = Split::train,
                        Contents contents = Contents::images_and_labels) {
-  return error_text(ExitStatus::bad_input, [&] { load_dataset(name, folder, split, contents); });
+  return error_text(ExitStatus::bad_input,
+                    [&] { load_dataset(dataset_info(name), folder, split, contents); });
 }
 
 std::vector<int> labels_of(const Dataset& dataset) {
@@ -61,8 +62,8 @@ TEST(Cifar10, ReadsAllFiveFilesInOrder) {
   const TemporaryFolder folder;
   write_cifar10(folder.path());
 
-  const Dataset train =
-      load_dataset("cifar10", folder.path(), Split::train, Contents::images_and_labels);
+  const Dataset train = load_dataset(dataset_info("cifar10"), folder.path(), Split::train,
+                                     Contents::images_and_labels);
 
   EXPECT_EQ(train.size, 10);
   EXPECT_EQ(labels_of(train), (std::vector<int>{1, 0, 2, 0, 3, 0, 4, 0, 5, 0}));
@@ -76,7 +77,8 @@ TEST(Cifar10, LabelsAloneEqualThoseReadWithImages) {
   const TemporaryFolder folder;
   write_cifar10(folder.path());
 
-  const Dataset labels = load_dataset("cifar10", folder.path(), Split::test, Contents::labels_only);
+  const Dataset labels =
+      load_dataset(dataset_info("cifar10"), folder.path(), Split::test, Contents::labels_only);
 
   EXPECT_EQ(labels.size, 3);
   EXPECT_EQ(labels_of(labels), (std::vector<int>{9, 3, 4}));
@@ -87,10 +89,10 @@ TEST(Cifar100, UsesTheFineLabel) {
   const TemporaryFolder folder;
   write_bytes(folder / "train.bin", cifar_file({{19, 99}, {3, 42}}));
 
-  const Dataset both =
-      load_dataset("cifar100", folder.path(), Split::train, Contents::images_and_labels);
+  const Dataset both = load_dataset(dataset_info("cifar100"), folder.path(), Split::train,
+                                    Contents::images_and_labels);
   const Dataset labels =
-      load_dataset("cifar100", folder.path(), Split::train, Contents::labels_only);
+      load_dataset(dataset_info("cifar100"), folder.path(), Split::train, Contents::labels_only);
 
   EXPECT_EQ(labels_of(both), (std::vector<int>{99, 42}));
   EXPECT_EQ(labels_of(labels), labels_of(both));
@@ -113,8 +115,9 @@ TEST(Stl10, TransposesColumnMajorPlanesAndCountsLabelsFromZero) {
   write_bytes(folder / "test_y.bin", {1, 10});
 
   const Dataset test =
-      load_dataset("stl10", folder.path(), Split::test, Contents::images_and_labels);
-  const Dataset labels = load_dataset("stl10", folder.path(), Split::test, Contents::labels_only);
+      load_dataset(dataset_info("stl10"), folder.path(), Split::test, Contents::images_and_labels);
+  const Dataset labels =
+      load_dataset(dataset_info("stl10"), folder.path(), Split::test, Contents::labels_only);
 
   EXPECT_EQ(labels_of(test), (std::vector<int>{0, 9}));
   EXPECT_EQ(labels_of(labels), labels_of(test));
@@ -253,11 +256,48 @@ TEST(DatasetErrors, ImagesAndLabelsMustBeAsMany) {
               AllOf(HasSubstr("2 images"), HasSubstr("3 labels")));
 }
 
+TEST(Kept, ImagesAreThoseOfTheWholeSetInLessMemory) {
+  const TemporaryFolder folder;
+  write_cifar10(folder.path());
+  const std::vector<std::int64_t> indices{1, 4, 6};
+  const auto load = [&](const char* name) {
+    return load_dataset(dataset_info(name), folder.path(), Split::train,
+                        Contents::images_and_labels);
+  };
+  for (const char* name : {"cifar10", "synthetic"}) {
+    SCOPED_TRACE(name);
+    const Dataset whole = load(name);
+    Dataset part = load(name);
+
+    part.keep(indices);
+
+    EXPECT_EQ(part.size, whole.size);
+    EXPECT_EQ(labels_of(part), labels_of(whole));
+    EXPECT_EQ(part.num_rows(), 3);
+    for (std::int64_t row = 0; row < 3; ++row) {
+      EXPECT_EQ(part.row_of(indices[row]), row);
+      EXPECT_TRUE(std::ranges::equal(part.image(indices[row]), whole.image(indices[row])));
+    }
+    EXPECT_EQ(dataset_digest(part, indices), dataset_digest(whole, indices));
+  }
+}
+
+TEST(Kept, LabelsAloneStayWithoutImages) {
+  Dataset labels = load_dataset(dataset_info("synthetic"), "", Split::test, Contents::labels_only);
+
+  labels.keep(std::vector<std::int64_t>{2, 5});
+
+  EXPECT_FALSE(labels.has_images());
+  EXPECT_EQ(labels.size, 1000);
+}
+
 // The built-in images.
 
-Dataset synthetic(Split split, Contents contents = Contents::images_and_labels) {
-  return load_dataset("synthetic", "", split, contents);
+Dataset synthetic(Split split, Contents contents = Contents::images_and_labels, int side = 32) {
+  return load_dataset(dataset_info("synthetic", side), "", split, contents);
 }
+
+Dataset test_images(int side) { return synthetic(Split::test, Contents::images_and_labels, side); }
 
 TEST(Synthetic, ClassesAreBalancedAndLabelsNeedNoImages) {
   for (const Split split : {Split::train, Split::test}) {
@@ -272,16 +312,93 @@ TEST(Synthetic, ClassesAreBalancedAndLabelsNeedNoImages) {
   }
 }
 
+/// 64-bit FNV-1a of the first images.
+std::uint64_t hash_of(const Dataset& dataset, std::int64_t num_images) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (std::int64_t i = 0; i < num_images; ++i)
+    for (const std::uint8_t byte : dataset.image(i)) hash = (hash ^ byte) * 0x100000001b3;
+  return hash;
+}
+
 TEST(Synthetic, ImagesAreTheSameEverywhere) {
-  const Dataset test = synthetic(Split::test);
-
-  std::uint64_t hash = 0xcbf29ce484222325;  // 64-bit FNV-1a
-  for (std::int64_t i = 0; i < test.size; ++i)
-    for (const std::uint8_t byte : test.image(i)) hash = (hash ^ byte) * 0x100000001b3;
-
   // Recorded when the set was made; whoever changes the images changes every result ever reported
   // on them.
-  EXPECT_EQ(hash, 6157227601524945832u);
+  EXPECT_EQ(hash_of(test_images(32), 1000), 6157227601524945832u);
+  EXPECT_EQ(hash_of(test_images(48), 50), 10290414683850446888u);
+  EXPECT_EQ(hash_of(test_images(224), 2), 6866595925571767368u);
+}
+
+TEST(Synthetic, LargerImagesAreFewerAndHoldNoMorePixels) {
+  const DatasetInfo usual = dataset_info("synthetic", 128);
+  EXPECT_EQ(usual.num_train_images, 8000);
+  EXPECT_EQ(dataset_info("synthetic", 16).num_train_images, 8000);
+  const auto pixels = [](const DatasetInfo& info) {
+    return info.num_train_images * info.image.size();
+  };
+  for (const int side : {129, 224, 256, 1000, 1024}) {
+    SCOPED_TRACE(side);
+    const DatasetInfo info = dataset_info("synthetic", side);
+
+    EXPECT_EQ(info.image, (ImageShape{3, side, side}));
+    EXPECT_LE(pixels(info), pixels(usual));
+    EXPECT_EQ(synthetic(Split::train, Contents::labels_only, side).size, info.num_train_images);
+    for (const Split split : {Split::train, Split::test}) {
+      const Dataset labels = synthetic(split, Contents::labels_only, side);
+      std::vector<int> counts(10);
+      for (const int label : labels_of(labels)) ++counts[label];
+      EXPECT_GT(labels.size, 0);
+      EXPECT_EQ(counts, std::vector<int>(10, static_cast<int>(labels.size / 10)));
+    }
+  }
+  EXPECT_EQ(dataset_info("synthetic", 256).num_train_images, 2000);
+}
+
+// Block by block the mean of a larger image is the small one's pixel, but for what differs: noise,
+// of a deviation up to 0.2 in every pixel, and stripes that a pixel of the small one takes at its
+// middle.
+TEST(Synthetic, AnyImageShowsTheSameSceneAtAnySize) {
+  const Dataset small = test_images(32);
+  for (const int factor : {2, 3, 7}) {
+    const Dataset large = test_images(32 * factor);
+    const int side = 32 * factor;
+    for (int i = 0; i < 20; ++i) {
+      const auto of_large_image = large.image(i), of_small_image = small.image(i);
+      double product = 0, of_small = 0, of_large = 0, sums[2] = {0, 0};
+      for (int place = 0; place < 3 * 1024; ++place) {
+        double mean = 0;
+        const int channel = place / 1024, y = place / 32 % 32, x = place % 32;
+        for (int dy = 0; dy < factor; ++dy)
+          for (int dx = 0; dx < factor; ++dx)
+            mean += of_large_image[(channel * side + factor * y + dy) * side + factor * x + dx];
+        mean /= factor * factor;
+        const double pixel = of_small_image[place];
+        sums[0] += pixel;
+        sums[1] += mean;
+        product += pixel * mean;
+        of_small += pixel * pixel;
+        of_large += mean * mean;
+      }
+      constexpr double count = 3 * 1024;
+      const double correlation =
+          (product - sums[0] * sums[1] / count) / std::sqrt((of_small - sums[0] * sums[0] / count) *
+                                                            (of_large - sums[1] * sums[1] / count));
+      EXPECT_GT(correlation, 0.5) << "image " << i << ", " << factor << " times the size";
+    }
+  }
+}
+
+// What is drawn does not depend on what was drawn before, nor on which split asks.
+TEST(Synthetic, LargerImagesAreTheSameInAnyOrder) {
+  const Dataset forward = test_images(48), backward = test_images(48);
+  for (int i = 0; i < 20; ++i) forward.image(i);
+  for (int i = 19; i >= 0; --i)
+    EXPECT_TRUE(std::ranges::equal(backward.image(i), forward.image(i))) << i;
+}
+
+TEST(Synthetic, OnlyImagesThatAreDrawnHaveAnySize) {
+  EXPECT_THAT(
+      error_text(ExitStatus::bad_input, [] { dataset_info("stl10", 48); }),
+      AllOf(HasSubstr("--image-size 48"), HasSubstr("--dataset stl10"), HasSubstr("96 x 96")));
 }
 
 /// Grey values, 0 .. 1.

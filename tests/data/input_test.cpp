@@ -88,7 +88,8 @@ TEST(ChannelStatistics, EqualTheHandNumbersOfAFewPixels) {
 }
 
 TEST(ChannelStatistics, EqualATwoPassComputationInDouble) {
-  const Dataset dataset = load_dataset("synthetic", "", Split::test, Contents::images_and_labels);
+  const Dataset dataset =
+      load_dataset(dataset_info("synthetic"), "", Split::test, Contents::images_and_labels);
   const Indices indices = up_to(dataset.size);
 
   const ChannelStatistics statistics = channel_statistics(dataset, indices);

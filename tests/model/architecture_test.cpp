@@ -191,7 +191,7 @@ TEST(Architecture, ItsLargestNetworksHaveCountsThatFit) {
 TEST(Architecture, AnImageThatCannotBeHalvedIsRefused) {
   ArchitectureOptions given = options("hamiltonian");
   given.image_height = 6;  // 3 after the first transition
-  expect_refusal(given, {"3 x 16", "stage 2"});
+  expect_refusal(given, {"6 x 32", "4 divides", "--image-size", "--widths"});
   given.image_height = 4;
   EXPECT_EQ(Architecture(given).stages().back().height, 1);
 }

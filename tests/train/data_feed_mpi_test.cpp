@@ -35,7 +35,8 @@ INSTANTIATE_TEST_SUITE_P(Backends, FeedOf, testing::ValuesIn(test_backend_names(
 // All micro-batches are asked for before any is looked at.
 TEST_P(FeedOf, MicroBatchesCoverTheSamplesInOrder) {
   DataFeed feed(config_, Split::test, 1, grid_);
-  const Dataset data = load_dataset("synthetic", "", Split::test, Contents::images_and_labels);
+  const Dataset data =
+      load_dataset(dataset_info("synthetic"), "", Split::test, Contents::images_and_labels);
   const std::shared_ptr<Backend<float>> backend = make_test_backend(GetParam(), 2);
   const std::vector<std::int64_t> indices{7, 999, 0, 7, 500, 3, 2, 1, 41, 42, 43};
   for (const bool augment : {true, false}) {

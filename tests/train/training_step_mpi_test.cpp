@@ -263,7 +263,8 @@ TEST_P(TrainingStepOf, ACudaBackendHasTheSameBitsOnEveryGrid) {
 
 // Pixels that the backend keeps, against images that are made here.
 TEST_F(TrainingStepOnce, ADatasetTrainsAsItsImagesDo) {
-  const Dataset data = load_dataset("synthetic", "", Split::test, Contents::images_and_labels);
+  const Dataset data =
+      load_dataset(dataset_info("synthetic"), "", Split::test, Contents::images_and_labels);
   const InputTransform transform{
       .statistics = {{0.5f, 0.4f, 0.3f}, {0.2f, 0.25f, 0.5f}}, .augment = true, .seed = 3};
   const std::vector<std::int64_t> indices{7, 999, 0, 7, 500, 3, 2, 1};

@@ -34,6 +34,7 @@ struct Config {
   // The data.
   std::string dataset = "synthetic";
   std::string data_dir;
+  std::optional<int> image_size;  ///< of images that are drawn; default 32
   double train_fraction = 1;
   bool augment = true;
 
@@ -118,7 +119,8 @@ std::vector<std::string> command_names();
 Config parse_command_line(int argc, const char* const* argv);
 
 /// Checks options against each other: --micro-batches <= --batch-size (gradient: the number of
-/// samples), --data-dir given exactly where the dataset needs it, --trace-steps with --trace alone.
+/// samples), --data-dir given exactly where the dataset needs it, --image-size only where it does
+/// not, --trace-steps with --trace alone.
 /// Called by parse_command_line() and apply_stored(); call it yourself where `--resume auto` found
 /// no checkpoint. Throws an input error.
 void check_config(const Config& config);

@@ -84,8 +84,8 @@ struct RunPlan {
   Config config;  ///< after resolve(); what is printed and stored
 };
 
-/// Fills what the options left open (depth, blocks, widths, micro-batches, epochs) with what
-/// follows from the rest, so that it can be printed and stored; returns the network that they
+/// Fills what the options left open (depth, blocks, widths, image size, micro-batches, epochs) with
+/// what follows from the rest, so that it can be printed and stored; returns the network that they
 /// describe. Throws input errors.
 Architecture resolve(Config& config);
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,43 +37,52 @@ struct DatasetInfo {
   int num_classes = 0;
   bool needs_folder = true;
   std::int64_t num_train_images = 0;  ///< as published
+  /// By the program, at any size: what has no files.
+  bool is_drawn() const { return !needs_folder; }
 };
+
+/// Sides of images that are drawn, in pixels. Where there are fewer pixels stripes are finer than
+/// they.
+inline constexpr int smallest_image_size = 16;
+inline constexpr int largest_image_size = 1024;
 
 /// Names that --dataset takes, in the order of --help.
 std::vector<std::string> dataset_names();
-/// Throws an input error for an unknown name.
-const DatasetInfo& dataset_info(std::string_view name);
+/// image_size: of images that are drawn, 32 unless given. Throws an input error for an unknown
+/// name, and for a size where images are read.
+DatasetInfo dataset_info(std::string_view name, std::optional<int> image_size = {});
 
 /// One split in memory.
 struct Dataset {
   DatasetInfo info;
   Split split = Split::train;
   std::int64_t size = 0;
-  /// [size, channels, height, width], row-major planes; empty for labels_only. To be read through
+  /// [rows, channels, height, width], row-major planes; empty for labels_only. To be read through
   /// image().
   mutable Buffer<std::uint8_t> pixels;
   Buffer<std::uint8_t> labels;  ///< [size], 0 .. num_classes - 1
-  /// Where images are made and not read: fills one when it is first asked for, since a run may use
+  /// Where images are drawn and not read: draws one when it is first asked for, since a run may use
   /// few of them.
-  std::function<void(std::int64_t index, std::uint8_t* pixels)> make_image = {};
-  mutable std::vector<bool> is_made = {};
+  std::function<void(std::int64_t index, std::uint8_t* pixels)> draw_image = {};
+  mutable std::vector<bool> is_drawn = {};  ///< by row
+  std::vector<std::int64_t> rows = {};      ///< by index, -1: not kept; empty: the index itself
 
-  /// Not from several threads at once.
-  std::span<const std::uint8_t> image(std::int64_t index) const {
-    const std::span<std::uint8_t> values =
-        pixels.span().subspan(index * info.image.size(), info.image.size());
-    if (make_image && !is_made[index]) {
-      make_image(index, values.data());
-      is_made[index] = true;
-    }
-    return values;
+  bool has_images() const { return draw_image || pixels.size() > 0; }
+  std::int64_t num_rows() const {
+    return static_cast<std::int64_t>(pixels.size() / info.image.size());
   }
+  std::int64_t row_of(std::int64_t index) const { return rows.empty() ? index : rows[index]; }
+
+  /// From now on `pixels` has room for the images `indices` (ascending) alone, in this order.
+  void keep(std::span<const std::int64_t> indices);
+  /// One that is kept; all are unless keep() said otherwise. Not from several threads at once.
+  std::span<const std::uint8_t> image(std::int64_t index) const;
 };
 
-/// Reads one split from `folder` (unused by synthetic). Throws an input error that names the file,
-/// what was found, what was expected (wrong size, label out of range, missing file, wrong folder
-/// and which dataset it looks like).
-Dataset load_dataset(std::string_view name, const std::filesystem::path& folder, Split split,
+/// Reads one split from `folder` (unused where images are drawn). Throws an input error that names
+/// the file, what was found, what was expected (wrong size, label out of range, missing file, wrong
+/// folder and which dataset it looks like).
+Dataset load_dataset(const DatasetInfo& info, const std::filesystem::path& folder, Split split,
                      Contents contents);
 
 /// Indices (ascending) of a class-balanced subset: round(fraction * count) of each class, at least

@@ -55,7 +55,7 @@ class DataFeed {
     bool shares_pixels() const { return backend->space().host_accessible(); }
 
     std::shared_ptr<Backend<float>> backend;
-    Buffer<std::uint8_t> pixels;  ///< of the whole split, unless they are shared
+    Buffer<std::uint8_t> pixels;  ///< of all samples used, unless they are shared
     bool has_pixels = false;      ///< they are there: from when the first images are asked for
     StagedBuffer<float> mean, deviation;  ///< [channels]
   };
