@@ -31,7 +31,8 @@ ExitStatus eval_command(Config given, const Communicator& world) {
 
   const int classes = network->architecture().num_classes();
   std::vector<float> logits, labels;
-  if (!config.output.empty() && network->last_share() != nullptr) {
+  const bool has_logits = network->last_share() != nullptr;
+  if (!config.output.empty() && has_logits) {
     logits.resize(count * classes);
     for (const std::int64_t index : samples.indices) labels.push_back(samples.feed->label(index));
   }
@@ -45,8 +46,8 @@ ExitStatus eval_command(Config given, const Communicator& world) {
                    {.config = stored_config(config, network->architecture()),
                     .root_attributes = {{"loss", result.loss}, {"accuracy", result.accuracy}},
                     .progress = Attributes::object(),
-                    .arrays = {last_rank_rows(*network, "/logits", count, {classes}, logits),
-                               last_rank_rows(*network, "/labels", count, {}, labels)}});
+                    .arrays = {rows_of_one_rank(has_logits, "/logits", count, {classes}, logits),
+                               rows_of_one_rank(has_logits, "/labels", count, {}, labels)}});
   }
   const MemoryReport memory = gather_memory(world);
   if (!grid.is_printer()) return ExitStatus::success;

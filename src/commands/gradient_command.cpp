@@ -41,6 +41,13 @@ ExitStatus gradient_command(Config given, const Communicator& world) {
   training.require_finite(source, report, fmt::format("samples {}", config.samples));
 
   if (!config.output.empty()) {
+    // Another program that is to compute the same needs the samples.
+    std::vector<float> images, labels;
+    for (const std::int64_t index : samples.indices) {
+      labels.push_back(samples.feed->label(index));
+      if (grid.is_reader())
+        std::ranges::copy(samples.feed->pixels(index), std::back_inserter(images));
+    }
     CheckpointContents contents{
         .config = stored_config(config, network->architecture()),
         .root_attributes = {{"loss", report.loss}, {"regularization", report.regularization}},
@@ -48,8 +55,14 @@ ExitStatus gradient_command(Config given, const Communicator& world) {
         .arrays = array_slices(*network, ArraySet::trainable, "/model", [](Share<float>& share) {
           return share.gradient().read_values().data();
         })};
-    contents.arrays.push_back(last_rank_rows(*network, "/logits", source.size(),
-                                             {network->architecture().num_classes()}, logits));
+    const Architecture& of = network->architecture();
+    contents.arrays.push_back(
+        rows_of_one_rank(!logits.empty(), "/logits", source.size(), {of.num_classes()}, logits));
+    contents.arrays.push_back(
+        rows_of_one_rank(grid.is_reader(), "/images", source.size(),
+                         {of.image_channels(), of.image_height(), of.image_width()}, images));
+    contents.arrays.push_back(
+        rows_of_one_rank(!logits.empty(), "/labels", source.size(), {}, labels));
     write_together(grid, behind_links(config.output), contents);
   }
   const MemoryReport memory = gather_memory(world);

@@ -90,12 +90,12 @@ void check_results(const Config& config, const Communicator& world) {
   check_folder_is_shared("--output", folder.empty() ? "." : folder, world);
 }
 
-ArraySlice last_rank_rows(const Network& network, const std::string& path, std::int64_t rows,
-                          std::vector<std::int64_t> trailing_shape, std::vector<float>& values) {
+ArraySlice rows_of_one_rank(bool is_here, const std::string& path, std::int64_t rows,
+                            std::vector<std::int64_t> trailing_shape, std::vector<float>& values) {
   ArraySlice slice{
       .path = path, .shape = {rows}, .first_row = 0, .num_rows = 0, .data = values.data()};
   slice.shape.insert(slice.shape.end(), trailing_shape.begin(), trailing_shape.end());
-  if (network.last_share() != nullptr) slice.num_rows = rows;
+  if (is_here) slice.num_rows = rows;
   return slice;
 }
 

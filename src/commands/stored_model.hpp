@@ -42,9 +42,9 @@ void normalise(ChosenSamples& samples, Network& network);
 /// ranks do not share.
 void check_results(const Config& config, const Communicator& world);
 
-/// Gathers [rows, columns] collected on the last rank into an array slice for writing (other ranks
-/// hold no rows).
-ArraySlice last_rank_rows(const Network& network, const std::string& path, std::int64_t rows,
-                          std::vector<std::int64_t> trailing_shape, std::vector<float>& values);
+/// All rows of an array that one rank of each replica holds, as a slice for writing; `is_here`: it
+/// is this one.
+ArraySlice rows_of_one_rank(bool is_here, const std::string& path, std::int64_t rows,
+                            std::vector<std::int64_t> trailing_shape, std::vector<float>& values);
 
 }  // namespace revode

@@ -51,7 +51,7 @@ class ImageSize(program.ProgramTest):
         losses = {self.json_of("eval", "--checkpoint", model, *size)["loss"] for size in ([], SIZE)}
         self.assertEqual(len(losses), 1)
         self.run_program("gradient", "--checkpoint", model, "--samples", "0:4", "--output", "gradient.h5", ranks=2)
-        self.assertEqual(len(self.floats("gradient.h5", "/logits")), 4 * 10)
+        self.assertEqual(len(self.floats("gradient.h5", "/images")), 4 * 3 * 48 * 48)
         self.json_of("bench", "--checkpoint", model, "--batch-size", "4", "--steps", "1")
         for command in [["eval", "--checkpoint"], ["gradient", "--checkpoint"], ["bench", "--checkpoint"], ["--resume"]]:
             with self.subTest(command):

@@ -60,6 +60,16 @@ class Results(program.ProgramTest):
         self.assertEqual(len(self.floats("gradient.h5", "/model/stage_1/kernel")), 4 * 3 * 3 * 9)
         self.assertEqual(len(self.floats("gradient.h5", "/logits")), 8 * 10)
 
+    # What another program is given to compute the same gradient.
+    def test_a_gradient_holds_its_samples(self):
+        program.write_cifar10(self.folder / "cifar", 10)
+        self.run_program("gradient", *NETWORK, "--dataset", "cifar10", "--data-dir", "cifar", "--samples", "3:8",
+                         "--output", "gradient.h5", ranks=2)
+        record = (self.folder / "cifar/test_batch.bin").read_bytes()[3 * 3073:8 * 3073]
+        pixels = [float(byte) for place, byte in enumerate(record) if place % 3073 > 0]
+        self.assertEqual(list(self.floats("gradient.h5", "/images")), pixels)
+        self.assertEqual(list(self.floats("gradient.h5", "/labels")), [3, 4, 5, 6, 7])
+
     def test_info_describes_a_checkpoint(self):
         model = self.train_model("--arch", "leapfrog")
         result = self.json_of("info", "--checkpoint", model)

@@ -33,6 +33,8 @@ class DataFeed {
   /// Indices into the split of the samples used, ascending.
   const std::vector<std::int64_t>& indices() const { return indices_; }
   std::uint8_t label(std::int64_t index) const { return data_.labels[index]; }
+  /// [channels, height, width], as stored; on the reader only.
+  std::span<const std::uint8_t> pixels(std::int64_t index) const { return data_.image(index); }
 
   /// Of the samples used; on the reader only.
   ChannelStatistics statistics() const;
