@@ -135,8 +135,8 @@ def compare(options):
         print_report(options, config, device, results, left_out)
         if options.json:
             result = {"arch": config["arch"], "blocks": config["blocks"], "widths": config["widths"],
-                      "batch_size": options.batch, "threads": options.threads, "rounds": options.rounds,
-                      "steps_a_round": options.steps, "python": platform.python_version(), "device": device, "layout": options.layout,
+                      "image_size": options.image_size, "batch_size": options.batch, "threads": options.threads,
+                      "rounds": options.rounds, "steps_a_round": options.steps, "python": platform.python_version(), "device": device, "layout": options.layout,
                       "left_out": left_out, "relative_errors": errors, "results": results}
             Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     finally:

@@ -125,7 +125,8 @@ def time_rounds(options, folder, cut, pipelines):
 def print_report(options, config, results, bench, left_out):
     workers = [result for of_programs in results.values() for name, result in of_programs.items() if name != "revode"]
     version = workers[0]["torch"] if workers else "none"
-    print(f"\n{config['arch']}, blocks {config['blocks']}, widths {config['widths']}, batch {options.batch}, fp32, "
+    print(f"\n{config['arch']}, blocks {config['blocks']}, widths {config['widths']}, images {options.image_size} x "
+          f"{options.image_size}, batch {options.batch}, fp32, "
           f"{options.ranks} ranks with {options.threads} thread{'s' * (options.threads > 1)} each; medians (least .. most) "
           f"of {options.rounds} rounds of {options.steps} steps")
     print(f"{bench['processor']}; {bench['version']}, revision {bench['revision']}, {bench['backend']}, "
@@ -154,7 +155,8 @@ def compare(options):
         print_report(options, config, results, bench, left_out)
         if options.json:
             result = {"arch": config["arch"], "blocks": config["blocks"], "widths": config["widths"], "cut": cut,
-                      "batch_size": options.batch, "ranks": options.ranks, "threads": options.threads,
+                      "image_size": options.image_size, "batch_size": options.batch, "ranks": options.ranks,
+                      "threads": options.threads,
                       "rounds": options.rounds, "steps_a_round": options.steps, "python": platform.python_version(),
                       "processor": bench["processor"], "version": bench["version"], "revision": bench["revision"],
                       "backend": bench["backend"], "schedule": bench["schedule"], "activations": bench["activations"],

@@ -114,6 +114,8 @@ def parse(arguments):
     parser.add_argument("--mpirun", default="mpirun", metavar="COMMAND",
                         help="what starts revode's ranks, with options if need be (default mpirun)")
     parser.add_argument("--batch", type=positive, metavar="N", help="images a step (default 100; with --ranks 128)")
+    parser.add_argument("--image-size", type=positive, default=32, metavar="N",
+                        help="side of the images in pixels (default 32: random ones; else revode's built-in ones)")
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="default 5")
     parser.add_argument("--steps", type=positive, default=3, metavar="N", help="training steps a round (default 3)")
     parser.add_argument("--threads", type=positive, metavar="N",

@@ -99,8 +99,9 @@ def line_of_bench(bench, on_gpu):
 def print_report(options, config, device, results, left_out):
     bench = results["revode"]["bench"][-1]
     on_gpu = options.device == "cuda"
-    print(f"\n{config['arch']}, blocks {config['blocks']}, widths {config['widths']}, batch {options.batch}, "
-          f"{options.threads} threads; medians of {options.rounds} rounds of {options.steps} steps")
+    print(f"\n{config['arch']}, blocks {config['blocks']}, widths {config['widths']}, images {options.image_size} x "
+          f"{options.image_size}, batch {options.batch}, {options.threads} threads; medians of {options.rounds} rounds "
+          f"of {options.steps} steps")
     print(f"{bench['processor']}; {bench['version']}, revision {bench['revision']}, {bench['backend']}")
     print(describe(device, options.layout))
     print(*table(results, on_gpu), *notes(options, device, results, left_out), line_of_bench(bench, on_gpu), sep="\n")

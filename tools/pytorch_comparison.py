@@ -12,6 +12,7 @@ from comparison_processes import CompareError, refusal_of_revode, run_revode
 from comparison_variants import TOLERANCE
 
 MOMENTUM, RATE, WEIGHT_DECAY, SMOOTHNESS = 0.9, 0.1, 2e-4, 2e-4
+CIFAR_SIZE = 32
 
 
 def write_images(folder, count):
@@ -23,7 +24,22 @@ def write_images(folder, count):
         records[:, 0] = np.arange(len(records)) % 10
         records.tofile(folder / name)
     records = np.fromfile(folder / "data_batch_1.bin", np.uint8).reshape(-1, 3073)
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+    return records[:, 1:].reshape(-1, 3, CIFAR_SIZE, CIFAR_SIZE), records[:, 0].astype(np.int64)
+
+
+def images_of(options, folder):
+    """Options that name the images: the random ones or, of another size, revode's built-in ones."""
+    if options.image_size == CIFAR_SIZE:
+        return ["--dataset", "cifar10", "--data-dir", folder / "data"]
+    return ["--dataset", "synthetic", "--image-size", options.image_size]
+
+
+def images_of_bench(options, folder):
+    """Those, and of the built-in ones no more than a mini-batch and a few, so that neither program holds more."""
+    if options.image_size == CIFAR_SIZE:
+        return images_of(options, folder)
+    present = 8000 * min(1, (128 / options.image_size) ** 2)  # see `revode --help`, --image-size
+    return [*images_of(options, folder), "--train-fraction", min(1, (options.batch + 20) / present)]
 
 
 def make_checkpoint(options, folder):
@@ -53,10 +69,17 @@ def read_checkpoint(path):
         weights = {}
         file["model"].visititems(lambda name, item: weights.__setitem__(name, item[()])
                                  if isinstance(item, h5py.Dataset) else None)
-    if config["image"] != [3, 32, 32] or config["classes"] != 10:
-        raise CompareError(f"{path} is for images {config['image']} of {config['classes']} classes; expected a model "
-                           "for [3, 32, 32] and 10, which the images made here are")
     return config, weights
+
+
+def set_image_size(options, config, path):
+    """Weights know no size: the run of a few steps, which the random images train, serves any."""
+    image = [3, options.image_size, options.image_size]
+    if not options.checkpoint:
+        config["image"] = image
+    if config["image"] != image or config["classes"] != 10:
+        raise CompareError(f"{path} is for images {config['image']} of {config['classes']} classes; expected a model "
+                           f"for {image} and 10, which the images made here are (--image-size)")
 
 
 def write_model(path, config, weights):
@@ -67,19 +90,32 @@ def write_model(path, config, weights):
             file[f"model/{name}"] = array
 
 
+def read_samples(options, folder):
+    """Pixels and labels of a mini-batch of revode's built-in images."""
+    output = folder / "samples.h5"
+    run_revode(options, 1, "gradient", "--checkpoint", folder / "model.h5", *images_of(options, folder), "--split",
+               "train", "--samples", f"0:{options.batch}", "--micro-batches", options.batch, "--threads",
+               options.threads, "--backend", options.device, "--output", output)
+    with h5py.File(output, "r") as file:
+        return file["images"][()].astype(np.uint8), file["labels"][()].astype(np.int64)
+
+
 def prepare(options, folder, smoothness=SMOOTHNESS):
     """Images, weights and the files from which revode and the workers read them."""
     pixels, labels = write_images(folder / "data", options.batch)
     path = make_checkpoint(options, folder)
     config, weights = read_checkpoint(path)
+    set_image_size(options, config, path)
     (folder / "model.json").write_text(json.dumps({"arch": config["arch"], "h": config["step-size"],
                                                    "blocks": config["blocks"], "widths": config["widths"], "rate": RATE,
                                                    "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY,
                                                    "smoothness": smoothness}))
-    np.savez(folder / "model.npz", **weights, **{"data/pixels": pixels, "data/labels": labels})
     # PyTorch knows no grid, and rounding to it flips ReLUs: gradients are compared without, steps are timed with it.
     write_model(folder / "no-grid.h5", {**config, "grid-bits": 0}, weights)
     write_model(folder / "model.h5", config, weights)
+    if options.image_size != CIFAR_SIZE:
+        pixels, labels = read_samples(options, folder)
+    np.savez(folder / "model.npz", **weights, **{"data/pixels": pixels, "data/labels": labels})
     return config
 
 
@@ -102,8 +138,8 @@ def gradient_of_pytorch(worker, folder, micro_batches=1):
 
 def gradient_of_revode(options, folder, micro_batches=1, smoothness=SMOOTHNESS, precision="fp32"):
     output = folder / "gradient.h5"
-    run_revode(options, options.ranks, "gradient", "--checkpoint", folder / "no-grid.h5", "--dataset", "cifar10",
-               "--data-dir", folder / "data", "--split", "train", "--samples", f"0:{options.batch}", "--micro-batches",
+    run_revode(options, options.ranks, "gradient", "--checkpoint", folder / "no-grid.h5",
+               *images_of(options, folder), "--split", "train", "--samples", f"0:{options.batch}", "--micro-batches",
                micro_batches, "--weight-decay", WEIGHT_DECAY, "--smoothness", smoothness, "--threads", options.threads,
                "--backend", options.device, "--precision", precision, "--output", output)
     arrays = {}
@@ -139,10 +175,10 @@ FIXED_CUT = ["--schedule", "1f1b", "--partition", "flops"]
 
 
 def bench_arguments(options, folder, micro_batches, smoothness, steps, precision):
-    return ["bench", "--checkpoint", folder / "model.h5", "--dataset", "cifar10", "--data-dir", folder / "data",
-            "--batch-size", options.batch, "--micro-batches", micro_batches, "--augment", "off", "--threads",
-            options.threads, "--backend", options.device, "--precision", precision, "--activations", options.activations,
-            "--steps", steps or options.steps, "--learning-rate", RATE, "--momentum", MOMENTUM, "--weight-decay",
+    return ["bench", "--checkpoint", folder / "model.h5", *images_of_bench(options, folder), "--batch-size",
+            options.batch, "--micro-batches", micro_batches, "--augment", "off", "--threads", options.threads, "--backend",
+            options.device, "--precision", precision, "--activations", options.activations, "--steps",
+            steps or options.steps, "--learning-rate", RATE, "--momentum", MOMENTUM, "--weight-decay",
             WEIGHT_DECAY, "--smoothness", smoothness, *FIXED_CUT, "--json", "-"]
 
 

@@ -50,6 +50,9 @@ class Arguments(unittest.TestCase):
     def test_micro_batches_are_numbers(self):
         self.expect_refusal("--micro-batches", "--ranks", "2", "--micro-batches", "4,x")
 
+    def test_images_have_pixels(self):
+        self.expect_refusal("argument --image-size: found 0, expected at least 1", "--image-size", "0")
+
     def test_no_rank_is_too_few(self):
         self.expect_refusal("found 0, expected at least 1", "--ranks", "0")
 
@@ -211,6 +214,34 @@ class ComparePyTorch(unittest.TestCase):
         for measured in result["results"].values():
             self.assertGreater(measured["images_per_second"], 0)
             self.assertGreater(measured["peak_memory_bytes"], 0)
+
+    def test_images_of_another_size_are_those_of_revode(self):
+        file = self.folder / "result.json"
+
+        ended = compare("--blocks", "1,1,1", "--widths", "4,6,10", "--image-size", "48", "--batch", "4", "--rounds", "1",
+                        "--steps", "1", "--threads", "1", "--variants", "plain", "--json", str(file))
+
+        self.assertEqual(ended.returncode, 0, ended.stderr + ended.stdout)
+        self.assertIn("images 48 x 48, batch 4", ended.stdout)
+        result = json.loads(file.read_text())
+        self.assertEqual(result["image_size"], 48)
+        (stage, *_) = result["results"]["revode"]["bench"][-1]["stages"]
+        self.assertEqual((stage["height"], stage["width"]), (48, 48))
+        # Both saw the same images.
+        for errors in result["relative_errors"].values():
+            self.assertLess(errors["loss"], 1e-5)
+            self.assertLess(errors["gradient"], 1e-3)
+
+    def test_a_checkpoint_is_for_images_of_its_size(self):
+        trained = subprocess.run([REVODE, "--blocks", "1,1,1", "--widths", "4,6,10", "--image-size", "48", "--batch-size",
+                                  "4", "--train-fraction", "0.001", "--steps", "1", "--output", str(self.folder / "run")],
+                                 capture_output=True, text=True, timeout=240)
+        self.assertEqual(trained.returncode, 0, trained.stderr)
+
+        ended = compare("--checkpoint", str(self.folder / "run" / "latest.h5"), "--batch", "4", "--variants", "plain")
+
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn("is for images [3, 48, 48] of 10 classes; expected a model for [3, 32, 32]", ended.stderr)
 
     def test_hamiltonian_agrees_and_is_timed(self):
         self.check_architecture("hamiltonian", "4,6,10")
