@@ -23,8 +23,22 @@ bool is_letter_or_digit(char c) {
   return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
 
-/// "best.h5" of ".best.h5.a1B2c3.tmp" (make_temporary_file()); nothing for any other name.
+/// The name without what Open MPI adds for a file beside one that ranks open together, by which it
+/// finds out for a moment whether locks work: ".locktest." and a number.
+std::string_view without_lock_test(std::string_view name) {
+  constexpr std::string_view addition = ".locktest.";
+  const std::size_t place = name.rfind(addition);
+  if (place == std::string_view::npos) return name;
+  const std::string_view number = name.substr(place + addition.size());
+  const bool is_number =
+      !number.empty() && std::ranges::all_of(number, [](char c) { return c >= '0' && c <= '9'; });
+  return is_number ? name.substr(0, place) : name;
+}
+
+/// "best.h5" of ".best.h5.a1B2c3.tmp" (make_temporary_file()), or of its lock test; nothing for any
+/// other name.
 std::optional<std::string_view> name_of_temporary(std::string_view name) {
+  name = without_lock_test(name);
   constexpr std::string_view end = ".tmp";
   constexpr std::size_t behind = 1 + num_temporary_signs + end.size();
   if (name.size() <= 1 + behind || name.front() != '.' || !name.ends_with(end)) return std::nullopt;
@@ -70,7 +84,8 @@ std::vector<fs::path> list_checkpoints(const fs::path& folder) {
   return files;
 }
 
-std::vector<fs::path> remove_left_over_temporaries(const fs::path& folder) {
+std::vector<fs::path> remove_left_over_temporaries(const fs::path& folder,
+                                                   std::initializer_list<std::string_view> others) {
   std::vector<fs::path> removed;
   std::error_code error;
   for (fs::directory_iterator item(folder, error), end; !error && item != end;
@@ -80,9 +95,11 @@ std::vector<fs::path> remove_left_over_temporaries(const fs::path& folder) {
     if (!name) continue;
     std::error_code ignored;
     const fs::file_type type = item->symlink_status(ignored).type();
-    const bool is_ours = *name == "latest.h5" ? type == fs::file_type::symlink
-                                              : (*name == "best.h5" || step_of_checkpoint(*name)) &&
-                                                    type == fs::file_type::regular;
+    const bool is_ours = *name == "latest.h5"
+                             ? type == fs::file_type::symlink
+                             : (*name == "best.h5" || step_of_checkpoint(*name) ||
+                                std::ranges::find(others, *name) != others.end()) &&
+                                   type == fs::file_type::regular;
     if (is_ours && fs::remove(item->path(), ignored)) removed.push_back(item->path());
   }
   std::ranges::sort(removed);

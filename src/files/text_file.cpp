@@ -10,6 +10,7 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
+#include "revode/files/durable_files.hpp"
 
 namespace revode {
 
@@ -35,8 +36,11 @@ std::string first_line(const fs::path& file) {
 
 void write_text_file(const fs::path& file, std::string_view text, std::string_view what) {
   const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  std::string temporary = (folder / fmt::format(".{}.XXXXXX", file.filename().string())).string();
-  const int descriptor = ::mkstemp(temporary.data());
+  // The form that make_temporary_file() has, by which left over ones are found.
+  static_assert(num_temporary_signs == 6);
+  std::string temporary =
+      (folder / fmt::format(".{}.XXXXXX.tmp", file.filename().string())).string();
+  const int descriptor = ::mkstemps(temporary.data(), static_cast<int>(std::strlen(".tmp")));
   if (descriptor < 0) throw run_error("{}: can't be written: {}", what, std::strerror(errno));
   struct stat old {};
   const mode_t mode = ::stat(file.c_str(), &old) == 0 ? old.st_mode & 0777 : usual_mode();

@@ -143,7 +143,7 @@ std::vector<std::string> RunFolder::prepare(const Config& config,
   const auto put_aside = [&](const fs::path& file) {
     names.push_back(set_aside(file).filename().string());
   };
-  remove_left_over_temporaries(folder_);
+  remove_left_over_temporaries(folder_, {config_name, metrics_name, sign_name});
 
   // 1. What was computed after the step that the run goes on from, or before it begins anew:
   // --resume auto must not take it for this run's, and nothing of it is lost.

@@ -117,10 +117,11 @@ void check_folder_is_shared(const std::string& option, const fs::path& folder,
   constexpr auto pause = std::chrono::milliseconds(100);
 
   // A file with a name that nobody else has, for a moment.
-  std::string sign = (folder / ".revode-sign.XXXXXX").string();
+  std::string sign;
   communicator.agree([&] {
     if (!communicator.is_root()) return;
-    const int descriptor = ::mkstemp(sign.data());
+    sign = (folder / fmt::format(".{}.XXXXXX.tmp", RunFolder::sign_name)).string();
+    const int descriptor = ::mkstemps(sign.data(), static_cast<int>(std::strlen(".tmp")));
     if (descriptor < 0)
       throw input_error("{} {}: can't be written to: {}", option, folder.string(),
                         std::strerror(errno));

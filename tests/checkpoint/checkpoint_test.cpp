@@ -326,8 +326,9 @@ TEST(CheckpointLink, TouchesNoOtherFile) {
 
 TEST(LeftOverTemporaries, AreRemovedByTheirExactNamesOnly) {
   const TemporaryFolder folder;
-  const std::vector<std::string> ours = {".best.h5.000000.tmp", ".checkpoint-0.h5.zZ9aA0.tmp",
-                                         ".checkpoint-120.h5.a1B2c3.tmp"};
+  const std::vector<std::string> ours = {
+      ".best.h5.000000.tmp", ".checkpoint-0.h5.zZ9aA0.tmp", ".checkpoint-120.h5.a1B2c3.tmp",
+      ".checkpoint-120.h5.a1B2c3.tmp.locktest.0", ".config.ini.a1B2c3.tmp"};
   const std::vector<std::string> others = {".best.h5.tmp",
                                            ".best.h5.a1B2c.tmp",
                                            ".best.h5.a1B2c34.tmp",
@@ -345,16 +346,20 @@ TEST(LeftOverTemporaries, AreRemovedByTheirExactNamesOnly) {
                                            ".tmp",
                                            "best.h5",
                                            "checkpoint-1.h5",
-                                           ".config.ini.a1B2c3.tmp"};
+                                           ".metrics.jsonl.a1B2c3.tmp",
+                                           ".best.h5.a1B2c3.tmp.locktest.",
+                                           ".best.h5.a1B2c3.tmp.locktest.x",
+                                           "best.h5.locktest.0"};
   for (const std::string& name : ours) write_bytes(folder / name, {1});
   for (const std::string& name : others) write_bytes(folder / name, {1});
   fs::create_directory(folder / ".best.h5.folder.tmp");
   fs::create_symlink("x", folder / ".latest.h5.a1B2c4.tmp");
   fs::create_symlink("x", folder / ".best.h5.a1B2c4.tmp");  // best.h5 is never a link
 
-  const std::vector<fs::path> removed = remove_left_over_temporaries(folder.path());
+  const std::vector<fs::path> removed = remove_left_over_temporaries(folder.path(), {"config.ini"});
 
   EXPECT_EQ(removed, (std::vector<fs::path>{folder / ours[0], folder / ours[1], folder / ours[2],
+                                            folder / ours[3], folder / ours[4],
                                             folder / ".latest.h5.a1B2c4.tmp"}));
   for (const fs::path& file : removed) EXPECT_FALSE(fs::exists(fs::symlink_status(file))) << file;
   for (const std::string& name : others) EXPECT_TRUE(fs::exists(folder / name)) << name;

@@ -86,6 +86,14 @@ class Folders(program.ProgramTest):
         self.assertEqual((self.folder / "run/config.ini.left-behind").read_text(), "# of mine\n")
         self.assertEqual((self.folder / "run/config.ini.left-behind-2").read_text(), "# again\n")
 
+    def test_the_next_start_removes_what_a_killed_one_left_half_written(self):
+        self.train("run", "--steps", "1")
+        for name in ["config.ini", "metrics.jsonl", "revode-sign", "checkpoint-9.h5", "notes"]:
+            (self.folder / f"run/.{name}.a1B2c3.tmp").write_text("half")
+        self.train("run", "--steps", "2", "--resume", "auto")
+        hidden = [file.name for file in (self.folder / "run").iterdir() if file.name.startswith(".")]
+        self.assertEqual(hidden, [".notes.a1B2c3.tmp"])
+
     def test_without_checkpoints_a_run_goes_on_from_the_best_one(self):
         self.train("run", "--steps", "12", "--keep-checkpoints", "1")
         best = self.json_of("info", "run/best.h5")["progress"]

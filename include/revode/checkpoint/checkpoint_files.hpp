@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,10 +16,11 @@ namespace revode {
 void publish_link(const std::filesystem::path& target, const std::filesystem::path& link);
 
 /// Removes what a run of ours that was killed while writing left in its own folder: temporary files
-/// of checkpoint-<step>.h5 and best.h5, and links for latest.h5, by exactly these names. Only for
-/// who alone writes there. Says which they were; a folder that can't be read has none.
+/// of checkpoint-<step>.h5, of best.h5 and of `others`, and links for latest.h5, by exactly these
+/// names. Only for who alone writes there. Says which they were; a folder that can't be read has
+/// none.
 std::vector<std::filesystem::path> remove_left_over_temporaries(
-    const std::filesystem::path& folder);
+    const std::filesystem::path& folder, std::initializer_list<std::string_view> others = {});
 
 /// checkpoint-<step>.h5 files of a folder, oldest first (by step). Empty where the folder does not
 /// exist.

@@ -48,6 +48,9 @@ class RunFolder {
   /// Throws a run error where another process has taken the folder.
   void check_held() const;
 
+  /// Of a temporary file for a moment, by which ranks tell that they see one folder.
+  static constexpr const char* sign_name = "revode-sign";
+
  private:
   std::optional<RunProgress> progress_of_best() const;
 
