@@ -121,18 +121,19 @@ class Folders(program.ProgramTest):
 
     def test_one_run_a_folder(self):
         run = [*SMALL, "--epochs", "100000", "--output", "run"]
-        with subprocess.Popen(self.command(*run), cwd=self.folder, stdout=subprocess.DEVNULL) as first:
-            self.addCleanup(first.kill)
-            deadline = time.monotonic() + SOON
-            while not self.checkpoints("run"):
-                self.assertLess(time.monotonic(), deadline)
-                time.sleep(0.05)
-            for arguments in [run, [*run, "--resume", "auto"], ["--resume", f"run/checkpoint-{self.checkpoints('run')[-1]}.h5"]]:
-                self.expect_error(["run", f"process {first.pid}"], *arguments, ranks=2)
-            self.assertIsNone(first.poll())
-            # What dies with its process is no hindrance.
-            first.send_signal(signal.SIGKILL)
-            first.wait()
+        first = subprocess.Popen(self.command(*run), cwd=self.folder, stdout=subprocess.DEVNULL)
+        self.addCleanup(first.wait)
+        self.addCleanup(first.kill)  # before that
+        deadline = time.monotonic() + SOON
+        while not self.checkpoints("run"):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        for arguments in [run, [*run, "--resume", "auto"], ["--resume", f"run/checkpoint-{self.checkpoints('run')[-1]}.h5"]]:
+            self.expect_error(["run", f"process {first.pid}"], *arguments, ranks=2)
+        self.assertIsNone(first.poll())
+        # What dies with its process is no hindrance.
+        first.send_signal(signal.SIGKILL)
+        first.wait()
         self.assertTrue((self.folder / "run/.revode-lock").exists())
         done = self.train("run", "--epochs", "0", "--resume", "auto")
         self.assertIn("going on from run/checkpoint-", done.stdout)
