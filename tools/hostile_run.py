@@ -29,7 +29,8 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/commands"))
 import strangers  # noqa: E402
-from program import last_of_each, write_cifar10  # noqa: E402
+from program import write_cifar10  # noqa: E402
+from run_files import last_of_each  # noqa: E402
 from strangers import TINY  # noqa: E402
 
 try:

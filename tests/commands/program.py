@@ -14,6 +14,8 @@ from array import array
 from pathlib import Path
 
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+from run_files import checkpoint_steps, last_of_each, metrics_of  # noqa: E402
 
 # Set by main(): the program, and what starts it on several ranks (the number follows).
 REVODE = ""
@@ -24,20 +26,6 @@ NETWORK = ["--blocks", "2,1,1", "--widths", "6,10,16", "--threads", "1"]
 SMALL = [*NETWORK, "--batch-size", "20", "--train-fraction", "0.01", "--log-every", "1"]
 # Far above what any run here takes, so that a loaded machine fails no test.
 TIMEOUT_SECONDS = 250
-
-
-def last_of_each(arguments):
-    """The program refuses an option that is given twice; here a later one replaces an earlier one."""
-    words, options, name = [], {}, None
-    for argument in map(str, arguments):
-        if argument.startswith("--"):
-            name = argument
-            options[name] = [name]
-        elif name is None:
-            words.append(argument)
-        else:
-            options[name].append(argument)
-    return words + [part for option in options.values() for part in option]
 
 
 class ProgramTest(unittest.TestCase):
@@ -99,14 +87,11 @@ class ProgramTest(unittest.TestCase):
 
     def metrics(self, run):
         """Records of a run without what depends on the clock, and without those that say who made it when and where."""
-        with open(self.folder / run / "metrics.jsonl") as lines:
-            records = [record for record in map(json.loads, lines) if record["kind"] != "start"]
-        return [{key: value for key, value in record.items() if "seconds" not in key and "per_second" not in key}
-                for record in records]
+        return metrics_of(self.folder / run)
 
     def checkpoints(self, run):
         """Steps of a run's checkpoints."""
-        return sorted(int(file.stem.split("-")[1]) for file in (self.folder / run).glob("checkpoint-*.h5"))
+        return checkpoint_steps(self.folder / run)
 
     def expect_same_files(self, run, expected, names):
         for name in names:
