@@ -18,12 +18,11 @@ except ImportError:
     np = None
 
 BLOCKS = [2, 1, 2]
-# Nearly all of its Jacobians are small enough for numpy.
 TINY = ["--blocks", "2,1,2", "--widths", "2,2,4", "--threads", "1", "--dataset", "cifar10", "--data-dir", "cifar"]
 IMAGES = 2
 
 
-class OnTinyNetworks(program.ProgramTest):
+class Analyze(program.ProgramTest):
     def setUp(self):
         super().setUp()
         program.write_cifar10(self.folder / "cifar", 10)
@@ -32,8 +31,6 @@ class OnTinyNetworks(program.ProgramTest):
         self.run_program("analyze", *TINY, "--samples", f"0:{IMAGES}", "--json", "analysis.json", *arguments, ranks=ranks)
         return json.loads((self.folder / "analysis.json").read_text())
 
-
-class Analyze(OnTinyNetworks):
     def test_ranks_share_the_blocks_and_find_the_same(self):
         alone = self.analyze()
         self.assertEqual(self.analyze(ranks=3), alone)
@@ -79,36 +76,46 @@ class Analyze(OnTinyNetworks):
 
 
 @unittest.skipIf(np is None, "needs numpy and h5py (Debian: python3-numpy, python3-h5py)")
-class AgainstNumpy(OnTinyNetworks):
-    def images(self, model):
-        data = np.frombuffer((self.folder / "cifar" / "test_batch.bin").read_bytes(), np.uint8).reshape(-1, 3073)
-        pixels = data[:IMAGES, 1:].reshape(IMAGES, 3, 32, 32) / 255
-        return (pixels - model["input/mean"][:, None, None]) / model["input/std"][:, None, None]
+class AgainstNumpy(program.ProgramTest):
+    """Every eigenvalue of every block, and the largest ones by the iteration."""
+    NETWORK = ["--blocks", "2,1,2", "--widths", "2,4,4", "--image-size", "16", "--threads", "1", "--grid-bits", "0"]
 
-    # After a step of training, so that biases are not 0; without the grid, which numpy has not.
+    def analyze(self, *arguments):
+        self.run_program("analyze", "--checkpoint", "run/latest.h5", "--samples", "0:1", "--threads", "1", "--json",
+                         "analysis.json", *arguments)
+        return json.loads((self.folder / "analysis.json").read_text())["blocks"]
+
+    def read(self, file, group=""):
+        found = {}
+        with h5py.File(self.folder / file) as content:
+            content[group or "/"].visititems(lambda name, item: found.update({name: item[()].astype(float)})
+                                             if isinstance(item, h5py.Dataset) else None)
+        return found
+
+    # After a few steps of training, so that biases are not 0; without the grid, which numpy has not.
     def expect_spectra(self, arch):
-        self.run_program(*TINY, "--arch", arch, "--steps", "2", "--batch-size", "10", "--micro-batches", "1",
-                         "--grid-bits", "0", "--output", "run")
-        found = self.analyze("--arch", arch, "--checkpoint", "run/latest.h5", "--grid-bits", "0")
-        with h5py.File(self.folder / "run" / "latest.h5") as file:
-            model = {}
-            file["model"].visititems(lambda name, item: model.update({name: item[()].astype(float)})
-                                     if isinstance(item, h5py.Dataset) else None)
-        expected = dense_network.jacobians(arch, model, BLOCKS, 0.1, self.images(model), {2, 3})
-        num_compared = 0
-        for block, of_block in zip(found["blocks"], expected, strict=True):
-            for eigenvalues, radius, matrix in zip(block["eigenvalues"], block["h_spectral_radius"], of_block):
-                values = np.linalg.eigvals(matrix)
+        self.run_program(*self.NETWORK, "--arch", arch, "--steps", "3", "--batch-size", "20", "--output", "run")
+        self.run_program("gradient", "--checkpoint", "run/latest.h5", "--split", "test", "--samples", "0:1",
+                         "--threads", "1", "--output", "samples.h5")
+        model = self.read("run/latest.h5", "model")
+        images = (self.read("samples.h5")["images"] / 255 - model["input/mean"][:, None, None]) / model["input/std"][:, None, None]
+        expected = dense_network.jacobians(arch, model, BLOCKS, 0.1, images)
+        whole, largest = self.analyze("--eigenvalues", "0"), self.analyze()
+        for block, iterated, matrices in zip(whole, largest, expected, strict=True):
+            for image, matrix in enumerate(matrices):
+                values = np.linalg.eigvals(matrix).astype(complex)
                 if arch == "leapfrog":
-                    roots = np.sqrt(-values.astype(complex))
-                    values = np.concatenate([roots, -roots])
+                    values = np.concatenate([np.sqrt(-values), -np.sqrt(-values)])
                 sizes = np.sort(np.abs(values))[::-1]
-                self.assertEqual(len(eigenvalues), 6)
-                np.testing.assert_allclose([abs(complex(*value)) for value in eigenvalues], sizes[:6], rtol=1e-4,
-                                           atol=1e-6)
-                self.assertAlmostEqual(radius, 0.1 * sizes[0], delta=1e-4 * sizes[0])
-                num_compared += 1
-        self.assertEqual(num_compared, 3 * IMAGES)
+                found = [abs(complex(*value)) for value in block["eigenvalues"][image]]
+                self.assertEqual(len(found), len(sizes))
+                # Zeros are defective here: float's rounding, 1e-7, scatters them by its root.
+                np.testing.assert_allclose(found, sizes, rtol=1e-4, atol=2e-3 * sizes[0] + 1e-6)
+                np.testing.assert_allclose(found[:6], sizes[:6], rtol=1e-4, atol=1e-6)
+                of_iteration = [abs(complex(*value)) for value in iterated["eigenvalues"][image]]
+                self.assertEqual(len(of_iteration), 6)
+                np.testing.assert_allclose(of_iteration, sizes[:6], rtol=1e-4, atol=1e-6)
+                self.assertAlmostEqual(block["h_spectral_radius"][image], 0.1 * sizes[0], delta=1e-4 * sizes[0] + 1e-7)
 
     def test_hamiltonian(self):
         self.expect_spectra("hamiltonian")

@@ -51,9 +51,9 @@ def transition(state, channels):
     return np.pad(pooled, ((front, channels - len(state) - front), (0, 0), (0, 0)))
 
 
-def jacobians(arch, model, blocks, step_size, images, stages):
-    """For each block of these stages, for each image, the Jacobian of the equation's right-hand side (for leapfrog F', whose
-    eigenvalues mu mean +-sqrt(-mu)), at the states that the images have; of other blocks none."""
+def jacobians(arch, model, blocks, step_size, images):
+    """For each block, for each image, the Jacobian of the equation's right-hand side (for leapfrog F', whose
+    eigenvalues mu mean +-sqrt(-mu)), at the states that the images have."""
     found = [[] for _ in range(sum(blocks))]
     h = step_size
     weights = [(model[f"stage_{k + 1}/kernel"], model[f"stage_{k + 1}/bias"]) for k in range(len(blocks))]
@@ -72,15 +72,13 @@ def jacobians(arch, model, blocks, step_size, images, stages):
             for j in range(blocks[k]):
                 if arch == "hamiltonian":
                     first, second = forces[2 * j], forces[2 * j + 1]
-                    if k + 1 in stages:
-                        zero = np.zeros((p.size, p.size))
-                        found[block].append(np.block([[zero, first.jacobian(q)], [-second.jacobian(p), zero]]))
+                    zero = np.zeros((p.size, p.size))
+                    found[block].append(np.block([[zero, first.jacobian(q)], [-second.jacobian(p), zero]]))
                     p = p + h * first.value(q)
                     q = q - h * second.value(p)
                 else:
                     force = forces[j]
-                    if k + 1 in stages:
-                        found[block].append(force.jacobian(q))
+                    found[block].append(force.jacobian(q))
                     p, q = q, (2 * q - p - h * h * force.value(q) if arch == "leapfrog" else p + 2 * h * force.value(q))
                 block += 1
             p, q = p.reshape(shape), q.reshape(shape)
