@@ -27,11 +27,11 @@ constexpr std::size_t always_dense_size = 64;
 using Vector = std::span<const double>;
 using Image = std::span<double>;
 
-/// What Spectra asks of a matrix.
-template <typename Apply>
+/// What Spectra asks of a matrix. Of one type for all, so that the iterations are compiled once.
 class Products {
  public:
   using Scalar = double;
+  using Apply = std::function<void(Vector, Image)>;
   Products(std::size_t size, Apply apply) : size_(size), apply_(std::move(apply)) {}
   Eigen::Index rows() const { return static_cast<Eigen::Index>(size_); }
   Eigen::Index cols() const { return rows(); }
@@ -55,8 +55,7 @@ Eigen::MatrixXd dense(LinearOperator& matrix) {
 }
 
 /// |A v| / |v| of a vector that no matrix of ours is blind to: 0 for none but zero.
-template <typename Apply>
-double typical_growth(const Products<Apply>& products) {
+double typical_growth(const Products& products) {
   Eigen::VectorXd v = Eigen::VectorXd::Ones(products.rows()), image(products.rows());
   for (Eigen::Index i = 0; i < v.size(); ++i) v[i] += std::sin(static_cast<double>(i));
   products.perform_op(v.data(), image.data());
@@ -64,11 +63,10 @@ double typical_growth(const Products<Apply>& products) {
 }
 
 /// The largest eigenvalue of a symmetric matrix, to norm_tolerance; none where it is not found.
-template <typename Apply>
-std::optional<double> largest_of_symmetric(Products<Apply> products) {
+std::optional<double> largest_of_symmetric(Products products) {
   constexpr int wanted = 1, basis = 16;
   if (typical_growth(products) == 0) return 0;
-  Spectra::SymEigsSolver<Products<Apply>> solver(products, wanted, basis);
+  Spectra::SymEigsSolver<Products> solver(products, wanted, basis);
   solver.init();
   if (solver.compute(Spectra::SortRule::LargestAlge, most_restarts, norm_tolerance) < wanted)
     return std::nullopt;
