@@ -48,6 +48,7 @@ class Cuda(program.ProgramTest):
         self.assertEqual([each["rank"] for each in result["device_work"]], [0, 1])
         for each in result["device_work"]:
             self.assertGreater(each["launches"], 0)
+            self.assertGreater(each["host_waits"], 0)
         self.assertEqual(result["device_bytes_by_use"].keys(), result["peak_bytes_by_use"].keys())
         self.assertIn("device of rank", done.stdout)
         for rank in range(2):

@@ -209,6 +209,7 @@ bool Engine::reached(Mark mark) {
 
 // Progress may ask for marks itself, and so finish some.
 void Engine::wait(Mark mark) {
+  if (mark > done_) ++counts_.num_waits;
   while (!reached(mark)) {
     REVODE_CHECK(!recorded_.empty(), "there is no mark {} behind {} calls", mark, num_calls_);
     if (progress_) {
