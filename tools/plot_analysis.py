@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 # Okabe and Ito's colours, which people who see colours differently can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999"]
 MARKERS = "os^DvPX*"
+MOST_MARKERS = 200  # of one network, as shapes of their own in a vector file
 
 
 class PlotError(Exception):
@@ -106,8 +107,9 @@ def draw_plane(axis, analyses, styles):
     for analysis, style in zip(analyses, styles):
         re, im = analysis.eigenvalues()
         largest = max([largest, *map(abs, im)])
+        # Thousands of points would make a file of half a megabyte.
         axis.plot(re, im, linestyle="none", marker=style["marker"], color=style["color"], markersize=2.6, alpha=0.6,
-                  markeredgewidth=0)
+                  markeredgewidth=0, rasterized=len(re) > MOST_MARKERS)
     if bound and bound < 3 * largest:
         for sign in (-1, 1):
             axis.axhline(sign * bound, color="#555555", linewidth=0.8, linestyle=":")
