@@ -234,7 +234,7 @@ Json settings_of(Network& network) {
           {"micro_batches", plan.num_micro_batches},
           {"schedule", plan.schedule->name},
           {"slices_per_rank", plan.placement.num_slices() / plan.placement.num_ranks()},
-          {"bubble_predicted", simulate_step(plan).bubble()},
+          {"bubble_predicted", simulate_step(plan, step_programs(plan)).bubble()},
           {"activations", config.activations},
           {"precision", config.precision},
           {"grid_bits", config.grid_bits},
@@ -278,8 +278,8 @@ Json result_of(Network& network, const Measurements& seen) {
   result["stages"] = stages;
   result["phases"] = gather_lists(communicator, phases_of(seen, communicator.rank()));
   result.update(settings_of(network));
-  if (network.plan().costs_are_times)
-    result["step_seconds_predicted"] = simulate_step(network.plan()).seconds / giga;
+  if (const RunPlan& plan = network.plan(); plan.costs_are_times)
+    result["step_seconds_predicted"] = simulate_step(plan, step_programs(plan)).seconds / giga;
   return result;
 }
 

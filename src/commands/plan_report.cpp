@@ -132,7 +132,7 @@ std::string job_text(const JobPlan& job) {
       plan.data_ranks == 1 ? "" : "s", plan.num_micro_batches,
       sizes.front() == sizes.back() ? fmt::format("{}", sizes.front())
                                     : fmt::format("{} or {}", sizes.back(), sizes.front()),
-      sizes.front() == 1 ? "" : "s", job.micro_batches_of_a_replica());
+      sizes.front() == 1 ? "" : "s", job.plan.micro_batches_of_a_replica());
   const int ranks_per_node = plan.nodes.ranks_per_node;
   if (ranks_per_node > 0 && job.num_ranks() > ranks_per_node)
     text += fmt::format("nodes     {} of {} ranks; between them {}\n",

@@ -52,6 +52,7 @@ TimeSlice<Real>::TimeSlice(const Architecture& architecture, BlockRange range,
                            Real* values)
     : architecture_(architecture),
       range_(range),
+      sizes_(slice_sizes(architecture, range)),
       map_(map),
       backend_(backend),
       activations_(activations),
@@ -101,39 +102,11 @@ StateView<Real> TimeSlice<Real>::view(Real* state, const Piece& piece, int batch
 }
 
 template <typename Real>
-std::size_t TimeSlice<Real>::input_size(int batch) const {
-  return piece_size(pieces_.front(), batch);
-}
-
-template <typename Real>
-std::size_t TimeSlice<Real>::output_size(int batch) const {
-  const Piece& last = pieces_.back();
-  if (!last.ends_in_transition) return piece_size(last, batch);
-  const Stage& next = architecture_.stages()[last.stage + 1];
-  return std::size_t{2} * batch * next.channels * next.plane_size();
-}
-
-template <typename Real>
-std::size_t TimeSlice<Real>::message_capacity(int batch) const {
-  return std::max(is_first() ? 0 : input_size(batch), is_last() ? 0 : output_size(batch));
-}
-
-template <typename Real>
-std::size_t TimeSlice<Real>::adjoint_capacity(int batch) const {
-  std::size_t most = output_size(batch);
-  for (const Piece& piece : pieces_) most = std::max(most, piece_size(piece, batch));
-  return most;
-}
-
-template <typename Real>
 std::size_t TimeSlice<Real>::stash_bytes(int batch) const {
-  std::size_t elements = 0;
-  if (is_first())
-    elements += std::size_t{1} * batch * architecture_.image_channels() *
-                architecture_.stages().front().plane_size();
-  for (const Piece& piece : pieces_)
-    if (is_stashed(piece)) elements += piece_size(piece, batch);
-  return elements * sizeof(Real);
+  std::size_t bytes = batch * sizes_.stash * sizeof(Real);
+  if (activations_ == Activations::store)
+    for (const Piece& piece : pieces_) bytes += piece.segment->recording_bytes(batch);
+  return bytes;
 }
 
 template <typename Real>
@@ -191,7 +164,7 @@ int TimeSlice<Real>::couplings_a_chunk(const Piece& piece, bool listened_to) con
 template <typename Real>
 Real* TimeSlice<Real>::place_of_adjoint(std::size_t transitions, int batch, Real* adjoint) {
   if (transitions % 2 == 0) return adjoint;
-  scratch_.ensure(adjoint_capacity(batch), Memory::state, backend_.space());
+  scratch_.ensure(batch * sizes_.scratch, Memory::state, backend_.space());
   return scratch_.data();
 }
 
@@ -242,8 +215,10 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
     const Piece& piece = pieces_[i];
     Recording* recording = nullptr;
     if (mode == Mode::train && activations_ == Activations::store) {
-      if (!kept.recordings[i] || kept.recorded_batch < batch)
+      if (!kept.recordings[i] || kept.recorded_batch < batch) {
+        kept.recordings[i].reset();  // so that the old and the new one need not exist together
         kept.recordings[i] = piece.segment->make_recording(batch);
+      }
       recording = kept.recordings[i].get();
     }
     if (mode == Mode::inspect) {

@@ -43,15 +43,16 @@ double seconds_of_sums(const RunPlan& plan, double bytes, double copied_value) {
   return passes * network.latency_seconds + moved * sharing / network.bytes_per_second;
 }
 
-JobPlan::Rank rank_of(const RunPlan& plan, int time_rank, int micro_batch,
-                      const std::vector<SweepCost>& costs, int num_micro_batches) {
+JobPlan::Rank rank_of(const RunPlan& plan, int time_rank, const MemoryForecast& memory,
+                      const std::vector<SweepCost>& costs) {
   const Placement& placement = plan.placement;
   JobPlan::Rank rank;
-  rank.memory = forecast_memory(plan, time_rank, micro_batch);
+  rank.memory = memory;
   for (const int slice : placement.slices_of(time_rank)) {
     const BlockRange range = plan.slices[slice];
     rank.slices.push_back(range);
-    rank.work_seconds += num_micro_batches * static_cast<double>(costs[slice].total()) / giga;
+    rank.work_seconds +=
+        plan.micro_batches_of_a_replica() * static_cast<double>(costs[slice].total()) / giga;
     if (!placement.is_last(slice) && placement.rank_of(slice + 1) != time_rank)
       rank.sent_by_an_image += state_bytes(plan.architecture, range.last);
     if (!placement.is_first(slice) && placement.rank_of(slice - 1) != time_rank)
@@ -133,10 +134,6 @@ double JobPlan::bubble() const {
   return 1 - work / (static_cast<double>(ranks.size()) * step_seconds());
 }
 
-int JobPlan::micro_batches_of_a_replica() const {
-  return (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks;
-}
-
 std::int64_t JobPlan::message_bytes(int time_rank, int replica) const {
   const std::vector<int> sizes = cut_evenly(plan.config.batch_size, plan.num_micro_batches);
   std::int64_t images = 0;
@@ -191,9 +188,11 @@ JobPlan describe_job(RunPlan settled, double update_value) {
   const RunPlan& plan = job.plan;
   const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
   const std::vector<SweepCost> work = slice_costs(plan);
+  const std::vector<Program> programs = step_programs(plan);
+  const std::vector<MemoryForecast> memory = forecast_memory(plan, programs, micro_batch);
   std::int64_t most_sums = 0, most_parameters = 0;
   for (int rank = 0; rank < plan.placement.num_ranks(); ++rank) {
-    job.ranks.push_back(rank_of(plan, rank, micro_batch, work, job.micro_batches_of_a_replica()));
+    job.ranks.push_back(rank_of(plan, rank, memory[rank], work));
     most_sums = std::max(most_sums, job.ranks.back().bytes_of_sums);
     most_parameters = std::max(most_parameters, job.ranks.back().num_parameters);
   }
@@ -201,7 +200,7 @@ JobPlan describe_job(RunPlan settled, double update_value) {
   for (const LayerCosts& of_rank : plan.costs)
     copied_value = std::max(copied_value, of_rank.copied_value);
   job.knows_messages = copied_value > 0;
-  job.sweep_seconds = simulate_step(plan).seconds / giga;
+  job.sweep_seconds = simulate_step(plan, programs).seconds / giga;
   job.sum_seconds = seconds_of_sums(plan, static_cast<double>(most_sums), copied_value);
   job.update_seconds = static_cast<double>(most_parameters) * update_value / giga;
   return job;
@@ -210,7 +209,7 @@ JobPlan describe_job(RunPlan settled, double update_value) {
 std::vector<PlannedWork> planned_work(const JobPlan& job) {
   std::vector<PlannedWork> all;
   const int replicas = job.plan.data_ranks;
-  simulate_step(job.plan, job.micro_batches_of_a_replica(),
+  simulate_step(job.plan, step_programs(job.plan),
                 [&](int rank, const Work& work, double begin, double end) {
                   const bool forward = work.sweep == Sweep::forward;
                   all.push_back({.rank = rank,

@@ -4,15 +4,23 @@
 #include <functional>
 #include <vector>
 
+#include "revode/backend/backend.hpp"
+#include "revode/backend/exact_sum.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/core/error.hpp"
 #include "revode/core/host_memory.hpp"
 #include "revode/files/host.hpp"
 #include "revode/model/parameters.hpp"
+#include "revode/model/slice_sizes.hpp"
+#include "revode/pipeline/simulation.hpp"
 #include "revode/run/run_log.hpp"
 
 namespace revode {
 namespace {
+
+/// Micro-batches of an evaluation, whose number follows from data: with any more a rank has no more
+/// slots.
+constexpr int evaluated_a_time_rank = 4;
 
 /// Couplings of the stage that lie in the slice.
 int couplings_in(const Architecture& architecture, int stage, BlockRange slice) {
@@ -23,76 +31,77 @@ int couplings_in(const Architecture& architecture, int stage, BlockRange slice) 
   return std::max(end - begin, 0) * architecture.rule().couplings_per_block;
 }
 
-/// In float arrays of the parameters' size.
-double weight_arrays(const RunPlan& plan) {
-  // The parameters themselves, and copies of them in the kernels' layout. Gradients are summed in
-  // 64 bits.
-  return 1.0 + plan.kernel_copies + (plan.use != NetworkUse::evaluation ? 2 : 0) +
-         (plan.use == NetworkUse::training ? 1 : 0);
+double recording_bytes(const Architecture& architecture, BlockRange slice, int micro_batch) {
+  double bytes = 0;
+  for (int k = 0; k < static_cast<int>(architecture.stages().size()); ++k)
+    if (const int couplings = couplings_in(architecture, k, slice); couplings > 0)
+      bytes += static_cast<double>(
+          cpu_recording_bytes(architecture.segment(k, 0, couplings), micro_batch));
+  return bytes;
 }
 
-}  // namespace
+bool goes_back(const RunPlan& plan) { return plan.use != NetworkUse::evaluation; }
 
-double stash_bytes(const Architecture& architecture, BlockRange slice, int micro_batch) {
-  double elements = 0;
-  if (slice.first == 0)
-    elements += architecture.image_channels() *
-                static_cast<double>(architecture.stages().front().plane_size());
-  int end_of_stage = 0;
-  for (const Stage& stage : architecture.stages()) {
-    end_of_stage += stage.blocks;
-    // What a transition or the closing takes in.
-    if (slice.first < end_of_stage && end_of_stage <= slice.last)
-      elements += 2.0 * stage.channels * static_cast<double>(stage.plane_size());
-  }
-  return elements * micro_batch * sizeof(float);
+WorkOrder order_of(const Program& program) {
+  WorkOrder order;
+  for (const auto& [operation, work] : program.instructions)
+    if (operation == Operation::compute) order.push_back(work);
+  return order;
 }
 
-namespace {
-
-MemoryForecast forecast_slice(const RunPlan& plan, BlockRange slice, int largest_micro_batch) {
-  const Architecture& architecture = plan.architecture;
-  const double parameters = static_cast<double>(ParameterMap(architecture, slice).size());
+MemoryForecast forecast_rank(const RunPlan& plan, int rank, const Program& program,
+                             int largest_micro_batch) {
+  const double an_element = double{1} * largest_micro_batch * sizeof(float);  // of all images
+  const WorkOrder order = order_of(program);
   MemoryForecast forecast;
-  forecast.weights = weight_arrays(plan) * parameters * sizeof(float);
-
-  double largest_state = 0, stored = 0;
-  for (int k = 0; k < static_cast<int>(architecture.stages().size()); ++k) {
-    const int couplings = couplings_in(architecture, k, slice);
-    if (couplings == 0) continue;
-    const Stage& stage = architecture.stages()[k];
-    // P and Q of a micro-batch.
-    const double state =
-        2.0 * stage.channels * static_cast<double>(stage.plane_size()) * largest_micro_batch;
-    largest_state = std::max(largest_state, state);
-    stored += couplings * state;
-  }
-  // Slots: one in use, one being sent, one being received; the ends of the network do without one
-  // of these, a network on one rank without two.
-  const bool first = slice.first == 0, last = slice.last == architecture.num_blocks();
-  const int slots = first && last ? 1 : first || last ? 2 : 3;
-  // One state forward; backward a state and its adjoint.
-  const bool goes_back = plan.use != NetworkUse::evaluation;
-  forecast.states =
-      (goes_back ? 3 * std::min(slots, plan.num_micro_batches) : 1) * largest_state * sizeof(float);
-  if (plan.activations == Activations::store) forecast.states += stored * sizeof(float);
-  return forecast;
-}
-
-}  // namespace
-
-MemoryForecast forecast_memory(const RunPlan& plan, int rank, int largest_micro_batch) {
-  MemoryForecast forecast;
-  const WorkOrder order = plan.schedule->make(
-      rank, plan.placement, (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks);
+  std::size_t message = 0, adjoint = 0;  // what slots have room for
   for (const int slice : plan.placement.slices_of(rank)) {
     const BlockRange range = plan.slices[slice];
-    forecast += forecast_slice(plan, range, largest_micro_batch);
-    if (plan.use != NetworkUse::evaluation)
-      forecast.states +=
-          most_in_flight(order, slice) * stash_bytes(plan.architecture, range, largest_micro_batch);
+    const double parameters = static_cast<double>(ParameterMap(plan.architecture, range).size());
+    forecast.weights += parameters * sizeof(float);
+    if (goes_back(plan)) forecast.gradients += parameters * sizeof(ExactSum);
+    if (plan.use == NetworkUse::training) forecast.momentum += parameters * sizeof(float);
+    forecast.packed_weights += plan.kernel_copies * parameters * sizeof(float);
+
+    const SliceSizes sizes = slice_sizes(plan.architecture, range);
+    message = std::max(message, sizes.message);
+    adjoint = std::max(adjoint, sizes.adjoint);
+    double kept = static_cast<double>(sizes.stash) * an_element;
+    int in_flight = 1;
+    if (goes_back(plan)) {
+      forecast.state += static_cast<double>(sizes.scratch) * an_element;
+      in_flight = most_in_flight(order, slice);
+      if (plan.activations == Activations::store)
+        kept += recording_bytes(plan.architecture, range, largest_micro_batch);
+    }
+    forecast.stash += in_flight * kept;
+  }
+  for (const SlotPool& pool : program.pools) {
+    const std::size_t slot = message + (pool.sweep == Sweep::backward ? adjoint : 0);
+    forecast.state += pool.num_slots * static_cast<double>(slot) * an_element;
   }
   return forecast;
+}
+
+}  // namespace
+
+std::vector<MemoryForecast> forecast_memory(const RunPlan& plan,
+                                            const std::vector<Program>& programs,
+                                            int largest_micro_batch) {
+  std::vector<MemoryForecast> ranks;
+  for (int rank = 0; rank < plan.placement.num_ranks(); ++rank)
+    ranks.push_back(forecast_rank(plan, rank, programs[rank], largest_micro_batch));
+  return ranks;
+}
+
+std::vector<MemoryForecast> forecast_memory(const RunPlan& plan, int largest_micro_batch) {
+  return forecast_memory(
+      plan,
+      goes_back(plan)
+          ? make_programs(*plan.schedule, plan.placement, plan.micro_batches_of_a_replica())
+          : make_forward_programs(plan.placement,
+                                  evaluated_a_time_rank * plan.placement.num_ranks()),
+      largest_micro_batch);
 }
 
 void check_memory(const MemoryForecast& mine, const Communicator& communicator) {
@@ -113,7 +122,8 @@ void check_memory(const MemoryForecast& mine, const Communicator& communicator) 
                    "--batch-size, more "
                    "--micro-batches or more hosts need less",
                    format_bytes(needed), host_name(), format_bytes(present),
-                   format_bytes(mine.weights), format_bytes(mine.states), format_bytes(data));
+                   format_bytes(mine.of_parameters()), format_bytes(mine.of_states()),
+                   format_bytes(data));
   });
 }
 

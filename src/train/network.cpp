@@ -36,7 +36,7 @@ int threads_of(const Config& config, const Communicator& communicator) {
 
 /// Collective. The plan, if the ranks have room for it.
 RunPlan with_room(RunPlan plan, const Grid& grid, int largest_micro_batch) {
-  check_memory(forecast_memory(plan, grid.time().rank(), largest_micro_batch), grid.world());
+  check_memory(forecast_memory(plan, largest_micro_batch)[grid.time().rank()], grid.world());
   return plan;
 }
 

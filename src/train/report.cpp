@@ -55,7 +55,7 @@ std::string partition_lines(Network& network) {
   const std::vector<SweepCost> costs = slice_costs(plan);
   const int num_replicas = network.grid().num_replicas();
   // Of the replica that takes most.
-  const int num_micro_batches = (plan.num_micro_batches + num_replicas - 1) / num_replicas;
+  const int num_micro_batches = plan.micro_batches_of_a_replica();
   const Placement& placement = network.placement();
   const int num_ranks = placement.num_ranks();
   double total = 0;
@@ -99,9 +99,9 @@ std::string partition_lines(Network& network) {
   if (num_ranks == 1 || !network.grid().is_printer()) return text;  // the others' is not printed
   const double balance = total / (num_ranks * std::ranges::max(work));
   const auto bubble_with = [&](int micro_batches) {
-    return 100 * simulate_step(plan, micro_batches).bubble();
+    return 100 * simulate_step(plan, step_programs(plan, micro_batches)).bubble();
   };
-  const SimulationResult step = simulate_step(plan, num_micro_batches);
+  const SimulationResult step = simulate_step(plan, step_programs(plan));
   const double bubble = 100 * step.bubble();
   text += fmt::format(
       "  balance {:.1f}%; {} over {} micro-batches{}: {:.0f}% of the ranks' time idle\n",
@@ -129,7 +129,7 @@ std::string partition_lines(Network& network) {
 }
 
 /// Of the rank that holds most, on host and device together, at the start.
-std::string memory_lines(const MemoryReport& report) {
+std::string memory_lines(const MemoryReport& report, Activations activations) {
   const auto total = [&](std::size_t rank) {
     return report.ranks[rank].total() + report.devices[rank].total();
   };
@@ -140,18 +140,20 @@ std::string memory_lines(const MemoryReport& report) {
     return format_bytes(static_cast<double>(report.ranks[most].current(category) +
                                             report.devices[most].current(category)));
   };
+  const bool stores = activations == Activations::store;
   const std::int64_t host = host_memory_bytes(), on_device = report.devices[most].total();
   std::string text = fmt::format(
       "memory of rank {}, which holds most{}\n"
       "  grows with depth  weights {}, gradients {}, momentum {},\n"
-      "                    kernel-layout copies {}\n"
+      "                    kernel-layout copies {}{}\n"
       "  does not          states and messages {}, data {};\n"
-      "                    stash as above; workspace with the first step\n",
+      "                    {}workspace with the first step\n",
       most,
       host > 0 ? fmt::format("; {} has {}", host_name(), format_bytes(static_cast<double>(host)))
                : "",
       bytes_of(Memory::weights), bytes_of(Memory::gradients), bytes_of(Memory::momentum),
-      bytes_of(Memory::packed_weights), bytes_of(Memory::state), bytes_of(Memory::data));
+      bytes_of(Memory::packed_weights), stores ? ", stash as above" : "", bytes_of(Memory::state),
+      bytes_of(Memory::data), stores ? "" : "stash as above; ");
   if (on_device > 0)
     text += fmt::format("  of this           {} on its device\n",
                         format_bytes(static_cast<double>(on_device)));
@@ -256,7 +258,7 @@ std::string start_block(Network& network) {
   const std::string hosts = hosts_in_words(grid.hosts(), grid.order(), grid.time().size());
   if (!hosts.empty()) text += "  " + hosts + "\n";
   text += partition_lines(network);
-  text += memory_lines(gather_memory(grid.world()));
+  text += memory_lines(gather_memory(grid.world()), network.plan().activations);
   return text;
 }
 

@@ -204,7 +204,7 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
   std::string of_balance;
   if (grid.time().size() > 1 && timing_.total_images > 0) {
     const RunPlan& plan = session_.network().plan();
-    const SimulationResult step = simulate_step(plan);
+    const SimulationResult step = simulate_step(plan, step_programs(plan));
     PredictedStep predicted{.bubble = step.bubble()};
     result.update({{"bubble", balance.bubble()},
                    {"bubble_predicted", predicted.bubble},

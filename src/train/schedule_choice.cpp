@@ -82,10 +82,10 @@ struct Candidate {
 
 Candidate examine(RunPlan plan, int largest_micro_batch) {
   Candidate candidate{.plan = std::move(plan), .step = {}};
-  candidate.step = simulate_step(candidate.plan);
-  for (int rank = 0; rank < candidate.plan.placement.num_ranks(); ++rank)
-    candidate.bytes = std::max(candidate.bytes,
-                               forecast_memory(candidate.plan, rank, largest_micro_batch).total());
+  const std::vector<Program> programs = step_programs(candidate.plan);
+  candidate.step = simulate_step(candidate.plan, programs);
+  for (const MemoryForecast& rank : forecast_memory(candidate.plan, programs, largest_micro_batch))
+    candidate.bytes = std::max(candidate.bytes, rank.total());
   return candidate;
 }
 
@@ -198,11 +198,16 @@ std::vector<SweepCost> slice_costs(const RunPlan& plan) {
   return costs;
 }
 
-SimulationResult simulate_step(const RunPlan& plan) {
-  return simulate_step(plan, (plan.num_micro_batches + plan.data_ranks - 1) / plan.data_ranks);
+std::vector<Program> step_programs(const RunPlan& plan) {
+  return step_programs(plan, plan.micro_batches_of_a_replica());
 }
 
-SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWork on_work) {
+std::vector<Program> step_programs(const RunPlan& plan, int num_micro_batches) {
+  return make_programs(*plan.schedule, plan.placement, num_micro_batches);
+}
+
+SimulationResult simulate_step(const RunPlan& plan, const std::vector<Program>& programs,
+                               OnWork on_work) {
   const std::vector<SweepCost> work_of = slice_costs(plan);
   const int batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
   const StepMessages messages(plan, batch);
@@ -218,13 +223,17 @@ SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWor
     costs.message = [&](int, int, const MessageTag& tag, std::size_t) {
       return messages.delay(tag);
     };
-  SimulationResult result = simulate(
-      make_programs(*plan.schedule, plan.placement, num_micro_batches), plan.placement, costs);
+  SimulationResult result = simulate(programs, plan.placement, costs);
   // Messages keep a rank busy, but they are no work.
-  for (SimulationResult::Rank& rank : result.ranks) rank.busy_seconds = 0;
-  for (int slice = 0; slice < plan.placement.num_slices(); ++slice)
-    result.ranks[plan.placement.rank_of(slice)].busy_seconds +=
-        num_micro_batches * static_cast<double>(work_of[slice].total());
+  for (int rank = 0; rank < plan.placement.num_ranks(); ++rank) {
+    double& busy = result.ranks[rank].busy_seconds;
+    busy = 0;
+    for (const auto& [operation, work] : programs[rank].instructions) {
+      if (operation != Operation::compute) continue;
+      const SweepCost& cost = work_of[work.slice];
+      busy += static_cast<double>(work.sweep == Sweep::forward ? cost.forward : cost.back);
+    }
+  }
   return result;
 }
 

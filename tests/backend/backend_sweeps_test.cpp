@@ -285,6 +285,23 @@ std::int64_t held(Memory category) {
   return memory_use().current(category) + device_memory_use().current(category);
 }
 
+TEST_P(AnyBackend, ARecordingTakesTheBytesThatItSays) {
+  const auto tested = make(2);
+  for (std::size_t k = 0; k < sizes.size(); ++k) {
+    for (const Dynamics& line : lines_at(k)) {
+      const SegmentShape shape = make_shape(sizes[k], line, 5, 16);
+      SCOPED_TRACE(describe(shape, line, sizes[k].batch));
+      const auto segment = tested->make_segment(shape);
+      const std::int64_t before = held(Memory::stash);
+
+      const auto recording = segment->make_recording(sizes[k].batch);
+
+      EXPECT_EQ(held(Memory::stash) - before,
+                static_cast<std::int64_t>(segment->recording_bytes(sizes[k].batch)));
+    }
+  }
+}
+
 TEST_P(AnyBackend, WorkspaceDoesNotGrowWithDepth) {
   const auto workspace_of = [](int couplings) {
     const auto tested = make(2);

@@ -214,6 +214,7 @@ class DeferredBackend final : public Backend<Real> {
       recording->inner = inner_->make_recording(batch);
       return recording;
     }
+    std::size_t recording_bytes(int batch) const override { return inner_->recording_bytes(batch); }
     void advance(CouplingRange range, StateView<Real> state, RangeCounts* counts,
                  Recording* recording) override {
       backend_.defer([=, inner = inner_, recorded = inner_of(recording)] {

@@ -81,6 +81,7 @@ class StagedSegment final : public Segment<float> {
   std::unique_ptr<Recording> make_recording(int batch) override {
     return inner_->make_recording(batch);
   }
+  std::size_t recording_bytes(int batch) const override { return inner_->recording_bytes(batch); }
   void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
                Recording* recording) override {
     StagedCall call(backend_);

@@ -98,7 +98,7 @@ TEST_F(JobPlanTest, ReplicasShareTheMicroBatchesAndAddTheirGradients) {
                                        "--micro-batches", "8",     "--time-ranks", "1"};
   const JobPlan job = plan_job(config_of(words), 4, machine);
 
-  EXPECT_EQ(job.micro_batches_of_a_replica(), 2);
+  EXPECT_EQ(job.plan.micro_batches_of_a_replica(), 2);
   EXPECT_NEAR(job.sweep_seconds, 8 * 12 * 4e-3, 1e-9);
   // A ring: 3/4 of 8-byte values twice, each sent and received as two floats.
   const double values = static_cast<double>(job.ranks.front().bytes_of_sums) / 8;

@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include "revode/files/json_text.hpp"
-#include "revode/model/share.hpp"
 #include "revode/train/machine_file.hpp"
 #include "revode/train/memory_forecast.hpp"
 
@@ -38,7 +37,7 @@ TEST(ScheduleChoice, TakesThinSlicesWhereTheySaveTime) {
 
   EXPECT_EQ(plan.schedule->name, "interleaved");
   EXPECT_EQ(slices_a_rank(plan), 3);  // 4 would save less than 2% more
-  EXPECT_NEAR(simulate_step(plan).bubble(), 1.0 / (3 * 4 + 1), 1e-12);
+  EXPECT_NEAR(simulate_step(plan, step_programs(plan)).bubble(), 1.0 / (3 * 4 + 1), 1e-12);
   for (const char* part : {"interleaved with 3 slices a rank", "8%", "1f1b with 1 slice", "20%"})
     EXPECT_NE(plan.choice.find(part), std::string::npos) << plan.choice;
 }
@@ -91,15 +90,22 @@ TEST(ScheduleChoice, FastRanksGetMore) {
 
 TEST(ScheduleChoice, HeedsTheMemoryLimit) {
   const auto bytes_of = [](const RunPlan& plan) {
-    return std::max(forecast_memory(plan, 0, micro_batch).total(),
-                    forecast_memory(plan, 1, micro_batch).total());
+    const std::vector<MemoryForecast> ranks = forecast_memory(plan, micro_batch);
+    return std::max(ranks[0].total(), ranks[1].total());
   };
   const RunPlan free = choose_schedule(plan_of({"--depth", "98"}, 2), micro_batch);
   RunPlan limited = plan_of({"--depth", "98"}, 2);
   limited.memory_limit = static_cast<std::int64_t>(bytes_of(free)) - 1;
   const RunPlan chosen = choose_schedule(limited, micro_batch);
   EXPECT_LT(bytes_of(chosen), bytes_of(free));
-  EXPECT_LT(slices_a_rank(chosen), slices_a_rank(free));
+
+  const RunPlan coarse = choose_schedule(
+      plan_of({"--depth", "98", "--schedule", "1f1b", "--slices-per-rank", "1"}, 2), micro_batch);
+  limited.memory_limit = static_cast<std::int64_t>(bytes_of(coarse));
+  const RunPlan least = choose_schedule(limited, micro_batch);
+  EXPECT_EQ(least.schedule->name, "1f1b");
+  EXPECT_EQ(slices_a_rank(least), 1);
+  EXPECT_GT(slices_a_rank(free), 1);
 
   limited = plan_of({"--depth", "98", "--memory-limit", "1M"}, 2);
   const std::string text =
@@ -171,8 +177,9 @@ TEST(MachineFile, SaysHowManyCopiesOfWeightsKernelsKeep) {
   EXPECT_EQ(copies(), 8);
   RunPlan more = plan;
   more.kernel_copies = copies();
-  const double weights = forecast_memory(plan, 0, 1).weights;
-  EXPECT_DOUBLE_EQ(forecast_memory(more, 0, 1).weights, weights * (4 + 8) / (4 + 1));
+  const MemoryForecast one = forecast_memory(plan, 1).front();
+  EXPECT_DOUBLE_EQ(one.packed_weights, one.weights);
+  EXPECT_DOUBLE_EQ(forecast_memory(more, 1).front().packed_weights, 8 * one.weights);
   machine["kernel_copies"] = "many";
   EXPECT_NE(error_text(ExitStatus::bad_input, copies).find("'kernel_copies'"), std::string::npos);
 }
@@ -204,19 +211,6 @@ TEST(MachineFile, WhatDoesNotFitIsRefused) {
     EXPECT_TRUE(refused_with("forward_seconds", wrong)) << wrong;
   for (const char* wrong : {"0", "1.5", "1e300", "\"many\"", "null"})
     EXPECT_TRUE(refused_with("images", wrong)) << wrong;
-}
-
-// The forecast knows shapes alone; slices know what they keep.
-TEST(MemoryForecast, CountsTheStashOfASlice) {
-  const auto backend = make_reference_backend<float>();
-  for (const char* arch : {"hamiltonian", "midpoint"}) {
-    const RunPlan plan = plan_of({"--arch", arch, "--depth", "26"}, 3);
-    for (const BlockRange range : plan.slices) {
-      Share<float> share(plan.architecture, 0, range, *backend, Activations::reverse, 1);
-      EXPECT_EQ(stash_bytes(plan.architecture, range, micro_batch),
-                static_cast<double>(share.slice().stash_bytes(micro_batch)));
-    }
-  }
 }
 
 }  // namespace

@@ -143,6 +143,8 @@ std::unique_ptr<Backend<Real>> make_reference_backend();
 /// The fast CPU backend: vectorised for the best instruction set this processor has, `num_threads`
 /// threads.
 std::unique_ptr<Backend<float>> make_cpu_backend(int num_threads);
+/// Segment::recording_bytes() of its segments, known without one.
+std::size_t cpu_recording_bytes(const SegmentShape& shape, int batch);
 
 /// The instruction sets that the CPU backend has kernels for and this processor runs, one bit each;
 /// the environment variable REVODE_INSTRUCTION_SET names the best one to be used. Throws an input

@@ -130,6 +130,8 @@ class Segment {
   /// Room for what advance() keeps of `batch` images over all couplings. May be given up while
   /// calls that use it are under way.
   virtual std::unique_ptr<Recording> make_recording(int batch) = 0;
+  /// Bytes that it takes.
+  virtual std::size_t recording_bytes(int batch) const = 0;
 
   /// Takes `state` through the couplings of `range`, in place. *counts += this call's; may be null.
   /// With a recording (of this segment and at least this batch), keeps there what retreat() over

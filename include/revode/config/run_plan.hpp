@@ -82,6 +82,11 @@ struct RunPlan {
   ProgressSetting progress;
   std::optional<std::int64_t> time_limit_seconds;
   Config config;  ///< after resolve(); what is printed and stored
+
+  /// Of the replica that has most.
+  int micro_batches_of_a_replica() const {
+    return (num_micro_batches + data_ranks - 1) / data_ranks;
+  }
 };
 
 /// Fills what the options left open (depth, blocks, widths, image size, micro-batches, epochs) with

@@ -15,6 +15,7 @@
 #include "revode/model/architecture.hpp"
 #include "revode/model/loss.hpp"
 #include "revode/model/parameters.hpp"
+#include "revode/model/slice_sizes.hpp"
 
 namespace revode {
 
@@ -87,13 +88,14 @@ class TimeSlice {
   BlockRange range() const { return range_; }
 
   /// Elements of the state that enters (unused on the first slice) and leaves (unused on the last).
-  std::size_t input_size(int batch) const;
-  std::size_t output_size(int batch) const;
+  std::size_t input_size(int batch) const { return batch * sizes_.input; }
+  std::size_t output_size(int batch) const { return batch * sizes_.output; }
   /// Elements that the arrays handed to forward() and backward() must have room for: a state (none
   /// where the slice is the whole network), and an adjoint, which is worked in.
-  std::size_t message_capacity(int batch) const;
-  std::size_t adjoint_capacity(int batch) const;
-  /// Bytes that one micro-batch of this size keeps from the forward to the backward sweep.
+  std::size_t message_capacity(int batch) const { return batch * sizes_.message; }
+  std::size_t adjoint_capacity(int batch) const { return batch * sizes_.adjoint; }
+  /// Bytes that one micro-batch of this size keeps from the forward to the backward sweep,
+  /// recordings (Activations::store) included.
   std::size_t stash_bytes(int batch) const;
 
   /// Where backward() adds the gradient, a flat array as `values`: said once.
@@ -207,6 +209,7 @@ class TimeSlice {
 
   Architecture architecture_;
   BlockRange range_;
+  SliceSizes sizes_;
   const ParameterMap& map_;
   Backend<Real>& backend_;
   Activations activations_;

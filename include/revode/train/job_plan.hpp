@@ -41,8 +41,6 @@ struct JobPlan {
   /// 1 - work / (time ranks x step)
   double bubble() const;
   int num_ranks() const { return plan.placement.num_ranks() * plan.data_ranks; }
-  /// Of the replica that has most.
-  int micro_batches_of_a_replica() const;
   /// Bytes that a time rank of a replica sends in a step to its neighbours in time.
   std::int64_t message_bytes(int time_rank, int replica) const;
   double most_memory() const;

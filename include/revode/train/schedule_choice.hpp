@@ -8,17 +8,21 @@
 #include "revode/backend/backend.hpp"
 #include "revode/comm/grid.hpp"
 #include "revode/config/run_plan.hpp"
+#include "revode/pipeline/program.hpp"
 #include "revode/pipeline/simulation.hpp"
 
 namespace revode {
 
 /// What each slice of the plan costs its rank, in the unit of plan.costs.
 std::vector<SweepCost> slice_costs(const RunPlan& plan);
-/// A step of the plan with its costs: of the replica that has most micro-batches, or of one that
-/// has so many. Messages keep their ranks busy, as they do where ranks copy them; a network
-/// that works apart from the ranks takes less. In the unit of plan.costs.
-SimulationResult simulate_step(const RunPlan& plan);
-SimulationResult simulate_step(const RunPlan& plan, int num_micro_batches, OnWork on_work = {});
+/// What the time ranks do in a step: of the replica that has most micro-batches, or of one that has
+/// so many.
+std::vector<Program> step_programs(const RunPlan& plan);
+std::vector<Program> step_programs(const RunPlan& plan, int num_micro_batches);
+/// That step of the plan with its costs. Messages keep their ranks busy, as they do where ranks
+/// copy them; a network that works apart from the ranks takes less. In the unit of plan.costs.
+SimulationResult simulate_step(const RunPlan& plan, const std::vector<Program>& programs,
+                               OnWork on_work = {});
 
 /// The plan with the cut, schedule and slices that are best by its costs: the least time of a
 /// simulated step; finer slices must save at least 2% of it, as they take more messages; of equal

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "revode/backend/backend.hpp"
 #include "revode/core/error.hpp"
 
 #include "backend/check_shape.hpp"
@@ -56,8 +57,15 @@ struct CpuRecording final : Recording {
   CpuRecording(const SegmentShape& shape, const Planes& planes, int batch_in)
       : batch(batch_in),
         image_size(planes.bare_image_size()),
-        state((std::size_t{1} + shape.num_couplings) * batch * image_size, Memory::stash),
-        hidden(std::size_t{1} * shape.num_couplings * batch * image_size, Memory::stash) {}
+        state(state_size(shape, planes, batch), Memory::stash),
+        hidden(hidden_size(shape, planes, batch), Memory::stash) {}
+
+  static std::size_t state_size(const SegmentShape& shape, const Planes& planes, int batch) {
+    return (std::size_t{1} + shape.num_couplings) * batch * planes.bare_image_size();
+  }
+  static std::size_t hidden_size(const SegmentShape& shape, const Planes& planes, int batch) {
+    return std::size_t{1} * shape.num_couplings * batch * planes.bare_image_size();
+  }
 
   GroupRecord of_image(int n) {
     return {state.data() + n * image_size, hidden.data() + n * image_size, batch * image_size};
@@ -164,6 +172,10 @@ std::unique_ptr<Recording> CpuSegment::make_recording(int batch) {
   return std::make_unique<CpuRecording>(shape_, plan_.planes, batch);
 }
 
+std::size_t CpuSegment::recording_bytes(int batch) const {
+  return cpu_recording_bytes(shape_, batch);
+}
+
 ImageGroup CpuSegment::group_of(const StateView<float>& state, int first_image,
                                 int num_images) const {
   const std::size_t offset = first_image * shape_.image_size();
@@ -264,3 +276,10 @@ const float* CpuSegment::unpack_kernel(const float* packed, float* scratch) cons
 }
 
 }  // namespace revode::cpu
+
+std::size_t revode::cpu_recording_bytes(const SegmentShape& shape, int batch) {
+  const cpu::Planes planes{shape.channels, shape.height, shape.width};
+  return (cpu::CpuRecording::state_size(shape, planes, batch) +
+          cpu::CpuRecording::hidden_size(shape, planes, batch)) *
+         sizeof(float);
+}

@@ -44,9 +44,13 @@ Derived& of_batch(Base* recording, int batch) {
 struct CudaRecording final : Recording {
   CudaRecording(const SegmentShape& shape, int batch_in, MemorySpace& space)
       : batch(batch_in),
-        entry_size(aligned(batch_in * shape.image_size())),
+        entry_size(size_of_entry(shape, batch_in)),
         state((std::size_t{1} + shape.num_couplings) * entry_size, Memory::stash, space),
         hidden(shape.num_couplings * entry_size, Memory::stash, space) {}
+
+  static std::size_t size_of_entry(const SegmentShape& shape, int batch) {
+    return aligned(batch * shape.image_size());
+  }
 
   float* state_at(int entry) { return state.data() + entry * entry_size; }
   const float* state_at(int entry) const { return state.data() + entry * entry_size; }
@@ -96,6 +100,11 @@ void CudaSegment::load_weights() {
 
 std::unique_ptr<Recording> CudaSegment::make_recording(int batch) {
   return std::make_unique<CudaRecording>(shape_, batch, engine_->space());
+}
+
+std::size_t CudaSegment::recording_bytes(int batch) const {
+  return (std::size_t{1} + 2 * shape_.num_couplings) * CudaRecording::size_of_entry(shape_, batch) *
+         sizeof(float);
 }
 
 /// What a product takes of values [batch, ...]: themselves, or a rounded copy.

@@ -128,9 +128,13 @@ void WholeSegment::load_weights() {
 }
 
 std::unique_ptr<Recording> WholeSegment::make_recording(int batch) {
-  const std::size_t fours = (std::size_t{1} + shape_.num_couplings) * batch *
-                            advance_.image.plane_size() * advance_.image.num_chunks;
-  return std::make_unique<WholeRecording>(fours, batch, engine_->space());
+  return std::make_unique<WholeRecording>(recording_bytes(batch) / sizeof(Four), batch,
+                                          engine_->space());
+}
+
+std::size_t WholeSegment::recording_bytes(int batch) const {
+  return (std::size_t{1} + shape_.num_couplings) * batch * advance_.image.plane_size() *
+         advance_.image.num_chunks * sizeof(Four);
 }
 
 ImageSweep WholeSegment::sweep(CouplingRange range, const ImageLayout& layout,

@@ -33,6 +33,7 @@ class WholeSegment final : public Segment<float> {
   void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
   void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
+  std::size_t recording_bytes(int batch) const override;
   void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,

@@ -46,6 +46,7 @@ class ReferenceSegment final : public Segment<Real> {
   void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
   void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
+  std::size_t recording_bytes(int batch) const override;
   void advance(CouplingRange range, StateView<Real> state, RangeCounts* counts,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,

@@ -69,7 +69,11 @@ struct ReferenceRecording final : Recording {
   ReferenceRecording(const SegmentShape& shape, int batch)
       : num_couplings(shape.num_couplings),
         image_size(shape.image_size()),
-        values(std::size_t{2} * batch * shape.num_couplings * shape.image_size(), Memory::stash) {}
+        values(size(shape, batch), Memory::stash) {}
+
+  static std::size_t size(const SegmentShape& shape, int batch) {
+    return std::size_t{2} * batch * shape.num_couplings * shape.image_size();
+  }
 
   std::size_t old_target(int image, int coupling) const {
     return (std::size_t{2} * image * num_couplings + 2 * coupling) * image_size;
@@ -131,6 +135,11 @@ std::vector<Real> ReferenceSegment<Real>::operand(const Real* values, std::size_
 template <typename Real>
 std::unique_ptr<Recording> ReferenceSegment<Real>::make_recording(int batch) {
   return std::make_unique<ReferenceRecording<Real>>(shape_, batch);
+}
+
+template <typename Real>
+std::size_t ReferenceSegment<Real>::recording_bytes(int batch) const {
+  return ReferenceRecording<Real>::size(shape_, batch) * sizeof(Real);
 }
 
 template <typename Real>
