@@ -13,6 +13,7 @@
 #include <array>
 #include <cmath>
 #include <numbers>
+#include <vector>
 
 #include "revode/core/random.hpp"
 
@@ -69,7 +70,8 @@ struct Scene {
   double period;
   double phase_x, phase_y;    // 0 .. 2 pi
   double centre_x, centre_y;  // of the rings
-  double patch_x, patch_y, patch_radius, patch_power;
+  double patch_x, patch_y, patch_radius;
+  int patch_power;
   double light_x, light_y;     // brightness gradient
   double noise;                // standard deviation, of 0 .. 1
   Colour dark, light, ground;  // the two colours of the texture; what surrounds the patch
@@ -139,92 +141,174 @@ struct View {
   double position(int pixel) const {                  // of its middle, on the canvas
     return (pixel + 0.5) / scale - 0.5;
   }
+  double pixel_size = 1 / scale;  // on the canvas
   /// 0 outside, 1 inside, one pixel of blending; `distance` is positive inside.
   double edge(double distance) const { return std::clamp(scale * distance + 0.5, 0.0, 1.0); }
+};
+
+/// The share of a round shape that lies at a distance r from its middle, without the root that r is
+/// where that is plain: edge(radius - r) for r = r_power ^ (1 / power). Squares or sixth powers
+/// within a millionth of where blending begins are left to edge(): so far rounding never reaches.
+class Outline {
+ public:
+  Outline(const View& view, double radius, int power) : view_(view), radius_(radius) {
+    const auto to_power = [&](double length) {
+      const double square = length * length;
+      return power == 2 ? square : square * square * square;
+    };
+    inside_ = (1 - margin) * to_power(std::max(radius - 0.5 * view.pixel_size, 0.0));
+    outside_ = (1 + margin) * to_power(radius + 0.5 * view.pixel_size);
+  }
+  /// distance(): r.
+  template <typename Distance>
+  double share(double r_power, Distance&& distance) const {
+    if (r_power > outside_) return 0;
+    if (r_power < inside_) return 1;
+    return view_.edge(radius_ - distance());
+  }
+
+ private:
+  static constexpr double margin = 1e-6;
+  View view_;
+  double radius_, inside_, outside_;
 };
 
 /// A wave with steepened flanks, -1 .. 1.
 double wave(double angle) { return std::clamp(1.8 * std::sin(angle), -1.0, 1.0); }
 
-/// The share of the texture's light colour at (x, y), 0 .. 1.
-double texture_value(const Scene& scene, const View& view, double x, double y) {
-  const double along = x * scene.cosine + y * scene.sine;
-  const double across = y * scene.cosine - x * scene.sine;
-  const double scale = 2 * pi / scene.period;
-  switch (scene.texture.pattern) {
-    case Pattern::stripes:
-      return 0.5 + 0.5 * wave(scale * along + scene.phase_x);
-    case Pattern::checkers:
-      return 0.5 + 0.5 * std::clamp(1.8 * wave(scale * along + scene.phase_x) *
-                                        wave(scale * across + scene.phase_y),
-                                    -1.0, 1.0);
-    case Pattern::rings:
-      return 0.5 +
-             0.5 * wave(scale * std::hypot(x - scene.centre_x, y - scene.centre_y) + scene.phase_x);
-    case Pattern::spots: {
-      // One spot a cell of the grid, pushed from the cell's middle by the jitter of its place.
-      const double u = along / scene.period + scene.phase_x;
-      const double v = across / scene.period + scene.phase_y;
-      const int column = static_cast<int>(std::floor(u));
-      const int row = static_cast<int>(std::floor(v));
-      const double spot_u = 0.5 + scene.jitter[(5 * column + 3 * row) & 15];
-      const double spot_v = 0.5 + scene.jitter[(3 * column + 7 * row + 8) & 15];
-      const double distance = scene.period * std::hypot(u - column - spot_u, v - row - spot_v);
-      return view.edge(0.28 * scene.period - distance);
-    }
-  }
-  return 0;
+/// Four bytes added up are nearly normal: mean 510, variance 4 (256^2 - 1) / 12.
+std::uint32_t sum_of_bytes(std::uint32_t bits) {
+  return (bits & 255) + ((bits >> 8) & 255) + ((bits >> 16) & 255) + (bits >> 24);
 }
 
-Colour colour_at(const Scene& scene, const View& view, double x, double y) {
-  // Inside the patch: |dx|^p + |dy|^p < r^p, a disc for p = 2, a rounded square for p = 6.
-  const double dx = (x - scene.patch_x) * (x - scene.patch_x);
-  const double dy = (y - scene.patch_y) * (y - scene.patch_y);
-  const double distance = scene.patch_power == 2
-                              ? std::sqrt(dx + dy)
-                              : std::cbrt(std::sqrt(dx * dx * dx + dy * dy * dy));
-  Colour colour = scene.ground;
-  if (const double share = view.edge(scene.patch_radius - distance); share > 0) {
-    Colour texture = scene.dark;
-    blend(texture, scene.light, texture_value(scene, view, x, y));
-    blend(colour, texture, share);
-  }
-
-  const double pixel = 1 / view.scale;
-  for (const Disc& disc : scene.discs) {
-    const double reach = disc.radius + pixel;
-    if (std::abs(x - disc.x) > reach || std::abs(y - disc.y) > reach) continue;
-    const double disc_distance = std::hypot(x - disc.x, y - disc.y);
-    blend(colour, disc.colour, view.edge(disc.radius - disc_distance));
-  }
-  constexpr double middle = canvas / 2.0;
-  const double brightness = 1 + scene.light_x * (x - middle) + scene.light_y * (y - middle);
-  for (double& channel : colour) channel *= brightness;
-  return colour;
+/// Noise of mean 0 and standard deviation 1, by the sum of four bytes.
+using NoiseOfBytes = std::array<double, 4 * 255 + 1>;
+const NoiseOfBytes& noise_of_bytes() {
+  static const NoiseOfBytes noise = [] {
+    NoiseOfBytes values{};
+    for (std::size_t sum = 0; sum < values.size(); ++sum)
+      values[sum] = (static_cast<double>(sum) - 510) / 147.8;
+    return values;
+  }();
+  return noise;
 }
 
-/// Nearly normal, mean 0, standard deviation 1: the sum of four bytes, whose variance is 4 (256^2 -
-/// 1) / 12.
-double byte_noise(RandomStream& random) {
-  const std::uint32_t bits = random.bits();
-  const std::uint32_t sum =
-      (bits & 255) + ((bits >> 8) & 255) + ((bits >> 16) & 255) + (bits >> 24);
-  return (static_cast<double>(sum) - 510) / 147.8;
+/// std::lround() of 0 .. 255. The difference is exact, so that halves alone are rounded up.
+std::uint8_t rounded(double value) {
+  const int below = static_cast<int>(value);
+  return static_cast<std::uint8_t>(below + (value - below >= 0.5 ? 1 : 0));
 }
 
-/// pixels [3, side, side]
-void render(const Scene& scene, const View& view, RandomStream& random, std::uint8_t* pixels) {
-  for (int y = 0; y < view.side; ++y) {
-    for (int x = 0; x < view.side; ++x) {
-      const Colour colour = colour_at(scene, view, view.position(x), view.position(y));
-      for (int channel = 0; channel < 3; ++channel) {
-        const double value = colour[channel] + scene.noise * byte_noise(random);
-        pixels[(channel * view.side + y) * view.side + x] =
-            static_cast<std::uint8_t>(std::lround(255 * std::clamp(value, 0.0, 1.0)));
+/// A scene as pixels see it: what is the same for many of them is worked out once.
+class Picture {
+ public:
+  Picture(const Scene& scene, const View& view)
+      : scene_(scene),
+        view_(view),
+        texture_scale_(2 * pi / scene.period),
+        patch_(view, scene.patch_radius, scene.patch_power),
+        spot_(view, 0.28 * scene.period, 2) {
+    for (const Disc& disc : scene.discs) discs_.push_back({disc, Outline(view, disc.radius, 2)});
+    for (int i = 0; i < view.side; ++i) positions_.push_back(view.position(i));
+  }
+
+  /// pixels [3, side, side]
+  void render(RandomStream& random, std::uint8_t* pixels) {
+    const NoiseOfBytes& noise = noise_of_bytes();
+    for (int y = 0; y < view_.side; ++y) {
+      begin_row(positions_[y]);
+      for (int x = 0; x < view_.side; ++x) {
+        const Colour colour = colour_at(positions_[x], positions_[y]);
+        for (int channel = 0; channel < 3; ++channel) {
+          const double value = colour[channel] + scene_.noise * noise[sum_of_bytes(random.bits())];
+          pixels[(channel * view_.side + y) * view_.side + x] =
+              rounded(255 * std::clamp(value, 0.0, 1.0));
+        }
       }
     }
   }
-}
+
+ private:
+  struct OutlinedDisc {
+    Disc disc;
+    Outline outline;
+  };
+
+  void begin_row(double y) {
+    discs_of_row_.clear();
+    for (const OutlinedDisc& one : discs_)
+      if (std::abs(y - one.disc.y) <= one.disc.radius + view_.pixel_size)
+        discs_of_row_.push_back(&one);
+  }
+
+  /// The share of the texture's light colour at (x, y), 0 .. 1.
+  double texture_value(double x, double y) const {
+    const double along = x * scene_.cosine + y * scene_.sine;
+    const double across = y * scene_.cosine - x * scene_.sine;
+    switch (scene_.texture.pattern) {
+      case Pattern::stripes:
+        return 0.5 + 0.5 * wave(texture_scale_ * along + scene_.phase_x);
+      case Pattern::checkers:
+        return 0.5 + 0.5 * std::clamp(1.8 * wave(texture_scale_ * along + scene_.phase_x) *
+                                          wave(texture_scale_ * across + scene_.phase_y),
+                                      -1.0, 1.0);
+      case Pattern::rings:
+        return 0.5 +
+               0.5 * wave(texture_scale_ * std::hypot(x - scene_.centre_x, y - scene_.centre_y) +
+                          scene_.phase_x);
+      case Pattern::spots: {
+        // One spot a cell of the grid, pushed from the cell's middle by the jitter of its place.
+        const double u = along / scene_.period + scene_.phase_x;
+        const double v = across / scene_.period + scene_.phase_y;
+        const int column = static_cast<int>(std::floor(u));
+        const int row = static_cast<int>(std::floor(v));
+        const double from_u = u - column - (0.5 + scene_.jitter[(5 * column + 3 * row) & 15]);
+        const double from_v = v - row - (0.5 + scene_.jitter[(3 * column + 7 * row + 8) & 15]);
+        const double period = scene_.period;
+        return spot_.share(period * period * (from_u * from_u + from_v * from_v),
+                           [&] { return period * std::hypot(from_u, from_v); });
+      }
+    }
+    return 0;
+  }
+
+  Colour colour_at(double x, double y) const {
+    // Inside the patch: |dx|^p + |dy|^p < r^p, a disc for p = 2, a rounded square for p = 6.
+    const double dx = (x - scene_.patch_x) * (x - scene_.patch_x);
+    const double dy = (y - scene_.patch_y) * (y - scene_.patch_y);
+    const double patch_share = scene_.patch_power == 2
+                                   ? patch_.share(dx + dy, [&] { return std::sqrt(dx + dy); })
+                                   : patch_.share(dx * dx * dx + dy * dy * dy, [&] {
+                                       return std::cbrt(std::sqrt(dx * dx * dx + dy * dy * dy));
+                                     });
+    Colour colour = scene_.ground;
+    if (patch_share > 0) {
+      Colour texture = scene_.dark;
+      blend(texture, scene_.light, texture_value(x, y));
+      blend(colour, texture, patch_share);
+    }
+
+    for (const OutlinedDisc* one : discs_of_row_) {
+      const Disc& disc = one->disc;
+      const double from_x = x - disc.x, from_y = y - disc.y;
+      const double share = one->outline.share(from_x * from_x + from_y * from_y,
+                                              [&] { return std::hypot(from_x, from_y); });
+      if (share > 0) blend(colour, disc.colour, share);
+    }
+    constexpr double middle = canvas / 2.0;
+    const double brightness = 1 + scene_.light_x * (x - middle) + scene_.light_y * (y - middle);
+    for (double& channel : colour) channel *= brightness;
+    return colour;
+  }
+
+  const Scene& scene_;
+  View view_;
+  double texture_scale_;
+  Outline patch_, spot_;
+  std::vector<OutlinedDisc> discs_;
+  std::vector<const OutlinedDisc*> discs_of_row_;
+  std::vector<double> positions_;  // of pixels on the canvas
+};
 
 }  // namespace
 
@@ -251,7 +335,7 @@ Dataset read_synthetic(const ReadRequest& request) {
   dataset.draw_image = [purpose, view](std::int64_t index, std::uint8_t* pixels) {
     RandomStream random(synthetic_seed, purpose, index);
     const Scene scene = draw_scene(static_cast<int>(index % num_classes), random);
-    render(scene, view, random, pixels);
+    Picture(scene, view).render(random, pixels);
   };
   return dataset;
 }
