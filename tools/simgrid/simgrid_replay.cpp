@@ -185,13 +185,12 @@ std::vector<sg::Host*> make_cluster(const RunPlan& plan) {
 void replay(const Config& config, sg::Engine& engine) {
   const JobPlan job = plan_job(config, *config.ranks, Machine(config.machine));
   const RunPlan& plan = job.plan;
-  const int num_micro_batches = job.micro_batches_of_a_replica();
   Step step{
       .plan = plan,
-      .programs = make_programs(*plan.schedule, plan.placement, num_micro_batches),
+      .programs = step_programs(plan),
       .seconds = {},
       .batch = (plan.config.batch_size + plan.num_micro_batches - 1) / plan.num_micro_batches};
-  simulate_step(plan, num_micro_batches, [&](int, const Work& work, double begin, double end) {
+  simulate_step(plan, step.programs, [&](int, const Work& work, double begin, double end) {
     step.seconds[work] = (end - begin) / giga;
   });
   const std::vector<sg::Host*> hosts = make_cluster(plan);
@@ -206,7 +205,7 @@ void replay(const Config& config, sg::Engine& engine) {
   fmt::print(
       "{} time ranks, {} micro-batches, {} with {} slices a rank: sweeps {:.2f} ms by the "
       "plan, {:.2f} ms by SimGrid: {:+.2f}%\n",
-      plan.placement.num_ranks(), num_micro_batches, plan.schedule->name,
+      plan.placement.num_ranks(), plan.micro_batches_of_a_replica(), plan.schedule->name,
       plan.placement.num_slices() / plan.placement.num_ranks(), 1e3 * job.sweep_seconds,
       1e3 * seconds, 100 * (seconds / job.sweep_seconds - 1));
 }
