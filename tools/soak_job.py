@@ -1,5 +1,6 @@
 """What tools/soak.py starts and looks at: the processes of one job, told by the session that they were started in, and the
 events in a run's folder, from inotify."""
+import contextlib
 import ctypes
 import os
 import re
@@ -93,7 +94,6 @@ class Process(NamedTuple):
     state: str
     parent: int
     session: int
-    begun: str  # with its number it is the process for good: numbers are given again
 
 
 def look_at(process):
@@ -102,7 +102,28 @@ def look_at(process):
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else Process(fields[0], int(fields[1]), int(fields[3]), fields[19])
+    return None if fields[0] in "ZX" else Process(fields[0], int(fields[1]), int(fields[3]))
+
+
+def working_folder(process):
+    try:
+        return os.readlink(f"/proc/{process}/cwd")
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def uninterrupted():
+    """What begins here is done before an interrupt is heard: a process that has been started is known."""
+    caught = []
+    before = {number: signal.signal(number, lambda *_: caught.append(True)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 class Job:
@@ -111,27 +132,24 @@ class Job:
 
     def __init__(self, command, ranks, folder, output):
         self.command, self.num_ranks, self.output = command, ranks, Path(output)
+        self.folder = os.path.realpath(folder)
         self.begun = time.monotonic()
         with open(output, "wb") as file:
             self.process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file,
                                             stderr=subprocess.STDOUT, start_new_session=True)
         self.session = self.process.pid
-        self.helpers = set()
 
     def members(self):
         """Numbers of its processes that live."""
         found = {int(name): process for name in os.listdir("/proc")
                  if name.isdigit() and (process := look_at(name)) is not None}
-        ours = [number for number, process in found.items() if process.session == self.session]
-        # Started without a launcher, a rank starts a helper of Open MPI's, which takes a session of its own.
-        for number, process in found.items():
-            if process.parent in ours and number not in ours:
-                self.helpers.add((number, process.begun))
-        return sorted(ours + [number for number, begun in self.helpers if number in found and found[number].begun == begun])
+        # Started without a launcher, a rank starts a helper of Open MPI's, which takes a session of its own and may outlive
+        # it: that works in the job's folder, as nobody else does.
+        return sorted(number for number, process in found.items()
+                      if process.session == self.session or working_folder(number) == self.folder)
 
     def ranks(self):
         if self.num_ranks == 1:
-            self.members()  # its helper is found as long as the rank lives
             return [self.session] if self.process.poll() is None else []
         found = ((member, look_at(member)) for member in self.members())
         return [member for member, process in found if process and process.parent == self.session]

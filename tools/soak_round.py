@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from run_files import checkpoint_steps, difference_of_checkpoints, last_of_each, metrics_of
-from soak_job import LOOK_SECONDS, Job, Trouble, Watch
+from soak_job import LOOK_SECONDS, Job, Trouble, Watch, uninterrupted
 from soak_plan import KILLS
 
 DONE, STOPPED = 0, 75
@@ -58,14 +58,16 @@ class Round:
     # ----- the run that nobody disturbs
 
     def make_reference(self):
-        self.job = Job(self.command("reference", (1, 1)), 1, self.folder, self.folder / "reference.out")
         try:
+            with uninterrupted():
+                self.job = Job(self.command("reference", (1, 1)), 1, self.folder, self.folder / "reference.out")
             self.job.wait_until_gone(self.options.reference_limit, "the undisturbed run")
             if self.job.process.returncode != DONE:
                 raise Trouble("failure", f"the undisturbed run: exit status {self.job.process.returncode}\n"
                               f"{self.job.last_lines()}")
         finally:
-            self.job.end()
+            if self.job is not None:
+                self.job.end()
 
     # ----- one start
 
@@ -76,8 +78,9 @@ class Round:
         self.left_over = self.hidden_files()
         self.starts += 1
         self.trained, self.grid = False, grid
-        self.job = Job(self.command("run", grid, "--resume", "auto"), grid[0] * grid[1], self.folder,
-                       self.folder / f"start-{self.starts:03}.out")
+        with uninterrupted():
+            self.job = Job(self.command("run", grid, "--resume", "auto"), grid[0] * grid[1], self.folder,
+                           self.folder / f"start-{self.starts:03}.out")
 
     def hidden_files(self):
         return {name for name in os.listdir(self.run) if name.startswith(".") and name != ".revode-lock"}
