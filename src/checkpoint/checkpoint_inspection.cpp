@@ -86,13 +86,11 @@ void check_format(const fs::path& file, hid_t root) {
 }
 
 nlohmann::json parse_config(const fs::path& file, const std::string& text) {
-  // Deeper than anything of ours, and far from where writing it out again would exhaust the stack.
-  constexpr int max_depth = 64;
   const auto check_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    REVODE_REQUIRE(depth <= max_depth,
+    REVODE_REQUIRE(depth <= max_json_depth,
                    "'{}' has an attribute '{}' of more than {} levels, expected a JSON object of "
                    "options",
-                   file.string(), format::config_attribute, max_depth);
+                   file.string(), format::config_attribute, max_json_depth);
     return true;
   };
   try {

@@ -1,21 +1,33 @@
 #include "revode/files/json_text.hpp"
 
 #include <istream>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
 namespace revode {
 
-nlohmann::json parse_json(std::string_view text) {
-  return nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+namespace {
+
+template <typename Json, typename Text>
+Json parse(Text&& text) {
+  bool is_too_deep = false;
+  const auto check_depth = [&](int depth, typename Json::parse_event_t, Json&) {
+    is_too_deep |= depth > max_json_depth;
+    return !is_too_deep;
+  };
+  Json value = Json::parse(std::forward<Text>(text), check_depth, /*allow_exceptions=*/false);
+  return is_too_deep ? Json(Json::value_t::discarded) : value;
 }
 
-nlohmann::json parse_json(std::istream& text) {
-  return nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-}
+}  // namespace
+
+nlohmann::json parse_json(std::string_view text) { return parse<nlohmann::json>(text); }
+
+nlohmann::json parse_json(std::istream& text) { return parse<nlohmann::json>(text); }
 
 nlohmann::ordered_json parse_ordered_json(std::string_view text) {
-  return nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return parse<nlohmann::ordered_json>(text);
 }
 
 std::string to_text(const nlohmann::json& value, int indent) { return value.dump(indent); }

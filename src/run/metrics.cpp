@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -20,9 +21,13 @@ namespace {
 bool stays(const std::string& line, std::int64_t last_step) {
   const auto record = parse_json(line);
   if (!record.is_object()) return false;  // cut off by a kill while it was written, or not ours
-  if (record.value("kind", nlohmann::json()) == "end") return false;  // and now the run goes on
-  const nlohmann::json step = record.value("step", nlohmann::json(0));
-  return step.is_number_integer() && step <= last_step;
+  const auto kind = record.find("kind"), step = record.find("step");
+  if (kind != record.end() && *kind == "end") return false;  // and now the run goes on
+  if (step == record.end()) return last_step >= 0;
+  // From 2^63 on a comparison with last_step would take it for less than 0.
+  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (step->is_number_unsigned() && step->get<std::uint64_t>() > largest) return false;
+  return step->is_number_integer() && *step <= last_step;
 }
 
 /// Whether lines may be added: a new file, or one that earlier ones went to.

@@ -52,7 +52,7 @@ Json start_record_of(const std::filesystem::path& checkpoint, std::int64_t step)
   std::ifstream metrics(folder / "metrics.jsonl");
   for (std::string line; std::getline(metrics, line);) {
     Json record = parse_ordered_json(line);
-    if (!record.is_object() || record.value("kind", Json()) != "start") continue;
+    if (!record.is_object() || !record.contains("kind") || record["kind"] != "start") continue;
     const Json begun = record.value("step", Json());
     // A part of a run writes no checkpoint of the step that it begins at, unless the run begins
     // there.

@@ -81,6 +81,20 @@ TEST_F(Metrics, AResumeDropsTheEndOfTheRunBefore) {
   EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 1)));
 }
 
+// As tools/fuzz found: 2^64 - 1 was taken for -1, and levels were copied until the stack was full.
+TEST_F(Metrics, AResumeLeavesBehindWhatNoRunWrites) {
+  const std::string levels(1'000'000, '[');
+  std::ofstream(file_) << line("step", 1) << "\n"
+                       << R"({"kind":"step","step":18446744073709551615})"
+                       << "\n"
+                       << R"({"kind":)" << levels << std::string(levels.size(), ']')
+                       << R"(,"step":1})"
+                       << "\n";
+  const MetricsFile metrics(file_, 1);
+  EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 1)));
+  EXPECT_EQ(metrics.num_left_behind(), 2);
+}
+
 TEST_F(Metrics, WhatIsKeptKeepsItsBytes) {
   const std::string odd = R"({"step": 1,  "loss":0.30000000000000004, "note":"µ"})";
   std::ofstream(file_) << odd << "\n";

@@ -10,7 +10,11 @@
 
 namespace revode {
 
-/// What `text` says; a value that is_discarded() where it is no JSON.
+/// Levels of a JSON text that is read: more than anything of ours has, and far from where copying
+/// it or writing it out again, which goes a call deeper each level, would exhaust the stack.
+inline constexpr int max_json_depth = 64;
+
+/// What `text` says; a value that is_discarded() where it is no JSON, or of more levels.
 nlohmann::json parse_json(std::string_view text);
 nlohmann::json parse_json(std::istream& text);
 /// The same, with the keys of objects in the order of the text.
