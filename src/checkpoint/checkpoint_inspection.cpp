@@ -173,6 +173,22 @@ std::string shape_in_words(const std::vector<std::int64_t>& shape) {
   return to_text(nlohmann::json(shape));
 }
 
+/// Refuses an array that claims more elements than its file can hold: who reads it makes room for
+/// them first. Their number fits in 64 bits afterwards.
+void check_claim(const fs::path& file, const FoundDataset& dataset, std::uint64_t file_bytes) {
+  // The most that deflate, the strongest of HDF5's filters, makes of a byte.
+  constexpr double most_bytes_of_a_byte = 1032;
+  const double most_elements =
+      most_bytes_of_a_byte * static_cast<double>(file_bytes) / sizeof(float);
+  double elements = 1;
+  for (const std::int64_t extent : dataset.shape)
+    elements *= extent < 0 ? 2.0 * most_elements  // as unsigned, beyond 2^63
+                           : std::max(1.0, static_cast<double>(extent));
+  REVODE_REQUIRE(elements <= most_elements,
+                 "'{}' is damaged: its array {} of shape {} is more than a file of {} bytes holds",
+                 file.string(), dataset.path, shape_in_words(dataset.shape), file_bytes);
+}
+
 }  // namespace
 
 nlohmann::json read_value(hid_t object, const std::string& name) {
@@ -268,6 +284,8 @@ Inspection inspect_checkpoint(const fs::path& file, bool verify_checksums) {
     });
     found.has_checksums = has_checksums(file);
     found.identity = identity_of(file);
+    for (const FoundDataset& dataset : found.datasets)
+      if (dataset.is_floating_point) check_claim(file, dataset, found.identity.bytes);
     return found;
   };
   try {

@@ -197,6 +197,27 @@ TEST(CheckpointReader, RefusesAConfigWhoseValuesCannotBeHeld) {
               HasSubstr("more than 64 levels"));
 }
 
+// As tools/fuzz found: the number of elements overflowed, or room for 4 TB was asked for.
+TEST(CheckpointReader, RefusesArraysThatClaimMoreThanTheFileHolds) {
+  const TemporaryFolder folder;
+  const fs::path file = folder / "a.h5";
+  const auto error_for = [&](const std::vector<hsize_t>& shape) {
+    Hdf5File(file)
+        .text("/", "format", "revode")
+        .number("/", "version", H5T_STD_I32LE, 1)
+        .text("/", "config", "{}")
+        .claimed_array("/a", shape);
+    return open_error(file);
+  };
+  constexpr hsize_t huge = hsize_t{1} << 40;
+
+  EXPECT_EQ(error_for({100, 100}), "");
+  EXPECT_THAT(error_for({1, huge}),
+              AllOf(HasSubstr("array /a of shape [1,1099511627776]"), HasSubstr("bytes holds")));
+  EXPECT_THAT(error_for({huge, huge}), HasSubstr("is damaged"));
+  EXPECT_THAT(error_for({huge, huge, 0}), HasSubstr("is damaged"));
+}
+
 // JSON holds UTF-8 alone, HDF5 any bytes.
 TEST(CheckpointReader, TakesNamesAndTextsThatAreNoUtf8) {
   const TemporaryFolder folder;
