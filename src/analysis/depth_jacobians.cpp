@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <ranges>
 
 #include "revode/core/error.hpp"
 
@@ -138,13 +137,13 @@ void DepthMapJacobian::apply_transposed(std::span<const double> v, std::span<dou
   const std::size_t size = forces_.size();
   std::ranges::copy(v, out.begin());
   std::vector<float> product(size);
-  for (const Step& step : std::views::reverse(steps_)) {
+  for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
     // other <- other + beta target + s F'(x)^T target;  target <- gamma target
-    double* const target = out.data() + step.target * size;
-    double* const other = out.data() + (1 - step.target) * size;
-    forces_.transposed(step.coupling, step.state, to_float({target, size}), product);
+    double* const target = out.data() + step->target * size;
+    double* const other = out.data() + (1 - step->target) * size;
+    forces_.transposed(step->coupling, step->state, to_float({target, size}), product);
     for (std::size_t i = 0; i < size; ++i) {
-      other[i] += beta_ * target[i] + step.scale * product[i];
+      other[i] += beta_ * target[i] + step->scale * product[i];
       target[i] *= gamma_;
     }
   }

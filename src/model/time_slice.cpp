@@ -2,7 +2,6 @@
 #include "revode/model/time_slice.hpp"
 
 #include <algorithm>
-#include <ranges>
 #include <utility>
 
 #include "revode/core/error.hpp"
@@ -227,10 +226,10 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
       const PhaseScope timed(timer_, Phase::stage_forward, piece.stage);
       RangeCounts* counts = mode == Mode::train ? &notes_.data()[micro_batch].counts : nullptr;
       const std::vector<CouplingRange> chunks = cut(piece.all(), couplings_a_chunk(piece, false));
-      for (const CouplingRange range : std::views::reverse(chunks)) {
+      for (auto range = chunks.rbegin(); range != chunks.rend(); ++range) {
         if (mode == Mode::train)
-          show(micro_batch, {block_of(piece, range.first)}, piece, batch, state);
-        piece.segment->advance(range, view(state, piece, batch), counts, recording);
+          show(micro_batch, {block_of(piece, range->first)}, piece, batch, state);
+        piece.segment->advance(*range, view(state, piece, batch), counts, recording);
       }
       if (mode == Mode::train)
         show(micro_batch, {block_of(piece, piece.all().last - 1), true}, piece, batch, state);

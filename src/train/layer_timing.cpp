@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <ranges>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -122,9 +121,9 @@ class OneSweep {
       share->slice().forward(0, batch_, Mode::train, state_.data());
     }
     backend_.wait(backend_.mark());
-    for (const auto& share : std::views::reverse(shares_)) {
-      share->slice().set_phase_timer(&back);
-      share->slice().backward(0, batch_, batch_, state_.data(), adjoint_.data());
+    for (auto share = shares_.rbegin(); share != shares_.rend(); ++share) {
+      (*share)->slice().set_phase_timer(&back);
+      (*share)->slice().backward(0, batch_, batch_, state_.data(), adjoint_.data());
     }
     for (const auto& share : shares_) share->slice().finish_sweep();
     forward.settle();
