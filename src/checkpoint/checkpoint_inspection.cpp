@@ -261,9 +261,12 @@ std::vector<FoundDataset> find_datasets(hid_t file) {
     const Hdf5Handle space(REVODE_HDF5(H5Dget_space(dataset.get())), H5Sclose);
     std::vector<hsize_t> extents(REVODE_HDF5(H5Sget_simple_extent_ndims(space.get())));
     REVODE_HDF5(H5Sget_simple_extent_dims(space.get(), extents.data(), nullptr));
+    // The library makes room for the elements that it converts, however long the file says they
+    // are.
+    const bool is_short = H5Tget_size(type.get()) <= sizeof(double);
     datasets.push_back({path,
                         {extents.begin(), extents.end()},
-                        H5Tget_class(type.get()) == H5T_FLOAT,
+                        is_short && H5Tget_class(type.get()) == H5T_FLOAT,
                         type_in_words(type.get())});
   }
   return datasets;

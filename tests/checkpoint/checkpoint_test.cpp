@@ -218,6 +218,24 @@ TEST(CheckpointReader, RefusesArraysThatClaimMoreThanTheFileHolds) {
   EXPECT_THAT(error_for({huge, huge, 0}), HasSubstr("is damaged"));
 }
 
+// As tools/fuzz found: to convert one element HDF5 asked for 4 GB.
+TEST(CheckpointReader, TakesNumbersOfManyBytesForNoFloats) {
+  const TemporaryFolder folder;
+  const Hdf5Handle type(REVODE_HDF5(H5Tcopy(H5T_IEEE_F64LE)), H5Tclose);
+  REVODE_HDF5(H5Tset_size(type.get(), std::size_t{1} << 30));
+  Hdf5File(folder / "a.h5")
+      .text("/", "format", "revode")
+      .number("/", "version", H5T_STD_I32LE, 1)
+      .text("/", "config", "{}")
+      .claimed_array("/a", {1}, type.get());
+
+  const CheckpointReader reader(folder / "a.h5");
+
+  EXPECT_TRUE(reader.arrays().empty());
+  EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { reader.check("/a", {1}); }),
+              HasSubstr("as float8589934592, expected float32"));
+}
+
 // JSON holds UTF-8 alone, HDF5 any bytes.
 TEST(CheckpointReader, TakesNamesAndTextsThatAreNoUtf8) {
   const TemporaryFolder folder;

@@ -77,14 +77,15 @@ class Hdf5File {
     return *this;
   }
 
-  /// A float32 array in pieces of one element, none of which is there: it takes no room.
-  Hdf5File& claimed_array(const char* path, const std::vector<hsize_t>& shape) {
+  /// An array in pieces of one element, none of which is there: it takes no room.
+  Hdf5File& claimed_array(const char* path, const std::vector<hsize_t>& shape,
+                          hid_t type = H5T_IEEE_F32LE) {
     const int rank = static_cast<int>(shape.size());
     const Hdf5Handle space(REVODE_HDF5(H5Screate_simple(rank, shape.data(), nullptr)), H5Sclose);
     const Hdf5Handle pieces(REVODE_HDF5(H5Pcreate(H5P_DATASET_CREATE)), H5Pclose);
     const std::vector<hsize_t> ones(shape.size(), 1);
     REVODE_HDF5(H5Pset_chunk(pieces.get(), rank, ones.data()));
-    const Hdf5Handle dataset(REVODE_HDF5(H5Dcreate2(file_.get(), path, H5T_IEEE_F32LE, space.get(),
+    const Hdf5Handle dataset(REVODE_HDF5(H5Dcreate2(file_.get(), path, type, space.get(),
                                                     H5P_DEFAULT, pieces.get(), H5P_DEFAULT)),
                              H5Dclose);
     return *this;
