@@ -108,7 +108,8 @@ TEST(CommandLine, UnknownWordsNameTheNearestOne) {
   expect_error({"--progress", "onn"}, {"--progress", "'on'"});
   expect_error({"--activations", "stor"}, {"--activations", "'store'"});
   expect_error({"eval", "--checkpoint", "a", "--split", "tst"}, {"--split", "'test'"});
-  expect_error({"evl"}, {"'evl'", "'eval'", "train, eval, gradient, verify, bench, plan, analyze, info"});
+  expect_error({"evl"},
+               {"'evl'", "'eval'", "train, eval, gradient, verify, bench, plan, analyze, info"});
 }
 
 TEST(CommandLine, AbbreviationsAreNotGuessed) {
