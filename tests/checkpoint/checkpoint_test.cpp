@@ -197,7 +197,7 @@ TEST(CheckpointReader, RefusesAConfigWhoseValuesCannotBeHeld) {
               HasSubstr("more than 64 levels"));
 }
 
-// As tools/fuzz found: the number of elements overflowed, or room for 4 TB was asked for.
+// As tools/fuzz found, the number of elements overflowed; and room for 4 TB was asked for.
 TEST(CheckpointReader, RefusesArraysThatClaimMoreThanTheFileHolds) {
   const TemporaryFolder folder;
   const fs::path file = folder / "a.h5";

@@ -81,7 +81,8 @@ TEST_F(Metrics, AResumeDropsTheEndOfTheRunBefore) {
   EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 1)));
 }
 
-// As tools/fuzz found: 2^64 - 1 was taken for -1, and levels were copied until the stack was full.
+// Found while the fuzz target was written: 2^64 - 1 was taken for -1, and levels were copied until
+// the stack was full.
 TEST_F(Metrics, AResumeLeavesBehindWhatNoRunWrites) {
   const std::string levels(1'000'000, '[');
   std::ofstream(file_) << line("step", 1) << "\n"
