@@ -59,29 +59,26 @@ RightHandSideJacobian::RightHandSideJacobian(const Architecture& architecture, i
 std::size_t RightHandSideJacobian::size() const { return num_slots_ * forces_.size(); }
 
 void RightHandSideJacobian::apply(std::span<const double> v, std::span<double> out) {
-  const std::size_t size = forces_.size();
   std::ranges::fill(out, 0);
-  std::vector<float> product(size);
-  for (const Part& part : parts_) {
-    // rows `to` += sign * F'(x) v[from]
-    forces_.derivative(part.coupling, part.state, to_float(v.subspan(part.from * size, size)),
-                       product);
-    for (std::size_t i = 0; i < size; ++i)
-      out[part.to * size + i] += double{part.sign} * product[i];
-  }
+  // rows `to` += sign * F'(x) v[from]
+  for (const Part& part : parts_)
+    add_product(&ForceDerivatives::derivative, part, v, part.from, out, part.to);
 }
 
 void RightHandSideJacobian::apply_transposed(std::span<const double> v, std::span<double> out) {
-  const std::size_t size = forces_.size();
   std::ranges::fill(out, 0);
-  std::vector<float> product(size);
-  for (const Part& part : parts_) {
-    // rows `from` += sign * F'(x)^T v[to]
-    forces_.transposed(part.coupling, part.state, to_float(v.subspan(part.to * size, size)),
-                       product);
-    for (std::size_t i = 0; i < size; ++i)
-      out[part.from * size + i] += double{part.sign} * product[i];
-  }
+  // rows `from` += sign * F'(x)^T v[to]
+  for (const Part& part : parts_)
+    add_product(&ForceDerivatives::transposed, part, v, part.to, out, part.from);
+}
+
+void RightHandSideJacobian::add_product(Product product, const Part& part,
+                                        std::span<const double> v, int from, std::span<double> out,
+                                        int to) {
+  const std::size_t size = forces_.size();
+  std::vector<float> values(size);
+  (forces_.*product)(part.coupling, part.state, to_float(v.subspan(from * size, size)), values);
+  for (std::size_t i = 0; i < size; ++i) out[to * size + i] += double{part.sign} * values[i];
 }
 
 std::vector<std::complex<double>> eigenvalues_of(Equation equation,

@@ -17,6 +17,7 @@ namespace {
 
 // Products are float32's: residuals of 2^-24 |A| are their noise, and some of it adds up.
 constexpr double eigenvalue_tolerance = 1e-5;
+// Norms are read off tables and pictures, to three digits; each further digit takes more products.
 constexpr double norm_tolerance = 1e-3;
 /// Of a value beside the matrix's own size.
 constexpr double noise = 1e-7;

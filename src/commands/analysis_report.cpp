@@ -1,10 +1,8 @@
 #include "commands/analysis_report.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <functional>
+#include <cstddef>
 #include <iterator>
-#include <limits>
 #include <optional>
 #include <vector>
 

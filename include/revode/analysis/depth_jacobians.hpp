@@ -35,6 +35,10 @@ class RightHandSideJacobian : public LinearOperator {
     float sign = 1;
     std::vector<float> state;
   };
+  using Product = void (ForceDerivatives::*)(int, std::span<const float>, std::span<const float>,
+                                             std::span<float>);
+  void add_product(Product product, const Part& part, std::span<const double> v, int from,
+                   std::span<double> out, int to);
 
   ForceDerivatives& forces_;
   int num_slots_;
