@@ -5,12 +5,12 @@
 //   int <object> <name> <type> <value>      i8 u8 i32 i64 u64
 //   float <object> <name> <type> <value>    f16 f32 f64 be64
 //   list <object> <name> <count> <value>    an attribute of several 64-bit integers
-//   array <path> <type> <shape> <value>     every element the same; shape 2x3, or - for a single
-//   number hard <path> <target>                    a link; soft <path> <target> block
-//   good|one|wrong|<text>             the checksums: as the program writes them; one for all bytes;
-//   with a bit
-//                                           that is wrong; or this text, under a first line that
-//                                           fits. Without: none
+//   array <path> <type> <shape> <value>     every element the same; shape 2x3, or - for one number
+//
+//   hard <path> <target>                    a link; or soft
+//
+//   block good|one|wrong|<text>             the checksums: as the program writes them; one for all
+//                                           bytes; with a wrong bit; or this text. Without: none
 //
 // A blank in a name or value is written \_ and a line break \n. What HDF5 refuses to make is left
 // out.
