@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "revode/comm/agreement.hpp"
+#include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
 
 #include "checkpoint/checkpoint_inspection.hpp"
@@ -22,6 +23,8 @@ namespace {
 /// which has no word for nan.
 nlohmann::json broadcast(const nlohmann::json& value, MPI_Comm communicator) {
   std::vector<std::uint8_t> bytes = nlohmann::json::to_cbor(value);
+  const ActivityScope at(
+      {.what = "reads a checkpoint with the others", .waits_for = Activity::everybody});
   auto length = static_cast<std::int64_t>(bytes.size());
   check_mpi(MPI_Bcast(&length, 1, MPI_INT64_T, 0, communicator), "MPI_Bcast");
   bytes.resize(length);

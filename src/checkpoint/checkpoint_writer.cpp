@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "revode/comm/agreement.hpp"
+#include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
 #include "revode/files/durable_files.hpp"
 #include "revode/files/host.hpp"
@@ -26,6 +27,10 @@ namespace fs = std::filesystem;
 namespace format = checkpoint_format;
 
 namespace {
+
+/// In a call that all ranks make.
+constexpr Activity together{.what = "writes a checkpoint with the others",
+                            .waits_for = Activity::everybody};
 
 std::int64_t num_elements(const std::vector<std::int64_t>& shape) {
   std::int64_t product = 1;
@@ -79,6 +84,7 @@ void check_agreement(const CheckpointContents& contents, MPI_Comm communicator) 
     tree += slice.path + to_text(nlohmann::json(slice.shape));
     rows.insert(rows.end(), {slice.first_row, slice.num_rows});
   }
+  const ActivityScope at(together);
   std::uint64_t hash[2] = {hash_text(tree), ~hash_text(tree)};
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, hash, 2, MPI_UINT64_T, MPI_MAX, communicator),
             "MPI_Allreduce");
@@ -264,6 +270,7 @@ void look_for(const fs::path& temporary, std::uintmax_t bytes, const fs::path& f
 /// Collective: the name of rank 0's temporary file beside `file`, once every rank sees it.
 fs::path share_temporary(const fs::path& file, const fs::path& temporary, MPI_Comm communicator,
                          std::chrono::milliseconds patience) {
+  const ActivityScope at(together);
   std::string name = temporary.filename().string();
   std::uint64_t numbers[2] = {0, name.size()};
   std::error_code ignored;
@@ -300,6 +307,7 @@ void fill_arrays(const fs::path& file, const std::string& context,
                  const CheckpointContents& contents, MPI_Comm communicator) {
   Hdf5Handle handle;
   on_all_ranks(communicator, context, [&] {
+    const ActivityScope at(together);
     const Hdf5Handle access = access_together(communicator);
     handle = {REVODE_HDF5(H5Fopen(file.c_str(), H5F_ACC_RDWR, access.get())), H5Fclose};
   });
@@ -309,15 +317,21 @@ void fill_arrays(const fs::path& file, const std::string& context,
     on_all_ranks(communicator, context, [&] { write_rows(dataset.get(), slice); });
     on_all_ranks(communicator, context, [&] { dataset.close(); });
   }
-  on_all_ranks(communicator, context,
-               [&] { REVODE_HDF5(H5Fflush(handle.get(), H5F_SCOPE_GLOBAL)); });
-  on_all_ranks(communicator, context, [&] { handle.close(); });
+  on_all_ranks(communicator, context, [&] {
+    const ActivityScope at(together);
+    REVODE_HDF5(H5Fflush(handle.get(), H5F_SCOPE_GLOBAL));
+  });
+  on_all_ranks(communicator, context, [&] {
+    const ActivityScope at(together);
+    handle.close();
+  });
 }
 
 }  // namespace
 
 void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
                       MPI_Comm communicator, std::chrono::milliseconds patience) {
+  const ActivityScope at({.what = "writes a checkpoint"});
   const std::string context = fmt::format("cannot write '{}'", file.string());
 
   // 1. What can be known before is checked before, while no collective call of HDF5 is under way.

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
 
 namespace revode {
@@ -56,6 +57,8 @@ void on_all_ranks(MPI_Comm communicator, std::string_view context,
   }
   int rank = 0;
   check_mpi(MPI_Comm_rank(communicator, &rank), "MPI_Comm_rank");
+  const ActivityScope at(
+      {.what = "waits for the other ranks, to agree", .waits_for = Activity::everybody});
   int failed_rank = error ? rank : INT_MAX;
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, &failed_rank, 1, MPI_INT, MPI_MIN, communicator),
             "MPI_Allreduce");

@@ -20,11 +20,13 @@ std::int64_t now() {
 }
 
 void send(std::int64_t value, int to, MPI_Comm handle) {
+  const ActivityScope at({.what = "compares clocks", .waits_for = Activity::everybody});
   check_mpi(MPI_Send(&value, 1, MPI_INT64_T, to, tag, handle), "MPI_Send");
 }
 
 std::int64_t receive(int from, MPI_Comm handle) {
   std::int64_t value = 0;
+  const ActivityScope at({.what = "compares clocks", .waits_for = Activity::everybody});
   check_mpi(MPI_Recv(&value, 1, MPI_INT64_T, from, tag, handle, MPI_STATUS_IGNORE), "MPI_Recv");
   return value;
 }

@@ -17,6 +17,11 @@
 namespace revode {
 namespace {
 
+/// In a call that all ranks of a communicator make: "waits in MPI_Barrier".
+constexpr Activity collective(std::string_view what) {
+  return {.what = what, .waits_for = Activity::everybody};
+}
+
 int message_length(std::size_t size) {
   if (size > static_cast<std::size_t>(std::numeric_limits<int>::max()))
     throw run_error("a message of {} values is too long for MPI: use more --micro-batches", size);
@@ -34,6 +39,7 @@ int number_of(const MessageTag& tag) {
 
 Request& Request::operator=(Request&& other) noexcept {
   std::swap(request_, other.request_);
+  std::swap(waits_for_, other.waits_for_);
   return *this;
 }
 
@@ -51,14 +57,27 @@ bool Request::done() {
 }
 
 void Request::wait() {
-  if (active()) check_mpi(MPI_Wait(&request_, MPI_STATUS_IGNORE), "MPI_Wait");
+  if (!active()) return;
+  const ActivityScope at({.what = "waits for a message", .waits_for = waits_for_});
+  check_mpi(MPI_Wait(&request_, MPI_STATUS_IGNORE), "MPI_Wait");
 }
 
 Communicator::Communicator(MPI_Comm parent) {
+  const ActivityScope at(collective("waits in MPI_Comm_dup"));
   check_mpi(MPI_Comm_dup(parent, &handle_), "MPI_Comm_dup");
   check_mpi(MPI_Comm_set_errhandler(handle_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   check_mpi(MPI_Comm_rank(handle_, &rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(handle_, &size_), "MPI_Comm_size");
+  MPI_Group here = MPI_GROUP_NULL, job = MPI_GROUP_NULL;
+  check_mpi(MPI_Comm_group(handle_, &here), "MPI_Comm_group");
+  check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &job), "MPI_Comm_group");
+  std::vector<int> ranks(size_);
+  std::iota(ranks.begin(), ranks.end(), 0);
+  ranks_in_job_.resize(size_);
+  check_mpi(MPI_Group_translate_ranks(here, size_, ranks.data(), job, ranks_in_job_.data()),
+            "MPI_Group_translate_ranks");
+  MPI_Group_free(&here);
+  MPI_Group_free(&job);
 }
 
 Communicator::~Communicator() {
@@ -73,6 +92,7 @@ Communicator Communicator::split(int group, int place) const {
       if (handle != MPI_COMM_NULL) MPI_Comm_free(&handle);
     }
   } part;
+  const ActivityScope at(collective("waits in MPI_Comm_split"));
   check_mpi(MPI_Comm_split(handle_, group, place, &part.handle), "MPI_Comm_split");
   return Communicator(part.handle);
 }
@@ -109,41 +129,41 @@ MPI_Datatype datatype() {
 }
 
 template <typename T>
-Request send_to(std::span<const T> values, int to, int tag, MPI_Comm communicator) {
+Request send_to(std::span<const T> values, int to, int tag, const Communicator& communicator) {
   MPI_Request request = MPI_REQUEST_NULL;
   check_message(MPI_Isend(values.data(), message_length(values.size()), datatype<T>(), to, tag,
-                          communicator, &request),
+                          communicator.handle(), &request),
                 "MPI_Isend", "to", to, values.size(), tag);
-  return Request(request);
+  return {request, communicator.rank_in_job(to)};
 }
 
 template <typename T>
-Request receive_from(std::span<T> values, int from, int tag, MPI_Comm communicator) {
+Request receive_from(std::span<T> values, int from, int tag, const Communicator& communicator) {
   MPI_Request request = MPI_REQUEST_NULL;
   check_message(MPI_Irecv(values.data(), message_length(values.size()), datatype<T>(), from, tag,
-                          communicator, &request),
+                          communicator.handle(), &request),
                 "MPI_Irecv", "from", from, values.size(), tag);
-  return Request(request);
+  return {request, communicator.rank_in_job(from)};
 }
 
 }  // namespace
 
 Request Communicator::send(std::span<const float> values, int to, const MessageTag& tag) const {
-  return send_to(values, to, number_of(tag), handle_);
+  return send_to(values, to, number_of(tag), *this);
 }
 
 Request Communicator::receive(std::span<float> values, int from, const MessageTag& tag) const {
-  return receive_from(values, from, number_of(tag), handle_);
+  return receive_from(values, from, number_of(tag), *this);
 }
 
 Request Communicator::send(std::span<const std::int64_t> values, int to,
                            const MessageTag& tag) const {
-  return send_to(values, to, number_of(tag), handle_);
+  return send_to(values, to, number_of(tag), *this);
 }
 
 Request Communicator::receive(std::span<std::int64_t> values, int from,
                               const MessageTag& tag) const {
-  return receive_from(values, from, number_of(tag), handle_);
+  return receive_from(values, from, number_of(tag), *this);
 }
 
 Request Communicator::sum(std::span<std::int64_t> values) const {
@@ -151,12 +171,16 @@ Request Communicator::sum(std::span<std::int64_t> values) const {
   check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values.data(), message_length(values.size()), MPI_INT64_T,
                            MPI_SUM, handle_, &request),
             "MPI_Iallreduce");
-  return Request(request);
+  return {request, Activity::everybody};
 }
 
-void Communicator::barrier() const { check_mpi(MPI_Barrier(handle_), "MPI_Barrier"); }
+void Communicator::barrier() const {
+  const ActivityScope at(collective("waits in MPI_Barrier"));
+  check_mpi(MPI_Barrier(handle_), "MPI_Barrier");
+}
 
 std::vector<std::int64_t> Communicator::all_gather(std::int64_t value) const {
+  const ActivityScope at(collective("waits in MPI_Allgather"));
   std::vector<std::int64_t> all(size_);
   check_mpi(MPI_Allgather(&value, 1, MPI_INT64_T, all.data(), 1, MPI_INT64_T, handle_),
             "MPI_Allgather");
@@ -169,6 +193,7 @@ namespace {
 template <typename T>
 std::pair<std::vector<T>, std::vector<int>> gather_all(std::span<const T> values,
                                                        const Communicator& communicator) {
+  const ActivityScope at(collective("waits in MPI_Allgather"));
   std::vector<int> counts(communicator.size()), offsets(communicator.size());
   const int count = message_length(values.size());
   check_mpi(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, communicator.handle()),
@@ -209,6 +234,7 @@ std::vector<std::string> Communicator::all_gather(const std::string& text) const
 
 std::vector<std::vector<std::int64_t>> Communicator::gather(
     std::span<const std::int64_t> values) const {
+  const ActivityScope at(collective("waits in MPI_Gather"));
   std::vector<int> lengths(size_), offsets(size_);
   const int length = message_length(values.size());
   check_mpi(MPI_Gather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, 0, handle_), "MPI_Gather");
@@ -226,16 +252,19 @@ std::vector<std::vector<std::int64_t>> Communicator::gather(
 }
 
 void Communicator::broadcast(std::span<double> values, int root) const {
+  const ActivityScope at(collective("waits in MPI_Bcast"));
   check_mpi(MPI_Bcast(values.data(), message_length(values.size()), MPI_DOUBLE, root, handle_),
             "MPI_Bcast");
 }
 
 void Communicator::broadcast(std::span<float> values, int root) const {
+  const ActivityScope at(collective("waits in MPI_Bcast"));
   check_mpi(MPI_Bcast(values.data(), message_length(values.size()), MPI_FLOAT, root, handle_),
             "MPI_Bcast");
 }
 
 std::string Communicator::broadcast(const std::string& text, int root) const {
+  const ActivityScope at(collective("waits in MPI_Bcast"));
   std::int64_t length = static_cast<std::int64_t>(text.size());
   check_mpi(MPI_Bcast(&length, 1, MPI_INT64_T, root, handle_), "MPI_Bcast");
   std::string result = rank_ == root ? text : std::string(length, '\0');
@@ -274,6 +303,7 @@ void Communicator::require_same(const std::vector<Fact>& facts, std::string_view
 }
 
 std::vector<int> Communicator::ranks_of_host() const {
+  const ActivityScope at(collective("waits in MPI_Comm_split_type"));
   MPI_Comm host = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(handle_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
             "MPI_Comm_split_type");
@@ -286,6 +316,7 @@ std::vector<int> Communicator::ranks_of_host() const {
 }
 
 Communicator::HostShare Communicator::host_share() const {
+  const ActivityScope at(collective("waits in MPI_Comm_split_type"));
   MPI_Comm host = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(handle_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
             "MPI_Comm_split_type");

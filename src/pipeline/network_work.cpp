@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "revode/core/activity.hpp"
+
 namespace revode {
 
 int MiniBatchSource::size() const {
@@ -77,6 +79,9 @@ template <typename Action>
 void NetworkWork::count_work(const Work& work, Action&& action) {
   using Clock = std::chrono::steady_clock;
   const bool ahead = work.sweep == Sweep::forward;
+  const ActivityScope at({.what = ahead ? "computes forward" : "computes backward",
+                          .micro_batch = number_of(work.micro_batch),
+                          .slice = work.slice});
   const TraceScope traced(observers_.trace, ahead ? TraceAction::forward : TraceAction::backward,
                           number_of(work.micro_batch), work.slice);
   const Clock::time_point start = Clock::now();
@@ -88,6 +93,7 @@ void NetworkWork::forward(TimeSlice<float>& slice, const Work& work, float* stat
   const int micro_batch = number_of(work.micro_batch);
   const int batch = source_.micro_batches[micro_batch];
   if (slice.is_first()) {
+    const ActivityScope at({.what = "prepares images", .micro_batch = micro_batch});
     const PhaseScope timed(observers_.timer, Phase::data);
     const TraceScope traced(observers_.trace, TraceAction::data, micro_batch);
     source_.images(micro_batch, backend_, slice.images(micro_batch, batch));

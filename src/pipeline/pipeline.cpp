@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "revode/core/activity.hpp"
 #include "revode/pipeline/simulation.hpp"
 
 namespace revode {
@@ -53,6 +54,22 @@ SweepResult of_all_replicas(const SweepResult& mine, const Grid& grid) {
 }
 
 }  // namespace
+
+Activity Pipeline::waiting_for(const Instruction& next,
+                               const std::vector<int>& micro_batches) const {
+  const auto& [operation, work] = next;
+  Activity activity{.what = "waits for a buffer to be free",
+                    .waits_for = Activity::everybody,
+                    .micro_batch = micro_batches[work.micro_batch],
+                    .slice = work.slice};
+  if (operation == Operation::receive) {
+    activity.what = work.sweep == Sweep::forward ? "waits for what enters the slice forward"
+                                                 : "waits for what enters the slice backward";
+    activity.waits_for =
+        grid_.time().rank_in_job(placement_.rank_of(slice_before(work, placement_)));
+  }
+  return activity;
+}
 
 Pipeline::Pipeline(const Grid& grid, const Placement& placement,
                    std::vector<TimeSlice<float>*> slices, Backend<float>& backend,
@@ -135,12 +152,15 @@ SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& sou
   playing_ = true;
   while (executor_.next() != nullptr) {
     if (executor_.try_next()) continue;
+    const ActivityScope at(waiting_for(*executor_.next(), own));
     // A rank that waits goes on posting receives, so that no two can wait for each other's.
     const PhaseScope timed(timer_, Phase::waiting);
     const TraceScope traced(trace, TraceAction::wait);
     waiting += wait_until([&] { return executor_.is_ready(); });
   }
   playing_ = false;
+  const ActivityScope at(
+      {.what = "waits until its messages have left", .waits_for = Activity::everybody});
   const PhaseScope timed(timer_, Phase::waiting);
   const TraceScope traced(trace, TraceAction::wait);
   waiting += wait_until([&] {

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
 #include "revode/pipeline/partition.hpp"
 
@@ -17,6 +18,7 @@ DataFeed::DataFeed(const Config& config, Split split, double fraction, const Gri
   // Every rank needs the labels: their number sets the length of an epoch. They are small; the
   // pixels are not.
   grid.world().agree([&] {
+    const ActivityScope at({.what = "reads the dataset"});
     data_ = load_dataset(dataset_info(config.dataset, config.image_size), config.data_dir, split,
                          grid.is_reader() ? Contents::images_and_labels : Contents::labels_only);
   });

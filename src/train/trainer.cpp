@@ -8,9 +8,11 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "revode/checkpoint/checkpoint_files.hpp"
 #include "revode/checkpoint/checkpoint_writer.hpp"
+#include "revode/files/host.hpp"
 #include "revode/run/stop_signals.hpp"
 #include "revode/train/provenance.hpp"
 #include "revode/train/replicas.hpp"
@@ -32,6 +34,22 @@ TimeLimit limit_from_now(const RunPlan& plan) {
                        2.0 * static_cast<double>(plan.architecture.num_parameters()));
 }
 
+/// Collective.
+HangWatch::Job job_of(const Communicator& world) {
+  const std::string place = fmt::format("process {} on {}", ::getpid(), host_name());
+  return {.rank = world.rank(),
+          .places = world.all_gather(place),
+          .name = world.broadcast(fmt::format("{} at {}", place, utc_time()), 0)};
+}
+
+/// Collective; nothing where --hang-timeout says so.
+std::optional<HangWatch> watch_over(const Config& config, const Communicator& world) {
+  HangWatch::Job job = job_of(world);
+  if (config.hang_timeout == 0) return std::nullopt;
+  return std::optional<HangWatch>(std::in_place, std::move(job), config.output, config.hang_timeout,
+                                  end_hanging_job);
+}
+
 /// The first of the two bounds.
 std::int64_t last_step_of(const Config& config, std::int64_t steps_per_epoch) {
   return std::min(*config.epochs * steps_per_epoch,
@@ -40,9 +58,11 @@ std::int64_t last_step_of(const Config& config, std::int64_t steps_per_epoch) {
 
 }  // namespace
 
-// 1. Data, network, weights.  2. How far to go.  3. Output files.
+// 1. Who sees to it that all goes on.  2. Data, network, weights.  3. How far to go.  4. Output
+// files.
 Trainer::Trainer(const RunPlan& plan, StartPoint start, const Communicator& world)
-    : time_limit_(limit_from_now(plan)),
+    : hang_watch_(watch_over(plan.config, world)),
+      time_limit_(limit_from_now(plan)),
       world_(world),
       start_(std::move(start)),
       session_(plan, start_, world),
@@ -102,6 +122,7 @@ ExitStatus Trainer::run() {
 }
 
 StepReport Trainer::step() {
+  const ActivityScope at({.what = "takes a step", .step = progress_.step + 1});
   const auto start = Clock::now();
   if (TraceRecorder* trace = session_.network().trace()) trace->begin_step(progress_.step + 1);
   const std::int64_t step_in_epoch = progress_.step % steps_per_epoch_;
@@ -131,6 +152,7 @@ StepReport Trainer::step() {
 
 Evaluation Trainer::evaluate_test() {
   if (last_evaluation_step_ != progress_.step) {
+    const ActivityScope at({.what = "evaluates", .step = progress_.step});
     report_.evaluating(progress_);
     const DataFeed& test_data = session_.test_data();
     last_evaluation_ = evaluate(session_.network(), test_data, test_data.indices());
@@ -194,6 +216,7 @@ void Trainer::keep_if_best(const Evaluation& test) {
 }
 
 void Trainer::write_file(const std::string& name, double best_accuracy) {
+  const ActivityScope at({.what = "saves", .step = progress_.step});
   const TraceScope traced(session_.network().trace(), TraceAction::checkpoint);
   world_.agree([&] {
     if (world_.is_root()) start_.folder->check_held();

@@ -12,6 +12,8 @@
 
 #include <mpi.h>
 
+#include "revode/core/activity.hpp"
+
 namespace revode {
 
 /// What a message carries.
@@ -36,8 +38,10 @@ struct MessageTag {
 class Request {
  public:
   Request() = default;
-  explicit Request(MPI_Request request) : request_(request) {}
-  Request(Request&& other) noexcept : request_(std::exchange(other.request_, MPI_REQUEST_NULL)) {}
+  /// waits_for: whom wait() waits for, as Activity has it.
+  Request(MPI_Request request, int waits_for) : request_(request), waits_for_(waits_for) {}
+  Request(Request&& other) noexcept
+      : request_(std::exchange(other.request_, MPI_REQUEST_NULL)), waits_for_(other.waits_for_) {}
   Request& operator=(Request&& other) noexcept;
   ~Request();
 
@@ -48,6 +52,7 @@ class Request {
 
  private:
   MPI_Request request_ = MPI_REQUEST_NULL;
+  int waits_for_ = Activity::nobody;
 };
 
 class Communicator {
@@ -68,6 +73,8 @@ class Communicator {
   int rank() const { return rank_; }
   int size() const { return size_; }
   bool is_root() const { return rank_ == 0; }
+  /// What this communicator's `rank` is among all ranks of the job.
+  int rank_in_job(int rank) const { return ranks_in_job_[rank]; }
   MPI_Comm handle() const { return handle_; }
 
   Request send(std::span<const float> values, int to, const MessageTag& tag) const;
@@ -123,6 +130,7 @@ class Communicator {
   MPI_Comm handle_ = MPI_COMM_NULL;
   int rank_ = 0;
   int size_ = 1;
+  std::vector<int> ranks_in_job_;
 };
 
 }  // namespace revode

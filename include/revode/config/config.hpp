@@ -74,6 +74,7 @@ struct Config {
   std::optional<std::int64_t> checkpoint_every;  ///< steps; default once an epoch
   int keep_checkpoints = 3;                      ///< 0: all
   std::string time_limit;                        ///< "HH:MM[:SS]"; empty: none
+  std::optional<int> hang_timeout;               ///< seconds; 0: none
   std::string resume;                            ///< empty, "auto" or a file
   std::string checkpoint;                        ///< a file
   std::string samples;                           ///< "first:last"

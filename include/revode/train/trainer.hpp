@@ -7,7 +7,9 @@
 #include <optional>
 #include <string>
 
+#include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
+#include "revode/run/hang_watch.hpp"
 #include "revode/run/time_limit.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/run_report.hpp"
@@ -41,6 +43,8 @@ class Trainer {
   std::string last_checkpoint_in_words() const;
 
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  ActivityScope at_{{.what = "trains"}};  // all the time
+  std::optional<HangWatch> hang_watch_;   // unless --hang-timeout is 0
   TimeLimit time_limit_;
   const Communicator& world_;
   StartPoint start_;
