@@ -121,7 +121,7 @@ void publish_link(const fs::path& target, const fs::path& link) {
     throw run_error("cannot point '{}' to '{}': {}", link.string(), target.string(),
                     reason != nullptr ? reason->code().message() : error.what());
   }
-  sync_to_disk(folder);
+  sync_to_disk(folder, link);
 }
 
 }  // namespace revode

@@ -1,11 +1,14 @@
 // Writes a checkpoint from all ranks, in two steps. Rank 0 alone lays the file out: groups,
-// attributes, arrays without numbers. Then all ranks fill the arrays together, and rank 0 adds the
-// checksums of what the file holds. So the bytes are the
-// same for any number of ranks, and a disk that is full is met before the ranks depend on each
-// other, where the library could not close the file in good order.
+// attributes, arrays without numbers, whose places are known then. Then each rank writes its rows
+// there, and rank 0 adds the checksums of what the file holds. So the bytes are the same for any
+// number of ranks. The ranks do so without HDF5 and MPI-IO: where a call of the system fails inside
+// those on one rank, they leave the others waiting, do not say why, or crash later.
 #include "revode/checkpoint/checkpoint_writer.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
 #include <set>
 #include <thread>
 #include <utility>
@@ -124,12 +127,16 @@ Hdf5Handle without_times(hid_t property_class) {
   return properties;
 }
 
+hsize_t block_bytes(const CheckpointContents& contents) {
+  std::vector<std::string> paths;
+  for (const ArraySlice* array : arrays_of(contents)) paths.push_back(array->path);
+  return checksum_block_size(paths);
+}
+
 Hdf5Handle create_alone(const fs::path& file, const CheckpointContents& contents,
                         const Hdf5Handle& access) {
   const Hdf5Handle creation = without_times(H5P_FILE_CREATE);
-  std::vector<std::string> paths;
-  for (const ArraySlice* array : arrays_of(contents)) paths.push_back(array->path);
-  REVODE_HDF5(H5Pset_userblock(creation.get(), checksum_block_size(paths)));
+  REVODE_HDF5(H5Pset_userblock(creation.get(), block_bytes(contents)));
   return {REVODE_HDF5(H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.get(), access.get())),
           H5Fclose};
 }
@@ -184,8 +191,9 @@ void create_parents(hid_t file, const std::string& path, std::set<std::string>& 
 }
 
 /// Everything but the numbers in the arrays, which get their place in the file now (early) or when
-/// they are written (late).
-void create_tree(hid_t file, const CheckpointContents& contents, H5D_alloc_time_t places) {
+/// they are written (late). Returns the places of the arrays, in the order of arrays_of().
+std::vector<std::uint64_t> create_tree(hid_t file, const CheckpointContents& contents,
+                                       H5D_alloc_time_t places) {
   write_text(file, format::format_attribute, format::format_name);
   write_value(file, format::version_attribute, format::version);
   write_text(file, format::config_attribute, to_text(contents.config));
@@ -203,6 +211,7 @@ void create_tree(hid_t file, const CheckpointContents& contents, H5D_alloc_time_
   REVODE_HDF5(H5Pset_alloc_time(creation.get(), places));
   REVODE_HDF5(H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER));
   std::set<std::string> groups{format::progress_group};
+  std::vector<std::uint64_t> offsets;
   for (const ArraySlice* array : arrays_of(contents)) {
     create_parents(file, array->path, groups);
     const std::vector<hsize_t> extents(array->shape.begin(), array->shape.end());
@@ -213,14 +222,25 @@ void create_tree(hid_t file, const CheckpointContents& contents, H5D_alloc_time_
         REVODE_HDF5(H5Dcreate2(file, array->path.c_str(), H5T_IEEE_F32LE, space.get(), H5P_DEFAULT,
                                creation.get(), H5P_DEFAULT)),
         H5Dclose);
+    offsets.push_back(H5Dget_offset(dataset.get()));
     dataset.close();
   }
+  return offsets;
 }
 
-/// Bytes that the file will not exceed, by a few KB: all but the arrays is made in memory, and
-/// measured there.
-std::uintmax_t file_bytes(const CheckpointContents& contents) {
-  constexpr std::size_t growth_bytes = 4096;
+std::vector<ArrayPlace> places_of(const CheckpointContents& contents,
+                                  const std::vector<std::uint64_t>& offsets) {
+  std::vector<ArrayPlace> places;
+  for (const ArraySlice* array : arrays_of(contents))
+    places.push_back({array->path, offsets[places.size()],
+                      sizeof(float) * static_cast<std::uint64_t>(num_elements(array->shape))});
+  return places;
+}
+
+constexpr std::size_t growth_bytes = 4096;
+
+/// Bytes of all but the block of checksums and the arrays.
+hsize_t structure_bytes(const CheckpointContents& contents) {
   const Hdf5Handle access(REVODE_HDF5(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
   REVODE_HDF5(H5Pset_fapl_core(access.get(), growth_bytes, /*backing_store=*/false));
   Hdf5Handle file = create_alone("revode-in-memory", contents, access);
@@ -228,24 +248,82 @@ std::uintmax_t file_bytes(const CheckpointContents& contents) {
   REVODE_HDF5(H5Fflush(file.get(), H5F_SCOPE_GLOBAL));
   hsize_t bytes = 0;
   REVODE_HDF5(H5Fget_filesize(file.get(), &bytes));
-  for (const ArraySlice* array : arrays_of(contents)) bytes += 4 * num_elements(array->shape);
-  // Where arrays have their places early, the library may leave a part of a block unused: one of
-  // metadata, one of small arrays.
-  hsize_t metadata_block = 0, small_data_block = 0;
-  REVODE_HDF5(H5Pget_meta_block_size(access.get(), &metadata_block));
-  REVODE_HDF5(H5Pget_small_data_block_size(access.get(), &small_data_block));
-  return bytes + metadata_block + small_data_block;
+  return bytes - block_bytes(contents);
+}
+
+/// The memory of a file that HDF5 has there, of which a copy is kept when it is closed.
+struct MemoryFile {
+  std::size_t size = 0;
+  std::vector<char> bytes;
+};
+
+void* take_memory(std::size_t size, H5FD_file_image_op_t, void* file) noexcept {
+  static_cast<MemoryFile*>(file)->size = size;
+  return std::malloc(size);
+}
+void* copy_memory(void* to, const void* from, std::size_t size, H5FD_file_image_op_t,
+                  void*) noexcept {
+  return std::memcpy(to, from, size);
+}
+void* resize_memory(void* memory, std::size_t size, H5FD_file_image_op_t, void* file) noexcept {
+  static_cast<MemoryFile*>(file)->size = size;
+  return std::realloc(memory, size);
+}
+herr_t give_memory_back(void* memory, H5FD_file_image_op_t operation, void* file) noexcept {
+  herr_t status = 0;
+  auto& kept = *static_cast<MemoryFile*>(file);
+  if (operation == H5FD_FILE_IMAGE_OP_FILE_CLOSE) {
+    try {
+      const auto* first = static_cast<const char*>(memory);
+      kept.bytes.assign(first, first + kept.size);
+    } catch (...) {
+      status = -1;
+    }
+  }
+  std::free(memory);
+  return status;
+}
+void* same_file(void* file) noexcept { return file; }
+herr_t keep_file(void*) noexcept { return 0; }
+
+/// A file without the numbers in its arrays.
+struct Layout {
+  std::vector<char> structure;         ///< what is in front of the arrays
+  std::vector<std::uint64_t> offsets;  ///< of the arrays, in the order of arrays_of()
+  std::uint64_t bytes = 0;             ///< of the whole file
+};
+
+/// Made in memory, without the arrays: HDF5 meets no disk, since after a close that failed it
+/// crashes at the end of the process (1.10.8).
+Layout lay_out(const CheckpointContents& contents) {
+  Layout layout;
+  MemoryFile memory;
+  const Hdf5Handle access(REVODE_HDF5(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
+  REVODE_HDF5(H5Pset_fapl_core(access.get(), growth_bytes, /*backing_store=*/false));
+  // All of it lies in one block, in front of the arrays.
+  REVODE_HDF5(H5Pset_meta_block_size(access.get(), structure_bytes(contents)));
+  H5FD_file_image_callbacks_t callbacks{take_memory, copy_memory, resize_memory, give_memory_back,
+                                        same_file,   keep_file,   &memory};
+  REVODE_HDF5(H5Pset_file_image_callbacks(access.get(), &callbacks));
+  Hdf5Handle file = create_alone("revode-in-memory", contents, access);
+  layout.offsets = create_tree(file.get(), contents, H5D_ALLOC_TIME_EARLY);
+  if (std::ranges::find(layout.offsets, HADDR_UNDEF) != layout.offsets.end())
+    throw run_error("HDF5 gave an array no place");
+  file.close();
+  // The library's blocks end with room that it gives back when it closes the file.
+  layout.structure = std::move(memory.bytes);
+  while (!layout.structure.empty() && layout.structure.back() == 0) layout.structure.pop_back();
+  layout.bytes = layout.structure.size();
+  for (const ArrayPlace& place : places_of(contents, layout.offsets))
+    layout.bytes = std::max(layout.bytes, place.offset + place.bytes);
+  return layout;
 }
 
 /// Rank 0 alone. Afterwards the file has its final size, on the disk as well.
-void lay_out(const fs::path& file, const CheckpointContents& contents) {
-  const std::uintmax_t bytes = file_bytes(contents);
-  check_can_write(file, bytes);
-  reserve_space(file, bytes);
-  Hdf5Handle handle = create_alone(file, contents, access_alone());
-  create_tree(handle.get(), contents, H5D_ALLOC_TIME_EARLY);
-  handle.close();
-  reserve_space(file, fs::file_size(file));
+void write_layout(const fs::path& file, const fs::path& shown, const Layout& layout) {
+  check_can_write(shown, layout.bytes);
+  reserve_space(file, layout.bytes, shown);
+  write_pieces(file, {{layout.structure.data(), layout.structure.size(), 0}}, shown);
 }
 
 /// Waits until this rank sees what rank 0 has begun for `file`, with `bytes` bytes.
@@ -285,46 +363,37 @@ fs::path share_temporary(const fs::path& file, const fs::path& temporary, MPI_Co
   return shared;
 }
 
-Hdf5Handle open_dataset(hid_t file, const std::string& path) {
-  return {REVODE_HDF5(H5Dopen2(file, path.c_str(), H5P_DEFAULT)), H5Dclose};
-}
-
-/// This rank's rows of one array, one contiguous piece of the file. The transfer is independent on
-/// purpose: collective buffering gains nothing for such pieces, and inside it a write that fails on
-/// one rank leaves the others waiting for ever (seen with Open MPI's OMPIO and ROMIO alike); so it
-/// fails on that rank, and the ranks agree on it after.
-void write_rows(hid_t dataset, const ArraySlice& slice) {
-  if (slice.num_rows == 0) return;
-  const Hdf5Selection selection =
-      select_rows(dataset, slice.shape, slice.first_row, slice.num_rows);
-  REVODE_HDF5(H5Dwrite(dataset, H5T_NATIVE_FLOAT, selection.memory.get(), selection.file.get(),
-                       H5P_DEFAULT, slice.data));
-}
-
-/// Collective. Agreement after each step: a rank that failed must not leave the others waiting in
-/// the next one.
-void fill_arrays(const fs::path& file, const std::string& context,
-                 const CheckpointContents& contents, MPI_Comm communicator) {
-  Hdf5Handle handle;
-  on_all_ranks(communicator, context, [&] {
-    const ActivityScope at(together);
-    const Hdf5Handle access = access_together(communicator);
-    handle = {REVODE_HDF5(H5Fopen(file.c_str(), H5F_ACC_RDWR, access.get())), H5Fclose};
-  });
-  for (const ArraySlice& slice : contents.arrays) {
-    Hdf5Handle dataset;
-    on_all_ranks(communicator, context, [&] { dataset = open_dataset(handle.get(), slice.path); });
-    on_all_ranks(communicator, context, [&] { write_rows(dataset.get(), slice); });
-    on_all_ranks(communicator, context, [&] { dataset.close(); });
+/// Where this rank's rows belong in the file; offsets: of the arrays, in the order of arrays_of().
+std::vector<PlacedBytes> place_rows(const CheckpointContents& contents,
+                                    const std::vector<std::uint64_t>& offsets) {
+  static_assert(std::endian::native == std::endian::little, "arrays are little-endian in the file");
+  std::vector<PlacedBytes> pieces;
+  std::size_t array = 0;
+  for (std::size_t i = 0; i < contents.arrays.size(); ++i) {
+    const ArraySlice& slice = contents.arrays[i];
+    if (i > 0 && contents.arrays[i - 1].path != slice.path) ++array;
+    const auto row_bytes =
+        static_cast<std::uint64_t>(sizeof(float) * num_elements(slice.shape) / slice.shape[0]);
+    if (slice.num_rows > 0)
+      pieces.push_back(
+          {slice.data, slice.num_rows * row_bytes, offsets[array] + slice.first_row * row_bytes});
   }
-  on_all_ranks(communicator, context, [&] {
-    const ActivityScope at(together);
-    REVODE_HDF5(H5Fflush(handle.get(), H5F_SCOPE_GLOBAL));
-  });
-  on_all_ranks(communicator, context, [&] {
-    const ActivityScope at(together);
-    handle.close();
-  });
+  return pieces;
+}
+
+/// Rank 0 alone, once all ranks are done with the file.
+void put_in_place(const fs::path& temporary, const fs::path& file, const std::string& context,
+                  const std::vector<ArrayPlace>& places) {
+  try {
+    write_checksums(temporary, places);
+  } catch (const Error& error) {  // Of the hidden name; what can't be read back is no bad input.
+    throw run_error("{}: {}", context, error.what());
+  }
+  sync_to_disk(temporary, file);
+  std::error_code failure;
+  fs::rename(temporary, file, failure);
+  if (failure) throw run_error("{}: {}", context, failure.message());
+  sync_to_disk(file.has_parent_path() ? file.parent_path() : fs::path("."), file);
 }
 
 }  // namespace
@@ -344,19 +413,24 @@ void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
 
   // 2. Laid out, filled together; given its checksums, synced, renamed by one rank.
   fs::path temporary;  // on rank 0 from when it exists
+  std::vector<std::uint64_t> offsets(arrays_of(contents).size());
   try {
     on_first_rank(communicator, context, [&] {
       temporary = make_temporary_file(file);
-      lay_out(temporary, contents);
+      const Layout layout = lay_out(contents);
+      offsets = layout.offsets;
+      write_layout(temporary, file, layout);
     });
     const fs::path shared = share_temporary(file, temporary, communicator, patience);
-    fill_arrays(shared, context, contents, communicator);
-    on_first_rank(communicator, context, [&] {
-      write_checksums(temporary);
-      sync_to_disk(temporary);
-      fs::rename(temporary, file);
-      sync_to_disk(file.has_parent_path() ? file.parent_path() : fs::path("."));
+    check_mpi(
+        MPI_Bcast(offsets.data(), static_cast<int>(offsets.size()), MPI_UINT64_T, 0, communicator),
+        "MPI_Bcast");
+    on_all_ranks(communicator, context, [&] {
+      const std::vector<PlacedBytes> mine = place_rows(contents, offsets);
+      if (!mine.empty()) write_pieces(shared, mine, file);
     });
+    on_first_rank(communicator, context,
+                  [&] { put_in_place(temporary, file, context, places_of(contents, offsets)); });
   } catch (const Error&) {
     // All ranks are here: what they throw, they have agreed on.
     std::error_code ignored;

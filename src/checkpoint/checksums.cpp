@@ -7,6 +7,7 @@
 #include <fstream>
 #include <optional>
 #include <sstream>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -134,18 +135,8 @@ std::optional<std::vector<Piece>> parse(const std::string& block) {
   return pieces;
 }
 
-}  // namespace
-
-std::uint64_t checksum_block_size(const std::vector<std::string>& array_paths) {
-  constexpr std::size_t numbers = hex_digits + 2 * 20 + 4;  // two 64-bit numbers, blanks, line end
-  std::uint64_t size = first_line_size + numbers + std::strlen(structure);
-  for (const std::string& path : array_paths) size += numbers + path.size();
-  return std::max(smallest_block, std::bit_ceil(size));
-}
-
-void write_checksums(const fs::path& file) {
-  const std::uint64_t block_size = block_size_of(file);
-  std::vector<Piece> pieces = find_arrays(file);
+/// pieces: the arrays, sorted by offset.
+void write_block(const fs::path& file, std::uint64_t block_size, std::vector<Piece> pieces) {
   pieces.push_back(compute(file, block_size, pieces));
   std::string block(block_size - first_line_size, '\0');
   const std::string text = text_of(pieces);
@@ -156,7 +147,31 @@ void write_checksums(const fs::path& file) {
   std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
   stream.write(block.data(), static_cast<std::streamsize>(block.size()));
   stream.close();
-  if (!stream) throw run_error("cannot write the checksums of '{}'", file.string());
+  if (!stream) throw run_error("the checksums can't be written: {}", std::strerror(errno));
+}
+
+}  // namespace
+
+std::uint64_t checksum_block_size(const std::vector<std::string>& array_paths) {
+  constexpr std::size_t numbers = hex_digits + 2 * 20 + 4;  // two 64-bit numbers, blanks, line end
+  std::uint64_t size = first_line_size + numbers + std::strlen(structure);
+  for (const std::string& path : array_paths) size += numbers + path.size();
+  return std::max(smallest_block, std::bit_ceil(size));
+}
+
+void write_checksums(const fs::path& file) {
+  write_block(file, block_size_of(file), find_arrays(file));
+}
+
+void write_checksums(const fs::path& file, const std::vector<ArrayPlace>& arrays) {
+  std::vector<Piece> pieces;
+  std::vector<std::string> paths;
+  for (const ArrayPlace& array : arrays) {
+    pieces.push_back({array.path, array.offset, array.bytes, 0});
+    paths.push_back(array.path);
+  }
+  std::ranges::sort(pieces, {}, &Piece::offset);
+  write_block(file, checksum_block_size(paths), std::move(pieces));
 }
 
 bool has_checksums(const fs::path& file) {

@@ -18,6 +18,15 @@ std::uint64_t checksum_block_size(const std::vector<std::string>& array_paths);
 /// Hdf5Failure.
 void write_checksums(const std::filesystem::path& file);
 
+/// The same without HDF5, for who knows where all arrays of the file are. Throws a run error or an
+/// input error.
+struct ArrayPlace {
+  std::string path;
+  std::uint64_t offset = 0;  ///< from the first byte of the file
+  std::uint64_t bytes = 0;
+};
+void write_checksums(const std::filesystem::path& file, const std::vector<ArrayPlace>& arrays);
+
 /// What was found to be as it was written.
 struct CheckedFile {
   bool has_checksums = false;  ///< else it comes from elsewhere: nothing was checked

@@ -31,7 +31,7 @@ fs::path make_under_new_name(const fs::path& file, Make&& make) {
         file.parent_path() / fmt::format(".{}.{}.tmp", file.filename().string(), suffix);
     if (make(path)) return path;
     if (errno != EEXIST)
-      throw run_error("cannot write '{}': {}", path.string(), std::strerror(errno));
+      throw run_error("cannot write '{}': {}", file.string(), std::strerror(errno));
   }
 }
 
@@ -40,7 +40,12 @@ fs::path make_under_new_name(const fs::path& file, Make&& make) {
 fs::path make_temporary_file(const fs::path& file) {
   return make_under_new_name(file, [](const fs::path& path) {
     const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    return descriptor >= 0 && ::close(descriptor) == 0;
+    if (descriptor < 0) return false;
+    if (::close(descriptor) == 0) return true;
+    const int reason = errno;
+    ::unlink(path.c_str());
+    errno = reason;
+    return false;
   });
 }
 
@@ -49,7 +54,7 @@ fs::path make_temporary_link(const fs::path& target, const fs::path& file) {
       file, [&](const fs::path& path) { return ::symlink(target.c_str(), path.c_str()) == 0; });
 }
 
-void sync_to_disk(const fs::path& path) {
+void sync_to_disk(const fs::path& path, const fs::path& shown) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   bool synced = descriptor >= 0 && ::fsync(descriptor) == 0;
   const int reason = errno;
@@ -57,7 +62,7 @@ void sync_to_disk(const fs::path& path) {
   // do then.
   if (descriptor >= 0 && !synced && reason == EINVAL) synced = true;
   if (descriptor >= 0) ::close(descriptor);
-  if (!synced) throw run_error("cannot sync '{}': {}", path.string(), std::strerror(reason));
+  if (!synced) throw run_error("cannot sync '{}': {}", shown.string(), std::strerror(reason));
 }
 
 void check_can_write(const fs::path& file, std::uintmax_t bytes) {
@@ -79,17 +84,43 @@ void check_can_write(const fs::path& file, std::uintmax_t bytes) {
   }
 }
 
-void reserve_space(const fs::path& file, std::uintmax_t bytes) {
+void reserve_space(const fs::path& file, std::uintmax_t bytes, const fs::path& shown) {
   const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor < 0) {
-    throw run_error("cannot write '{}': {}", file.string(), std::strerror(errno));
+    throw run_error("cannot write '{}': {}", shown.string(), std::strerror(errno));
   }
-  const bool reserved = ::fallocate(descriptor, 0, 0, static_cast<off_t>(bytes)) == 0;
+  const auto size = static_cast<off_t>(bytes);
+  bool reserved = ::fallocate(descriptor, 0, 0, size) == 0;
+  if (!reserved && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
+    reserved = ::ftruncate(descriptor, size) == 0;
   const int reason = errno;
   ::close(descriptor);
-  if (reserved || reason == EOPNOTSUPP || reason == ENOSYS || reason == EINVAL) return;
-  throw run_error("cannot write the {} bytes of '{}': {}", bytes, file.string(),
+  if (reserved) return;
+  throw run_error("cannot write the {} bytes of '{}': {}", bytes, shown.string(),
                   std::strerror(reason));
+}
+
+void write_pieces(const fs::path& file, const std::vector<PlacedBytes>& pieces,
+                  const fs::path& shown) {
+  const int descriptor = ::open(file.c_str(), O_WRONLY | O_CLOEXEC);
+  bool written = descriptor >= 0;
+  for (PlacedBytes piece : pieces) {
+    while (written && piece.size > 0) {
+      const ssize_t part =
+          ::pwrite(descriptor, piece.data, piece.size, static_cast<off_t>(piece.offset));
+      if (part < 0 && errno == EINTR) continue;
+      written = part >= 0;
+      if (!written) break;
+      piece.data = static_cast<const char*>(piece.data) + part;
+      piece.size -= static_cast<std::size_t>(part);
+      piece.offset += static_cast<std::uint64_t>(part);
+    }
+  }
+  written = written && ::fsync(descriptor) == 0;
+  const int reason = errno;
+  // What the system says here is no news after fsync().
+  if (descriptor >= 0) ::close(descriptor);
+  if (!written) throw run_error("cannot write '{}': {}", shown.string(), std::strerror(reason));
 }
 
 }  // namespace revode

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <vector>
 
 namespace revode {
 
@@ -18,16 +19,29 @@ std::filesystem::path make_temporary_file(const std::filesystem::path& file);
 std::filesystem::path make_temporary_link(const std::filesystem::path& target,
                                           const std::filesystem::path& file);
 
-/// Returns once the file or folder is on the disk. Throws a run error.
-void sync_to_disk(const std::filesystem::path& path);
+/// Returns once the file or folder is on the disk. Throws a run error, which names `shown`: for
+/// whom the file is.
+void sync_to_disk(const std::filesystem::path& path, const std::filesystem::path& shown);
 
 /// Throws a run error where a file of `bytes` bytes cannot be put at `file`: no such folder, not
 /// writable, too little space, or a folder of that name.
 void check_can_write(const std::filesystem::path& file, std::uintmax_t bytes);
 
-/// Takes disk space for the first `bytes` bytes of `file`, made where it is missing, so that later
-/// writes cannot find the disk full (nothing where the file system cannot). Throws a run error
-/// where there is no room.
-void reserve_space(const std::filesystem::path& file, std::uintmax_t bytes);
+/// Makes `file`, which is empty or missing, `bytes` bytes long and takes disk space for them, so
+/// that later writes cannot find the disk full (where the file system can). Throws a run error
+/// where there is no room, which names `shown`.
+void reserve_space(const std::filesystem::path& file, std::uintmax_t bytes,
+                   const std::filesystem::path& shown);
+
+/// Bytes and where they belong in a file.
+struct PlacedBytes {
+  const void* data = nullptr;
+  std::size_t size = 0;
+  std::uint64_t offset = 0;
+};
+/// Writes the pieces into `file`, which is there and which others may write elsewhere, and returns
+/// once they are on the disk. Throws a run error, which names `shown`.
+void write_pieces(const std::filesystem::path& file, const std::vector<PlacedBytes>& pieces,
+                  const std::filesystem::path& shown);
 
 }  // namespace revode
