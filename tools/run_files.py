@@ -18,10 +18,11 @@ def last_of_each(arguments):
     return words + [part for option in options.values() for part in option]
 
 
-def metrics_of(folder):
-    """Records of a run without what depends on the clock, and without those that say who made it when and where."""
+def metrics_of(folder, also=()):
+    """Records of a run without what depends on the clock, and without those that say who made it when and where, and what
+    could not be saved."""
     with open(Path(folder) / "metrics.jsonl") as lines:
-        records = [record for record in map(json.loads, lines) if record["kind"] != "start"]
+        records = [record for record in map(json.loads, lines) if record["kind"] not in ("start", "save_error") or record["kind"] in also]
     return [{key: value for key, value in record.items() if "seconds" not in key and "per_second" not in key}
             for record in records]
 

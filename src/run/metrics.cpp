@@ -6,8 +6,10 @@
 #include <limits>
 #include <utility>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "revode/core/error.hpp"
 #include "revode/files/json_text.hpp"
@@ -60,23 +62,24 @@ MetricsFile::MetricsFile(const std::filesystem::path& file, std::int64_t last_st
       throw run_error("{}: can't be written: {}", left_behind_.string(), std::strerror(errno));
   }
   write_text_file(file, kept, file.string());
-  file_ = std::fopen(file.c_str(), "a");
-  if (file_ == nullptr)
-    throw run_error("{}: can't be opened: {}", file.string(), std::strerror(errno));
+  file_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (file_ < 0) throw run_error("{}: can't be opened: {}", file.string(), std::strerror(errno));
 }
 
 MetricsFile::~MetricsFile() {
-  if (file_ != nullptr) std::fclose(file_);
+  if (file_ >= 0) ::close(file_);
 }
 
 MetricsFile::MetricsFile(MetricsFile&& other) noexcept
-    : file_(std::exchange(other.file_, nullptr)),
+    : file_(std::exchange(other.file_, -1)),
+      kept_(std::move(other.kept_)),
       path_(std::move(other.path_)),
       num_left_behind_(other.num_left_behind_),
       left_behind_(std::move(other.left_behind_)) {}
 
 MetricsFile& MetricsFile::operator=(MetricsFile&& other) noexcept {
   std::swap(file_, other.file_);
+  std::swap(kept_, other.kept_);
   std::swap(path_, other.path_);
   std::swap(num_left_behind_, other.num_left_behind_);
   std::swap(left_behind_, other.left_behind_);
@@ -84,10 +87,25 @@ MetricsFile& MetricsFile::operator=(MetricsFile&& other) noexcept {
 }
 
 void MetricsFile::write(const nlohmann::ordered_json& record) {
-  if (file_ == nullptr) return;
-  const std::string line = to_text(record) + "\n";
-  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0)
-    throw run_error("{}: can't be written: {}", path_.string(), std::strerror(errno));
+  if (file_ < 0) return;
+  kept_ += to_text(record) + "\n";
+  flush();
+}
+
+void MetricsFile::flush() {
+  // Not through stdio, which forgets what it could not write. What the system took of a line is
+  // followed by the rest of it.
+  std::size_t written = 0;
+  while (written < kept_.size()) {
+    const ssize_t part = ::write(file_, kept_.data() + written, kept_.size() - written);
+    if (part < 0 && errno == EINTR) continue;
+    if (part < 0) break;
+    written += static_cast<std::size_t>(part);
+  }
+  const int reason = errno;
+  kept_.erase(0, written);
+  if (!kept_.empty())
+    throw run_error("{}: can't be written: {}", path_.string(), std::strerror(reason));
 }
 
 }  // namespace revode

@@ -215,11 +215,20 @@ struct RunLock::Impl {
     if (!is_same_file(descriptor, file)) refuse(read_holder(file));
   }
 
+  /// Whether another process has taken the folder. A folder that is gone, or can't be looked into
+  /// for a moment, says nothing.
+  bool is_taken() const {
+    struct stat ignored {};
+    if (is_same_file(descriptor, file)) return false;
+    const bool replaced = ::stat(file.c_str(), &ignored) == 0 || errno == ENOENT;
+    return replaced && ::stat(folder.c_str(), &ignored) == 0 && !is_same_file(descriptor, file);
+  }
+
   void beat(const std::stop_token& stop) {
     std::unique_lock lock(mutex);
     while (!wake.wait_for(lock, stop, settings.beat, [&] { return stop.stop_requested(); })) {
       if (stop.stop_requested()) return;
-      if (!is_same_file(descriptor, file)) lost = true;
+      if (is_taken()) lost = true;
       ++me.beats;
       write_record();
     }

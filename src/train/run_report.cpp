@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "revode/core/console.hpp"
+#include "revode/core/error.hpp"
 #include "revode/run/write_permission.hpp"
 #include "revode/train/provenance.hpp"
 #include "revode/train/schedule_choice.hpp"
@@ -105,19 +107,19 @@ void RunReport::step(const StepReport& report, const RunProgress& progress, doub
     last_line_ = Clock::now();
   }
   if (!on_record) return;
-  metrics().write({{"kind", "step"},
-                   {"epoch", progress.epoch},
-                   {"step", progress.step},
-                   {"loss", report.loss},
-                   {"accuracy", accuracy_of(report)},
-                   {"regularization", report.regularization},
-                   {"gradient_norm", report.gradient_norm},
-                   {"learning_rate", progress.learning_rate},
-                   {"out_of_range", report.range.out_of_range},
-                   {"rounded_to_zero", report.range.rounded_to_zero},
-                   {"images_per_second", rate_now},
-                   {"waiting_seconds", timing_.waiting_seconds},
-                   {"seconds", timing_.total_seconds}});
+  record({{"kind", "step"},
+          {"epoch", progress.epoch},
+          {"step", progress.step},
+          {"loss", report.loss},
+          {"accuracy", accuracy_of(report)},
+          {"regularization", report.regularization},
+          {"gradient_norm", report.gradient_norm},
+          {"learning_rate", progress.learning_rate},
+          {"out_of_range", report.range.out_of_range},
+          {"rounded_to_zero", report.range.rounded_to_zero},
+          {"images_per_second", rate_now},
+          {"waiting_seconds", timing_.waiting_seconds},
+          {"seconds", timing_.total_seconds}});
   timing_.step_seconds = timing_.waiting_seconds = 0;
   timing_.images = 0;
 }
@@ -162,7 +164,50 @@ void RunReport::epoch(const RunProgress& progress, const std::optional<Evaluatio
                  {"learning_rate", progress.learning_rate},
                  {"seconds", timing_.total_seconds}});
   log_.print(fmt::format("{}, rate {:.3g}", text, progress.learning_rate));
-  metrics().write(record);
+  this->record(record);
+}
+
+void RunReport::record(const nlohmann::ordered_json& record) {
+  try {
+    metrics().write(record);
+    note_metrics();
+  } catch (const Error& error) {
+    if (goes_on() && metrics_failure_.empty())
+      print_note(
+          fmt::format("{}; training goes on, and its lines are kept for later", error.what()));
+    metrics_failure_ = error.what();
+  }
+}
+
+void RunReport::require_metrics() {
+  if (!speaks()) return;
+  if (must_stop()) throw run_error("{}", metrics_failure_);
+  metrics().flush();
+  note_metrics();
+}
+
+void RunReport::note_metrics() {
+  if (metrics_failure_.empty() || !goes_on()) return;
+  print_note(
+      fmt::format("{}: written again, with all lines that were kept", metrics().path().string()));
+  metrics_failure_.clear();
+}
+
+void RunReport::save_failed(const RunProgress& progress, const std::string& reason,
+                            const std::string& what_now) {
+  if (!speaks()) return;
+  if (!what_now.empty()) print_note(fmt::format("{}; {}", reason, what_now));
+  if (!metrics_failure_.empty()) return;
+  record({{"kind", "save_error"},
+          {"epoch", progress.epoch},
+          {"step", progress.step},
+          {"reason", reason}});
+}
+
+void RunReport::saved_again(const std::string& checkpoint, int num_failures) {
+  if (!speaks()) return;
+  print_note(fmt::format("saved {} after {} that failed", checkpoint,
+                         num_failures == 1 ? "a try" : fmt::format("{} tries", num_failures)));
 }
 
 void RunReport::stopped(const RunProgress& progress, const std::string& why,
@@ -172,6 +217,15 @@ void RunReport::stopped(const RunProgress& progress, const std::string& why,
                          resume_command(session_.config(), session_.grid().world().size())));
 }
 
+void RunReport::end_record(const RunProgress& progress, const Evaluation& test) {
+  if (!speaks()) return;
+  record({{"kind", "end"},
+          {"epoch", progress.epoch},
+          {"step", progress.step},
+          {"test_loss", test.loss},
+          {"test_accuracy", test.accuracy}});
+}
+
 void RunReport::end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
                     const MemoryReport& memory, const std::string& checkpoint) {
   const Grid& grid = session_.grid();
@@ -179,11 +233,6 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
       gather_balance(timing_.total_images / session_.config().batch_size, timing_.total_seconds,
                      timing_.total_work_seconds, timing_.total_waiting_seconds, grid.world());
   if (!speaks()) return;
-  metrics().write({{"kind", "end"},
-                   {"epoch", progress.epoch},
-                   {"step", progress.step},
-                   {"test_loss", test.loss},
-                   {"test_accuracy", test.accuracy}});
   nlohmann::ordered_json result{{"loss", test.loss},
                                 {"accuracy", test.accuracy},
                                 {"best_accuracy", best_accuracy},

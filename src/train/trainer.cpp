@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -48,6 +49,19 @@ std::optional<HangWatch> watch_over(const Config& config, const Communicator& wo
   if (config.hang_timeout == 0) return std::nullopt;
   return std::optional<HangWatch>(std::in_place, std::move(job), config.output, config.hang_timeout,
                                   end_hanging_job);
+}
+
+using Pauses = std::vector<std::chrono::seconds>;
+
+/// Between tries to save what the run ends with: a minute in all where it is done, less where who
+/// stopped it may soon end it.
+Pauses pauses_at_end() {
+  using namespace std::chrono_literals;
+  return {1s, 2s, 4s, 8s, 16s, 32s};
+}
+Pauses pauses_at_stop() {
+  using namespace std::chrono_literals;
+  return {1s, 2s};
 }
 
 /// The first of the two bounds.
@@ -107,12 +121,18 @@ ExitStatus Trainer::run() {
     stopped = step().stop_requested;
     if (progress_.step % steps_per_epoch_ == 0) finish_epoch();
     time_limit_.note_round(seconds_since(round));
-    if (finished() || !(stopped || progress_.step % checkpoint_every_ == 0)) continue;
-    save();
+    const bool due = progress_.step % checkpoint_every_ == 0 || retry_is_due();
+    if (finished() || !(stopped || due)) continue;
+    if (stopped) {
+      insist(pauses_at_stop(), [&] { return save(); });
+    } else {
+      save_or_go_on();
+    }
     // What is saved counts: the run does not end for want of a trace.
     if (trace_file_) trace_file_->write(TraceFile::Failure::note);
   }
   if (stopped && !finished()) {
+    insist(pauses_at_stop(), [&] { return failure_of([&] { report_.require_metrics(); }); });
     report_.stopped(progress_, out_of_time_ ? "before the time limit" : "by a signal",
                     last_checkpoint());
     return ExitStatus::stopped;
@@ -132,7 +152,8 @@ StepReport Trainer::step() {
   // One rank looks at the clock, so that all stop at the same step.
   out_of_time_ = world_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_));
   TrainingStep& training = session_.training();
-  const StepReport report = training.compute_gradient(source, stop_signal_seen() || out_of_time_);
+  const StepReport report =
+      training.compute_gradient(source, stop_signal_seen() || out_of_time_ || report_.must_stop());
   training.require_finite(source, report,
                           fmt::format("step {} (epoch {})", progress_.step + 1, progress_.epoch),
                           last_checkpoint_in_words());
@@ -180,42 +201,112 @@ void Trainer::finish_epoch() {
   ++progress_.epoch;
   progress_.epoch_loss_sum = progress_.epoch_regularization_sum = 0;
   progress_.epoch_correct = progress_.epoch_samples = 0;
-  if (test) keep_if_best(*test);
+  if (!test) return;
+  if (const Failure failure = keep_if_best(*test))
+    go_on_without(*failure, "training goes on, and best.h5 stays as it is until a better one");
 }
 
 // As at the end of an epoch the evaluation comes first: a run that has diverged while its weights
 // are still finite must not take the place of the last good checkpoint.
 void Trainer::finish() {
   const Evaluation test = evaluate_test();
-  if (progress_.step != last_saved_step_) save();
-  keep_if_best(test);
+  const auto is_saved = [&] { return progress_.step == last_saved_step_ && published_; };
+  insist(pauses_at_end(), [&] { return is_saved() ? Failure() : save(); });
+  insist(pauses_at_end(), [&] { return keep_if_best(test); });
+  report_.end_record(progress_, test);
+  insist(pauses_at_end(), [&] { return failure_of([&] { report_.require_metrics(); }); });
   const MemoryReport memory = gather_memory(world_);
   report_.end(progress_, test, best_in_file_, memory, last_checkpoint());
   if (trace_file_) trace_file_->write(TraceFile::Failure::error);
 }
 
-void Trainer::save() {
+Trainer::Failure Trainer::save() {
   const auto start = Clock::now();
-  check_weights_are_finite();
-  write_file(checkpoint_name(progress_.step), progress_.best_accuracy);
-  last_saved_step_ = progress_.step;
-  world_.agree([&] {
+  Failure failure = write_and_publish();
+  if (failure) {
+    retry_.failed(seconds_since(begun_));
+    return failure;
+  }
+  if (retry_.is_pending()) report_.saved_again(last_checkpoint(), retry_.num_failures());
+  retry_.succeeded();
+  time_limit_.note_save(seconds_since(start));
+  return std::nullopt;
+}
+
+Trainer::Failure Trainer::write_and_publish() {
+  if (progress_.step != last_saved_step_) {
+    check_weights_are_finite();
+    Failure failure = write_file(checkpoint_name(progress_.step), progress_.best_accuracy);
+    if (failure) return failure;
+    last_saved_step_ = progress_.step;
+    saved_here_ = true;
+  }
+  Failure failure = failure_of([&] {
     if (world_.is_root()) start_.folder->publish(progress_.step, config_.keep_checkpoints);
   });
-  time_limit_.note_save(seconds_since(start));
+  published_ = !failure;
+  return failure;
+}
+
+// Told once: a disk may be full for hours.
+void Trainer::save_or_go_on() {
+  if (const Failure failure = save())
+    go_on_without(*failure, retry_.num_failures() > 1
+                                ? ""
+                                : "training goes on; tried again after 10 s, then less often, and "
+                                  "at the next checkpoint");
+}
+
+bool Trainer::retry_is_due() {
+  if (!retry_.is_pending()) return false;
+  double due = retry_.is_due(seconds_since(begun_)) ? 1 : 0;  // by one clock
+  world_.broadcast(std::span<double>(&due, 1), 0);
+  return due > 0;
+}
+
+void Trainer::insist(const Pauses& pauses, const std::function<Failure()>& write) {
+  for (const std::chrono::seconds pause : pauses) {
+    const Failure failure = write();
+    if (!failure) return;
+    go_on_without(*failure, fmt::format("trying again in {} s", pause.count()));
+    for (std::int64_t second = 0; second < pause.count(); ++second) {
+      const ActivityScope at({.what = "waits before it tries again to save"});
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+  }
+  if (const Failure failure = write()) throw Error(*failure);
+}
+
+void Trainer::go_on_without(const Error& failure, const std::string& what_now) {
+  if (config_.on_save_error == "stop") throw Error(failure);
+  report_.save_failed(progress_, failure.what(), what_now);
+}
+
+// What the ranks have not agreed on (MPI itself) ends the run.
+Trainer::Failure Trainer::failure_of(const std::function<void()>& write) const {
+  try {
+    world_.agree(write);
+  } catch (const Error& error) {
+    if (error.scope() != ErrorScope::all_ranks) throw;
+    return Error(ExitStatus::failure,
+                 fmt::format("{}; {}", error.what(), last_checkpoint_in_words()),
+                 ErrorScope::all_ranks);
+  }
+  return std::nullopt;
 }
 
 // best.h5 is the best of all that has been evaluated, the end of the run included. What a
 // checkpoint says of the best accuracy are the epochs alone: a run that was stopped and went on
 // says the same as one that was not.
-void Trainer::keep_if_best(const Evaluation& test) {
-  if (test.accuracy <= best_in_file_) return;
+Trainer::Failure Trainer::keep_if_best(const Evaluation& test) {
+  if (test.accuracy <= best_in_file_) return std::nullopt;
   check_weights_are_finite();
-  write_file("best.h5", test.accuracy);
-  best_in_file_ = test.accuracy;
+  Failure failure = write_file("best.h5", test.accuracy);
+  if (!failure) best_in_file_ = test.accuracy;
+  return failure;
 }
 
-void Trainer::write_file(const std::string& name, double best_accuracy) {
+Trainer::Failure Trainer::write_file(const std::string& name, double best_accuracy) {
   const ActivityScope at({.what = "saves", .step = progress_.step});
   const TraceScope traced(session_.network().trace(), TraceAction::checkpoint);
   world_.agree([&] {
@@ -224,8 +315,11 @@ void Trainer::write_file(const std::string& name, double best_accuracy) {
   RunProgress progress = progress_;
   progress.best_accuracy = best_accuracy;
   require_equal_replicas(session_.network());
-  write_together(session_.grid(), std::filesystem::path(config_.output) / name,
-                 session_.contents(progress));
+  CheckpointContents contents = session_.contents(progress);
+  return failure_of([&] {
+    write_together(session_.grid(), std::filesystem::path(config_.output) / name,
+                   std::move(contents));
+  });
 }
 
 void Trainer::check_weights_are_finite() {
@@ -240,6 +334,7 @@ void Trainer::check_weights_are_finite() {
 }
 
 std::string Trainer::last_checkpoint() const {
+  if (!saved_here_) return start_.file;
   return (std::filesystem::path(config_.output) / checkpoint_name(last_saved_step_)).string();
 }
 

@@ -73,12 +73,13 @@ struct Config {
   std::string output;  ///< train: default "runs/<arch>-<depth>-<dataset>"; eval, gradient: a file
   std::optional<std::int64_t> checkpoint_every;  ///< steps; default once an epoch
   int keep_checkpoints = 3;                      ///< 0: all
-  std::string time_limit;                        ///< "HH:MM[:SS]"; empty: none
-  std::optional<int> hang_timeout;               ///< seconds; 0: none
-  std::string resume;                            ///< empty, "auto" or a file
-  std::string checkpoint;                        ///< a file
-  std::string samples;                           ///< "first:last"
-  int eigenvalues = 6;                           ///< analyze: of a block and image; 0: all
+  std::string on_save_error = "stop";
+  std::string time_limit;           ///< "HH:MM[:SS]"; empty: none
+  std::optional<int> hang_timeout;  ///< seconds; 0: none
+  std::string resume;               ///< empty, "auto" or a file
+  std::string checkpoint;           ///< a file
+  std::string samples;              ///< "first:last"
+  int eigenvalues = 6;              ///< analyze: of a block and image; 0: all
   std::string split = "test";
   std::string json;                ///< a file or "-"
   std::string trace;               ///< a file

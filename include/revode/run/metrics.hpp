@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <string>
 
@@ -14,7 +13,8 @@ namespace revode {
 /// this at its end.
 inline constexpr const char* left_behind_suffix = ".left-behind";
 
-/// metrics.jsonl: one JSON object a line, flushed line by line.
+/// metrics.jsonl: one JSON object a line, each handed to the system at once. Lines that it does not
+/// take are kept, and go before later ones.
 class MetricsFile {
  public:
   MetricsFile() = default;
@@ -26,14 +26,19 @@ class MetricsFile {
   MetricsFile(MetricsFile&& other) noexcept;
   MetricsFile& operator=(MetricsFile&& other) noexcept;
 
+  /// Adds a line. Throws a run error where it, or one before it, can't be written now.
   void write(const nlohmann::ordered_json& record);
+  /// Tries again to write what is kept. Throws a run error as write() does.
+  void flush();
+  const std::filesystem::path& path() const { return path_; }
   /// Records that went when the file was opened.
   std::int64_t num_left_behind() const { return num_left_behind_; }
   /// Where they went; empty where there were none.
   const std::filesystem::path& left_behind() const { return left_behind_; }
 
  private:
-  std::FILE* file_ = nullptr;
+  int file_ = -1;
+  std::string kept_;  ///< not written yet
   std::filesystem::path path_;
   std::int64_t num_left_behind_ = 0;
   std::filesystem::path left_behind_;

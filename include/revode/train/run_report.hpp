@@ -31,7 +31,18 @@ class RunReport {
   void evaluating(const RunProgress& progress);
   /// At the end of progress.epoch; best: the test accuracy is the highest so far.
   void epoch(const RunProgress& progress, const std::optional<Evaluation>& test, bool best);
+  /// A file that the run goes on without; it is told in words what comes of that.
+  void save_failed(const RunProgress& progress, const std::string& reason,
+                   const std::string& what_now);
+  /// After failed tries.
+  void saved_again(const std::string& checkpoint, int num_failures);
+  /// Whether the run is to stop since metrics.jsonl can't be written.
+  bool must_stop() const { return !metrics_failure_.empty() && !goes_on(); }
+  /// Throws a run error where not all records are in metrics.jsonl.
+  void require_metrics();
   void stopped(const RunProgress& progress, const std::string& why, const std::string& checkpoint);
+  /// The last record.
+  void end_record(const RunProgress& progress, const Evaluation& test);
   /// Collective.
   void end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
            const MemoryReport& memory, const std::string& checkpoint);
@@ -48,7 +59,13 @@ class RunReport {
   };
 
   bool speaks() const { return session_.grid().is_printer(); }
+  /// Of a run that outlives files that can't be written.
+  bool goes_on() const { return session_.config().on_save_error == "continue"; }
   MetricsFile& metrics() { return start_.folder->metrics(); }
+  /// A record in metrics.jsonl, or kept for later.
+  void record(const nlohmann::ordered_json& record);
+  /// After a write of metrics.jsonl that went well.
+  void note_metrics();
   double seconds_left(const RunProgress& progress) const;
   double images_per_second() const;
   void note_range(const StepReport& report, const RunProgress& progress);
@@ -62,6 +79,7 @@ class RunReport {
   Timing timing_;
   std::chrono::steady_clock::time_point last_line_{};
   bool warned_of_range_ = false;
+  std::string metrics_failure_;  // empty where all records are written
 };
 
 }  // namespace revode

@@ -4,12 +4,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
 #include "revode/run/hang_watch.hpp"
+#include "revode/run/save_retry.hpp"
 #include "revode/run/time_limit.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/run_report.hpp"
@@ -35,9 +38,24 @@ class Trainer {
   Evaluation evaluate_test();
   void finish_epoch();
   void finish();
-  void save();
-  void keep_if_best(const Evaluation& test);
-  void write_file(const std::string& name, double best_accuracy);
+
+  /// Collective. What kept all ranks from writing a file, with the last checkpoint that is there;
+  /// nothing where it was written.
+  using Failure = std::optional<Error>;
+  Failure save();
+  Failure write_and_publish();
+  Failure keep_if_best(const Evaluation& test);
+  Failure write_file(const std::string& name, double best_accuracy);
+  Failure failure_of(const std::function<void()>& write) const;
+
+  /// Where the run goes on without the file: says so. Throws where it does not.
+  void go_on_without(const Error& failure, const std::string& what_now);
+  void save_or_go_on();
+  bool retry_is_due();
+  /// Where nothing comes after: tries again after each of `pauses`. Throws what kept the last try.
+  void insist(const std::vector<std::chrono::seconds>& pauses,
+              const std::function<Failure()>& write);
+
   void check_weights_are_finite();
   std::string last_checkpoint() const;
   std::string last_checkpoint_in_words() const;
@@ -56,6 +74,9 @@ class Trainer {
   std::int64_t last_step_;  // where the run ends
   std::int64_t checkpoint_every_;
   std::int64_t last_saved_step_ = -1;
+  bool saved_here_ = false;  // by this process
+  bool published_ = true;    // latest.h5 points to it
+  SaveRetry retry_;
   RunReport report_;
   std::optional<TraceFile> trace_file_;  // where --trace asks for it
   bool out_of_time_ = false;             // on the root: asked to stop by the limit
