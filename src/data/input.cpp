@@ -14,7 +14,7 @@ namespace {
 
 /// Fisher-Yates: afterwards the first `count` items are a uniform draw without repetition, in
 /// random order.
-void shuffle_front(std::vector<std::int64_t>& items, std::int64_t count, RandomStream& random) {
+void shuffle_front(std::span<std::int64_t> items, std::int64_t count, RandomStream& random) {
   const std::int64_t size = static_cast<std::int64_t>(items.size());
   for (std::int64_t i = 0; i < count && i + 1 < size; ++i) {
     std::swap(items[i], items[i + random.below(static_cast<std::uint32_t>(size - i))]);
@@ -76,10 +76,17 @@ ChannelStatistics channel_statistics(const Dataset& dataset,
 }
 
 std::vector<std::int64_t> epoch_order(std::span<const std::int64_t> indices, std::uint64_t seed,
-                                      std::int64_t epoch) {
+                                      std::int64_t epoch,
+                                      std::span<const std::int64_t> shuffled_from) {
   std::vector<std::int64_t> order(indices.begin(), indices.end());
-  RandomStream random(seed, Purpose::shuffle, epoch);
-  shuffle_front(order, static_cast<std::int64_t>(order.size()), random);
+  const auto shuffle = [&](std::int64_t first, RandomStream random) {
+    const auto rest = std::span(order).subspan(static_cast<std::size_t>(first));
+    shuffle_front(rest, static_cast<std::int64_t>(rest.size()), random);
+  };
+  shuffle(0, {seed, Purpose::shuffle, static_cast<std::uint64_t>(epoch)});
+  for (std::size_t n = 0; n < shuffled_from.size(); ++n)
+    shuffle(shuffled_from[n],
+            {seed, Purpose::reshuffle, (static_cast<std::uint64_t>(epoch) << 32) + n + 1});
   return order;
 }
 

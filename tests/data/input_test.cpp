@@ -67,6 +67,25 @@ TEST(EpochOrder, IsAPermutationThatChangesWithSeedAndEpoch) {
   EXPECT_NE(order, epoch_order(indices, 2, 0));
 }
 
+TEST(EpochOrder, ShufflesAgainWhatIsLeftAndNothingElse) {
+  const Indices before = epoch_order(up_to(40), 1, 3);
+
+  const Indices once = epoch_order(up_to(40), 1, 3, Indices{10});
+  EXPECT_TRUE(std::is_permutation(once.begin(), once.end(), before.begin()));
+  EXPECT_TRUE(std::equal(before.begin(), before.begin() + 10, once.begin()));
+  EXPECT_NE(once, before);
+
+  const Indices twice = epoch_order(up_to(40), 1, 3, Indices{10, 10});
+  EXPECT_TRUE(std::is_permutation(twice.begin(), twice.end(), before.begin()));
+  EXPECT_TRUE(std::equal(before.begin(), before.begin() + 10, twice.begin()));
+  EXPECT_NE(twice, once);
+
+  const Indices later = epoch_order(up_to(40), 1, 3, Indices{10, 25});
+  EXPECT_TRUE(std::equal(once.begin(), once.begin() + 25, later.begin()));
+  EXPECT_NE(later, once);
+  EXPECT_NE(epoch_order(up_to(40), 1, 4, Indices{0}), epoch_order(up_to(40), 1, 4));
+}
+
 TEST(EpochOrder, EveryImageComesFirstEquallyOften) {
   std::vector<int> first(10);
   for (int epoch = 0; epoch < 5000; ++epoch) ++first[epoch_order(up_to(10), 1, epoch)[0]];

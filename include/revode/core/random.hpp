@@ -18,6 +18,7 @@ enum class Purpose : std::uint32_t {
   synthetic_train = 6,  ///< index: image
   synthetic_test = 7,   ///< index: image
   check = 8,            ///< directions of the Taylor test; index: array
+  reshuffle = 9,        ///< index: epoch * 2^32 + rewind, counted from 1
 };
 
 /// The ten-round Philox bijection of a 128-bit counter under a 64-bit key.

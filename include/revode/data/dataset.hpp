@@ -105,8 +105,11 @@ std::uint32_t label_digest(const Dataset& dataset);
 std::uint32_t dataset_digest(const Dataset& dataset, std::span<const std::int64_t> indices);
 
 /// `indices` in the order of an epoch: a permutation drawn from (seed, Purpose::shuffle, epoch).
+/// Then, for the n-th (from 1) of `shuffled_from`, what lies from that place on is shuffled again,
+/// by (seed, Purpose::reshuffle, epoch, n).
 std::vector<std::int64_t> epoch_order(std::span<const std::int64_t> indices, std::uint64_t seed,
-                                      std::int64_t epoch);
+                                      std::int64_t epoch,
+                                      std::span<const std::int64_t> shuffled_from = {});
 
 /// How images become input: (pixel / 255 - mean) / std a channel, then where asked for a random
 /// crop from 4 pixels of zero padding and a random horizontal flip.
