@@ -151,6 +151,7 @@ class Try:
             ["--weight-decay", self.random.choice(["0", "1e30"])], ["--smoothness", "1e30"], ["--clip-norm", "1e-30"],
             ["--schedule", "gpipe"], ["--time-ranks", self.random.choice(["1", "2"])], ["--backend", "reference"],
             ["--activations", "store"], ["--checkpoint-every", "1000000"], ["--keep-checkpoints", "1"],
+            ["--on-nonfinite", self.random.choice(["skip", "rewind"])], ["--max-rewinds", self.random.choice(["0", "1", "101"])],
             ["--log-every", "1"], ["--progress", "on"], ["--time-limit", self.random.choice(["00:01", "00:00:01"])],
             ["--eval-every", "0"], ["--warmup-epochs", self.random.choice(["1", "100"])], ["--augment", "off"],
             ["--seed", "18446744073709551615"], ["--train-fraction", "0.0001"], ["--resume"], ["--json", "-"],

@@ -207,6 +207,13 @@ std::vector<Option> make_table() {
        trains | gradient, Stored::policy, &Config::smoothness, number_from(0)},
       {"clip-norm", "C", "clip the norm of the gradient; 0: off", "", training, trains,
        Stored::policy, &Config::clip_norm, number_from(0, " (0: off)")},
+      {"on-nonfinite", "NAME",
+       "where a loss or a gradient is not finite: stop the run, skip the update, or rewind to the "
+       "last checkpoint, with another order of the images and a lower rate for a while",
+       "stop", training, train, Stored::policy, &Config::on_nonfinite,
+       one_of({"stop", "skip", "rewind"})},
+      {"max-rewinds", "N", "how often --on-nonfinite rewind may go back before the run stops", "3",
+       training, train, Stored::policy, &Config::max_rewinds, whole_between(1, most_rewinds)},
       {"seed", "N", "seed of weights, shuffles and augmentation", "", training,
        trains | gradient | verify | analyze, Stored::run, &Config::seed,
        text("a whole number from 0 to 18446744073709551615")},

@@ -57,6 +57,11 @@ ProgressSetting progress_of(const Config& config) {
   return config.progress == "off" ? ProgressSetting::off : ProgressSetting::automatic;
 }
 
+OnNonFinite on_nonfinite_of(const Config& config) {
+  if (config.on_nonfinite == "skip") return OnNonFinite::skip;
+  return config.on_nonfinite == "rewind" ? OnNonFinite::rewind : OnNonFinite::stop;
+}
+
 }  // namespace
 
 Architecture resolve(Config& config) {
@@ -163,6 +168,8 @@ RunPlan plan_of(Config config, Architecture architecture, Placement placement, i
           .split = reads_train ? Split::train : Split::test,
           .samples = parse_sample_range(config.samples),
           .progress = progress_of(config),
+          .on_nonfinite = on_nonfinite_of(config),
+          .max_rewinds = config.max_rewinds.value_or(default_max_rewinds),
           .time_limit_seconds = parse_time_limit(config.time_limit),
           .config = std::move(config)};
 }

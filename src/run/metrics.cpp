@@ -19,17 +19,25 @@ namespace revode {
 
 namespace {
 
-/// Whether a line is a record of a run that stood at `last_step` or before.
-bool stays(const std::string& line, std::int64_t last_step) {
+/// Whether record[key] is a whole number of at most `largest`.
+bool is_at_most(const nlohmann::json& record, const char* key, std::int64_t largest) {
+  const auto number = record.find(key);
+  if (number == record.end() || !number->is_number_integer()) return false;
+  // From 2^63 on a comparison would take it for less than 0.
+  constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (number->is_number_unsigned() && number->get<std::uint64_t>() > most) return false;
+  return *number <= largest;
+}
+
+/// Whether a line is a record of a run that stood at `last_step` or before, after `num_rewinds`.
+bool stays(const std::string& line, std::int64_t last_step, std::int64_t num_rewinds) {
   const auto record = parse_json(line);
   if (!record.is_object()) return false;  // cut off by a kill while it was written, or not ours
-  const auto kind = record.find("kind"), step = record.find("step");
+  const auto kind = record.find("kind");
   if (kind != record.end() && *kind == "end") return false;  // and now the run goes on
-  if (step == record.end()) return last_step >= 0;
-  // From 2^63 on a comparison with last_step would take it for less than 0.
-  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-  if (step->is_number_unsigned() && step->get<std::uint64_t>() > largest) return false;
-  return step->is_number_integer() && *step <= last_step;
+  if (kind != record.end() && *kind == "rewind" && !is_at_most(record, "count", num_rewinds))
+    return false;
+  return record.contains("step") ? is_at_most(record, "step", last_step) : last_step >= 0;
 }
 
 /// Whether lines may be added: a new file, or one that earlier ones went to.
@@ -43,11 +51,13 @@ bool takes_lines(const std::filesystem::path& file) {
 
 }  // namespace
 
-MetricsFile::MetricsFile(const std::filesystem::path& file, std::int64_t last_step) : path_(file) {
+MetricsFile::MetricsFile(const std::filesystem::path& file, std::int64_t last_step,
+                         std::int64_t num_rewinds)
+    : path_(file) {
   std::string kept, cut;
   std::ifstream input(file);
   for (std::string line; std::getline(input, line);) {
-    const bool keep = stays(line, last_step);
+    const bool keep = stays(line, last_step, num_rewinds);
     (keep ? kept : cut) += line + '\n';
     num_left_behind_ += keep ? 0 : 1;
   }

@@ -137,8 +137,8 @@ fs::path RunFolder::newest_complete_checkpoint() const {
   return best;
 }
 
-std::vector<std::string> RunFolder::prepare(const Config& config,
-                                            std::optional<std::int64_t> step) {
+std::vector<std::string> RunFolder::prepare(const Config& config, std::optional<std::int64_t> step,
+                                            std::int64_t num_rewinds) {
   std::vector<std::string> names;
   const auto put_aside = [&](const fs::path& file) {
     names.push_back(set_aside(file).filename().string());
@@ -176,7 +176,7 @@ std::vector<std::string> RunFolder::prepare(const Config& config,
 
   // 3. The run's own.
   write_config_ini(ini, config);
-  metrics_ = MetricsFile(log, step.value_or(-1));
+  metrics_ = MetricsFile(log, step.value_or(-1), num_rewinds);
 
   std::vector<std::string> lines;
   if (!names.empty()) lines.push_back(fmt::format("set aside: {}", fmt::join(names, ", ")));
@@ -203,11 +203,12 @@ double RunFolder::best_accuracy() const {
   return best ? best->best_accuracy : 0;
 }
 
-void RunFolder::publish(std::int64_t step, int keep) {
+void RunFolder::publish(std::int64_t step, int keep, std::optional<std::int64_t> needed) {
   publish_link(folder_ / checkpoint_name(step), folder_ / latest_name);
   if (keep == 0) return;
   const std::vector<fs::path> files = list_checkpoints(folder_);
   for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < files.size(); ++i) {
+    if (needed && files[i].filename() == checkpoint_name(*needed)) continue;
     std::error_code ignored;  // A file that can't be removed costs space alone.
     if (is_plain_file(files[i]) && content_of(files[i]) == FileContent::checkpoint)
       fs::remove(files[i], ignored);

@@ -1,29 +1,45 @@
 #include "revode/run/run_progress.hpp"
 
+#include <charconv>
 #include <cmath>
 #include <limits>
 #include <string_view>
 
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include "revode/config/config.hpp"
 #include "revode/core/error.hpp"
 #include "revode/files/json_text.hpp"
 
 namespace revode {
 
+double RunProgress::rate_factor() const {
+  return step < slow_until ? std::ldexp(1.0, -static_cast<int>(rewound_to.size())) : 1.0;
+}
+
 Attributes to_attributes(const RunProgress& progress, std::uint64_t seed) {
-  return {{"epoch", progress.epoch},
-          {"step", progress.step},
-          {"samples_seen", progress.samples_seen},
-          {"seed", static_cast<std::int64_t>(seed)},
-          {"learning_rate", progress.learning_rate},
-          {"best_accuracy", progress.best_accuracy},
-          {"epoch_loss_sum", progress.epoch_loss_sum},
-          {"epoch_correct", progress.epoch_correct},
-          {"epoch_samples", progress.epoch_samples},
-          {"epoch_regularization_sum", progress.epoch_regularization_sum},
-          {"out_of_range", progress.range.out_of_range},
-          {"rounded_to_zero", progress.range.rounded_to_zero}};
+  Attributes attributes{{"epoch", progress.epoch},
+                        {"step", progress.step},
+                        {"samples_seen", progress.samples_seen},
+                        {"seed", static_cast<std::int64_t>(seed)},
+                        {"learning_rate", progress.learning_rate},
+                        {"best_accuracy", progress.best_accuracy},
+                        {"epoch_loss_sum", progress.epoch_loss_sum},
+                        {"epoch_correct", progress.epoch_correct},
+                        {"epoch_samples", progress.epoch_samples},
+                        {"epoch_regularization_sum", progress.epoch_regularization_sum},
+                        {"out_of_range", progress.range.out_of_range},
+                        {"rounded_to_zero", progress.range.rounded_to_zero}};
+  if (progress.skipped > 0) {
+    attributes["skipped_steps"] = progress.skipped;
+    attributes["skipped_in_a_row"] = progress.skipped_in_a_row;
+  }
+  if (!progress.rewound_to.empty()) {
+    attributes["rewound_to"] = fmt::format("{}", fmt::join(progress.rewound_to, ","));
+    attributes["slow_until"] = progress.slow_until;
+  }
+  return attributes;
 }
 
 namespace {
@@ -45,6 +61,35 @@ class ProgressNumbers {
                                 value.get<std::int64_t>() <= largest;
     if (!fits) refuse(name, "a whole number from 0 to 2^53");
     return value.get<std::int64_t>();
+  }
+
+  /// 0 where there is none.
+  std::int64_t count_if_any(const char* name) const {
+    return attributes_.contains(name) ? count(name) : 0;
+  }
+
+  /// Steps up to `last`, none below the one before, as text with commas; none where there is no
+  /// such text.
+  std::vector<std::int64_t> steps_if_any(const char* name, std::int64_t last) const {
+    std::vector<std::int64_t> steps;
+    if (!attributes_.contains(name)) return steps;
+    const nlohmann::json& value = find(name);
+    const std::string text = value.is_string() ? value.get<std::string>() : "";
+    const char* place = text.data();
+    const char* const end = place + text.size();
+    for (bool more = true; more; ++place) {
+      std::int64_t step = -1;
+      const auto [behind, failure] = std::from_chars(place, end, step);
+      const bool fits = failure == std::errc() && step <= last &&
+                        step >= (steps.empty() ? 0 : steps.back()) && steps.size() < most_rewinds;
+      more = fits && behind != end;
+      if (!fits || (more && *behind != ','))
+        refuse(name, fmt::format("1 to {} steps up to {}, in order, with commas between them",
+                                 most_rewinds, last));
+      steps.push_back(step);
+      place = behind;
+    }
+    return steps;
   }
 
   double number(const char* name, double least, double most, std::string_view expected) const {
@@ -104,6 +149,14 @@ RunProgress from_attributes(const Attributes& attributes, const std::string& fil
       numbers.number("epoch_regularization_sum", -largest, largest, "a finite number");
   progress.range.out_of_range = numbers.count("out_of_range");
   progress.range.rounded_to_zero = numbers.count("rounded_to_zero");
+  progress.skipped = numbers.count_if_any("skipped_steps");
+  progress.skipped_in_a_row = numbers.count_if_any("skipped_in_a_row");
+  progress.rewound_to = numbers.steps_if_any("rewound_to", progress.step);
+  progress.slow_until = numbers.count_if_any("slow_until");
+  numbers.require(progress.skipped <= progress.step, "skipped_steps",
+                  fmt::format("at most step = {}", progress.step));
+  numbers.require(progress.skipped_in_a_row <= progress.skipped, "skipped_in_a_row",
+                  fmt::format("at most skipped_steps = {}", progress.skipped));
   numbers.require(progress.epoch_correct <= progress.epoch_samples, "epoch_correct",
                   fmt::format("at most epoch_samples = {}", progress.epoch_samples));
   numbers.require(progress.samples_seen >= progress.epoch_samples, "samples_seen",

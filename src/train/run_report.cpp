@@ -1,6 +1,7 @@
 #include "revode/train/run_report.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "revode/core/console.hpp"
@@ -92,13 +93,14 @@ void RunReport::step(const StepReport& report, const RunProgress& progress, doub
   if (!speaks()) return;
 
   const double rate_now = static_cast<double>(timing_.images) / timing_.step_seconds;
+  const bool skipped = !report.is_finite();
   const std::string text =
-      fmt::format("epoch {} step {}/{} loss {:.4f} accuracy {:.3f} {:.1f} images/s ETA {}",
+      fmt::format("epoch {} step {}/{} loss {:.4f} accuracy {:.3f} {:.1f} images/s ETA {}{}",
                   progress.epoch, progress.step, last_step_, report.loss, accuracy_of(report),
-                  rate_now, format_duration(seconds_left(progress)));
+                  rate_now, format_duration(seconds_left(progress)), skipped ? " skipped" : "");
   log_.update(text);
-  note_range(report, progress);
-  const bool on_record = progress.step % session_.config().log_every == 0;
+  if (!skipped) note_range(report, progress);
+  const bool on_record = skipped || progress.step % session_.config().log_every == 0;
   const std::chrono::duration<double> silence = Clock::now() - last_line_;
   const bool due = on_record || progress.step == session_.start_progress().step + 1 ||
                    progress.step >= last_step_ || silence.count() > seconds_between_lines;
@@ -107,19 +109,21 @@ void RunReport::step(const StepReport& report, const RunProgress& progress, doub
     last_line_ = Clock::now();
   }
   if (!on_record) return;
-  record({{"kind", "step"},
-          {"epoch", progress.epoch},
-          {"step", progress.step},
-          {"loss", report.loss},
-          {"accuracy", accuracy_of(report)},
-          {"regularization", report.regularization},
-          {"gradient_norm", report.gradient_norm},
-          {"learning_rate", progress.learning_rate},
-          {"out_of_range", report.range.out_of_range},
-          {"rounded_to_zero", report.range.rounded_to_zero},
-          {"images_per_second", rate_now},
-          {"waiting_seconds", timing_.waiting_seconds},
-          {"seconds", timing_.total_seconds}});
+  nlohmann::ordered_json line{{"kind", "step"},
+                              {"epoch", progress.epoch},
+                              {"step", progress.step},
+                              {"loss", report.loss},
+                              {"accuracy", accuracy_of(report)},
+                              {"regularization", report.regularization},
+                              {"gradient_norm", report.gradient_norm},
+                              {"learning_rate", progress.learning_rate},
+                              {"out_of_range", report.range.out_of_range},
+                              {"rounded_to_zero", report.range.rounded_to_zero},
+                              {"images_per_second", rate_now},
+                              {"waiting_seconds", timing_.waiting_seconds},
+                              {"seconds", timing_.total_seconds}};
+  if (skipped) line["skipped"] = true;
+  record(line);
   timing_.step_seconds = timing_.waiting_seconds = 0;
   timing_.images = 0;
 }
@@ -134,6 +138,39 @@ void RunReport::note_range(const StepReport& report, const RunProgress& progress
       progress.step, format_count(report.range.out_of_range), 24 - session_.config().grid_bits));
 }
 
+void RunReport::skipped(const NonFinite& found, bool is_last) {
+  if (!speaks()) return;
+  log_.finish();
+  print_note(fmt::format("{}; the step is skipped{}", found.event,
+                         is_last ? "; others are counted at the end of their epoch" : ""));
+}
+
+void RunReport::rewinding(const NonFinite& found, const std::string& checkpoint, std::int64_t count,
+                          int max_rewinds) {
+  if (!speaks()) return;
+  log_.finish();
+  print_note(fmt::format("{}; going back to {} (rewind {} of {})", found.event, checkpoint, count,
+                         max_rewinds));
+}
+
+void RunReport::rewound(const NonFinite& found, const RunProgress& progress,
+                        const std::vector<std::string>& set_aside) {
+  if (!speaks()) return;
+  for (const std::string& line : set_aside) log_.print(line);
+  log_.print(
+      fmt::format("going on at step {}, epoch {}, with another order of the images and "
+                  "{:.3g} times the rate up to step {}",
+                  progress.step, progress.epoch, progress.rate_factor(), progress.slow_until));
+  record({{"kind", "rewind"},
+          {"epoch", progress.epoch},
+          {"step", progress.step},
+          {"from_step", found.step},
+          {"count", progress.num_rewinds()},
+          {"reason", found.what},
+          {"rate_factor", progress.rate_factor()},
+          {"slow_until", progress.slow_until}});
+}
+
 void RunReport::evaluating(const RunProgress& progress) {
   log_.update(fmt::format("epoch {} step {}/{} evaluating {} test samples", progress.epoch,
                           progress.step, last_step_, format_count(session_.test_data().size())));
@@ -145,13 +182,21 @@ void RunReport::epoch(const RunProgress& progress, const std::optional<Evaluatio
   const auto samples = static_cast<double>(progress.epoch_samples);
   const double train_loss = progress.epoch_loss_sum / samples;
   const double train_accuracy = static_cast<double>(progress.epoch_correct) / samples;
-  std::string text = fmt::format("epoch {} done: train loss {:.4f} accuracy {:.3f}", progress.epoch,
-                                 train_loss, train_accuracy);
+  const std::int64_t skipped =
+      session_.steps_per_epoch() - progress.epoch_samples / session_.config().batch_size;
+  std::string text = fmt::format("epoch {} done: ", progress.epoch);
+  if (samples > 0)
+    text += fmt::format("train loss {:.4f} accuracy {:.3f}{}", train_loss, train_accuracy,
+                        skipped > 0 ? ", " : "");
   nlohmann::ordered_json record{{"kind", "epoch"},
                                 {"epoch", progress.epoch},
                                 {"step", progress.step},
                                 {"train_loss", train_loss},
                                 {"train_accuracy", train_accuracy}};
+  if (skipped > 0) {
+    text += fmt::format("{} of {} steps skipped", skipped, session_.steps_per_epoch());
+    record["skipped_steps"] = skipped;
+  }
   if (test) {
     text += fmt::format(", test loss {:.4f} accuracy {:.3f}{}", test->loss, test->accuracy,
                         best ? " (best)" : "");
@@ -159,7 +204,7 @@ void RunReport::epoch(const RunProgress& progress, const std::optional<Evaluatio
                    {"test_accuracy", test->accuracy},
                    {"best_accuracy", progress.best_accuracy}});
   }
-  const auto steps = static_cast<double>(session_.steps_per_epoch());
+  const auto steps = static_cast<double>(session_.steps_per_epoch() - skipped);
   record.update({{"regularization", progress.epoch_regularization_sum / steps},
                  {"learning_rate", progress.learning_rate},
                  {"seconds", timing_.total_seconds}});
@@ -211,9 +256,11 @@ void RunReport::saved_again(const std::string& checkpoint, int num_failures) {
 }
 
 void RunReport::stopped(const RunProgress& progress, const std::string& why,
-                        const std::string& checkpoint) {
-  log_.print(fmt::format("stopped {} after step {}; saved {}\ngo on with: {}", why, progress.step,
-                         checkpoint,
+                        const std::string& checkpoint, bool saved) {
+  const std::string what =
+      saved ? fmt::format("saved {}", checkpoint)
+            : fmt::format("its weights are not finite, so the run will go on from {}", checkpoint);
+  log_.print(fmt::format("stopped {} after step {}; {}\ngo on with: {}", why, progress.step, what,
                          resume_command(session_.config(), session_.grid().world().size())));
 }
 
@@ -247,6 +294,8 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
                                 {"threads", session_.network().num_threads()},
                                 {"out_of_range", progress.range.out_of_range},
                                 {"rounded_to_zero", progress.range.rounded_to_zero},
+                                {"skipped_steps", progress.skipped},
+                                {"rewinds", progress.num_rewinds()},
                                 {"output", session_.config().output},
                                 {"checkpoint", checkpoint}};
   if (!device_memory_text(memory).empty()) result["device_memory_bytes"] = device_peaks(memory);
@@ -287,6 +336,12 @@ void RunReport::print_summary(const RunProgress& progress, const Evaluation& tes
                             ? std::string("exact: no state value left the range")
                             : fmt::format("approximate where {} state values left the range",
                                           format_count(progress.range.out_of_range)));
+  if (progress.skipped > 0)
+    text += fmt::format("{:<20}{}\n", "skipped steps", format_count(progress.skipped));
+  if (progress.num_rewinds() > 0)
+    text +=
+        fmt::format("{:<20}{}, to step{} {}\n", "rewinds", progress.num_rewinds(),
+                    progress.num_rewinds() == 1 ? "" : "s", fmt::join(progress.rewound_to, ", "));
   text += fmt::format("{:<20}{}", "files", session_.config().output);
   log_.print(text);
 }

@@ -1,5 +1,7 @@
 #include "revode/train/session.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "revode/checkpoint/checkpoint_writer.hpp"
@@ -52,13 +54,10 @@ void Session::load(const StartPoint& start) {
   } else {
     const CheckpointReader reader(start.file, grid_.world().handle(),
                                   CheckpointReader::Checksums::ignore);  // verified when chosen
-    load_model(reader, start.file, network_);
     if (start.kind == StartPoint::Kind::resume) {
-      grid_.world().agree([&] {
-        start_progress_ = from_attributes(reader.progress(), start.file);
-        check_training_data(reader, start.file);
-      });
-      load_momentum(reader, start.file, network_);
+      load_training(reader, start.file, start_progress_);
+    } else {
+      load_model(reader, start.file, network_);
     }
   }
   if (!grid_.is_reader()) return;
@@ -70,9 +69,26 @@ void Session::load(const StartPoint& start) {
   test_data_.set_transform(transform, network_.shared_backend());
 }
 
+void Session::load_training(const CheckpointReader& reader, const std::string& file,
+                            RunProgress& progress) {
+  load_model(reader, file, network_);
+  grid_.world().agree([&] {
+    progress = from_attributes(reader.progress(), file);
+    check_training_data(reader, file, progress);
+  });
+  load_momentum(reader, file, network_);
+}
+
+RunProgress Session::go_back(const std::string& file) {
+  RunProgress progress;
+  load_training(CheckpointReader(file, grid_.world().handle()), file, progress);
+  return progress;
+}
+
 // A run goes on with the images that it began with. Files from before it was noted tell by their
 // epoch alone.
-void Session::check_training_data(const CheckpointReader& reader, const std::string& file) const {
+void Session::check_training_data(const CheckpointReader& reader, const std::string& file,
+                                  const RunProgress& progress) const {
   constexpr const char* advice =
       "give the same data, or start a new run from these weights with --checkpoint";
   if (const auto stored = training_data_of(reader.config(), file)) {
@@ -85,7 +101,6 @@ void Session::check_training_data(const CheckpointReader& reader, const std::str
         "{}: its run trains on other images than those of {} now (their digests are {} and {}); {}",
         file, config().dataset, stored->digest, train_digest_, advice);
   }
-  const RunProgress& progress = start_progress_;
   REVODE_REQUIRE(progress.epoch == progress.step / steps_per_epoch(),
                  "{}: it is at step {} in epoch {}, and {} samples in mini-batches of {} make that "
                  "epoch {}; {}",
@@ -93,10 +108,18 @@ void Session::check_training_data(const CheckpointReader& reader, const std::str
                  config().batch_size, progress.step / steps_per_epoch(), advice);
 }
 
-MiniBatchSource Session::mini_batch(std::int64_t epoch, std::int64_t step_in_epoch) {
-  if (order_epoch_ != epoch) {
-    order_ = epoch_order(train_data_.indices(), config().seed, epoch);
+// A rewind to a step of an epoch before shuffles the whole of this one again: not only what is left
+// of its own epoch is to come in another order.
+MiniBatchSource Session::mini_batch(std::int64_t epoch, std::int64_t step_in_epoch,
+                                    std::span<const std::int64_t> rewound_to) {
+  if (order_epoch_ != epoch || order_rewinds_ != rewound_to.size()) {
+    std::vector<std::int64_t> places;
+    for (const std::int64_t step : rewound_to)
+      places.push_back(std::max(step - epoch * steps_per_epoch(), std::int64_t{0}) *
+                       config().batch_size);
+    order_ = epoch_order(train_data_.indices(), config().seed, epoch, places);
     order_epoch_ = epoch;
+    order_rewinds_ = rewound_to.size();
   }
   const auto first = order_.begin() + step_in_epoch * config().batch_size;
   return train_data_.mini_batch({first, first + config().batch_size}, epoch,

@@ -21,6 +21,16 @@
 namespace revode {
 namespace {
 
+/// Steps that --on-nonfinite skip passes over one after the other: weights that have diverged give
+/// no finite step any more, however long one waits.
+constexpr std::int64_t most_skipped_in_a_row = 20;
+
+/// Skipped steps that are explained, which takes a sweep each; the others are counted.
+constexpr int most_skip_notes = 3;
+
+constexpr const char* divergence_advice =
+    "a smaller --learning-rate or --step-size, or --clip-norm, may help";
+
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
@@ -93,6 +103,7 @@ Trainer::Trainer(const RunPlan& plan, StartPoint start, const Communicator& worl
   if (start_.kind == StartPoint::Kind::resume) last_saved_step_ = progress_.step;
   if (!config_.trace.empty()) trace_file_.emplace(session_.network());
   open_folder();
+  if (goes_back() && !finished()) settle_rewind_step();
 }
 
 void Trainer::open_folder() {
@@ -100,29 +111,71 @@ void Trainer::open_folder() {
   const nlohmann::ordered_json record =
       start_record(session_.network(), progress_.step, progress_.epoch);
   const bool resumes = start_.kind == StartPoint::Kind::resume;
+  const std::vector<std::string> set_aside = prepare_folder(
+      resumes ? std::optional(progress_.step) : std::nullopt, progress_.num_rewinds(), record);
+  report_.begin(set_aside, record, block);
+}
+
+/// Collective; see RunFolder::prepare(). record: of the start from there.
+std::vector<std::string> Trainer::prepare_folder(std::optional<std::int64_t> step,
+                                                 std::int64_t num_rewinds,
+                                                 const nlohmann::ordered_json& record) {
   std::vector<std::string> set_aside;
   world_.agree([&] {
     if (!world_.is_root()) return;
-    set_aside =
-        start_.folder->prepare(config_, resumes ? std::optional(progress_.step) : std::nullopt);
+    start_.folder->check_held();
+    set_aside = start_.folder->prepare(config_, step, num_rewinds);
     start_.folder->metrics().write(record);
     best_in_file_ = std::max(progress_.best_accuracy, start_.folder->best_accuracy());
   });
   // All ranks write best.h5 together: they decide alike.
   world_.broadcast(std::span<double>(&best_in_file_, 1), 0);
-  report_.begin(set_aside, record, block);
+  return set_aside;
+}
+
+// A run that was stopped and went on must go back to where one that nobody stopped would: to a
+// checkpoint of --checkpoint-every, never to what a signal saved. So there is always one, if need
+// be of what the run begins with.
+void Trainer::settle_rewind_step() {
+  std::int64_t found = -1;
+  world_.agree([&] {
+    if (!world_.is_root()) return;
+    for (const std::filesystem::path& file : list_checkpoints(start_.folder->path())) {
+      const std::int64_t step = step_of_checkpoint(file.filename().string()).value_or(-1);
+      if (step <= progress_.step && step % checkpoint_every_ == 0) found = step;
+    }
+    if (found < 0 && std::filesystem::exists(checkpoint_of(progress_.step))) found = progress_.step;
+  });
+  found = world_.all_gather(found).front();
+  rewind_step_ = found >= 0 ? found : progress_.step;
+  if (found < 0) insist(pauses_at_end(), [&] { return save(); });
 }
 
 ExitStatus Trainer::run() {
   catch_stop_signals();
-  bool stopped = false;
+  while (true) {
+    try {
+      return train();
+    } catch (const NonFiniteError& error) {
+      if (!rewind_step_) throw;
+      rewind(error.found());
+    }
+  }
+}
+
+ExitStatus Trainer::train() {
+  bool stopped = false, saved = true;
   while (!finished() && !stopped) {
     const auto round = Clock::now();
     stopped = step().stop_requested;
     if (progress_.step % steps_per_epoch_ == 0) finish_epoch();
     time_limit_.note_round(seconds_since(round));
-    const bool due = progress_.step % checkpoint_every_ == 0 || retry_is_due();
+    const bool due = is_planned_save() || retry_is_due();
     if (finished() || !(stopped || due)) continue;
+    // Without the signal the step after this would have failed, and gone back: so it will when the
+    // run goes on.
+    saved = is_planned_save() || !goes_back() || !non_finite_weights();
+    if (!saved) continue;
     if (stopped) {
       insist(pauses_at_stop(), [&] { return save(); });
     } else {
@@ -134,7 +187,7 @@ ExitStatus Trainer::run() {
   if (stopped && !finished()) {
     insist(pauses_at_stop(), [&] { return failure_of([&] { report_.require_metrics(); }); });
     report_.stopped(progress_, out_of_time_ ? "before the time limit" : "by a signal",
-                    last_checkpoint());
+                    last_checkpoint(), saved);
     return ExitStatus::stopped;
   }
   finish();
@@ -146,29 +199,84 @@ StepReport Trainer::step() {
   const auto start = Clock::now();
   if (TraceRecorder* trace = session_.network().trace()) trace->begin_step(progress_.step + 1);
   const std::int64_t step_in_epoch = progress_.step % steps_per_epoch_;
-  const MiniBatchSource source = session_.mini_batch(progress_.epoch, step_in_epoch);
-  const double rate = rate_policy_.at(progress_.epoch, step_in_epoch, steps_per_epoch_);
+  const MiniBatchSource source =
+      session_.mini_batch(progress_.epoch, step_in_epoch, progress_.rewound_to);
+  const double rate =
+      progress_.rate_factor() * rate_policy_.at(progress_.epoch, step_in_epoch, steps_per_epoch_);
 
   // One rank looks at the clock, so that all stop at the same step.
   out_of_time_ = world_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_));
   TrainingStep& training = session_.training();
   const StepReport report =
       training.compute_gradient(source, stop_signal_seen() || out_of_time_ || report_.must_stop());
-  training.require_finite(source, report,
-                          fmt::format("step {} (epoch {})", progress_.step + 1, progress_.epoch),
-                          last_checkpoint_in_words());
-  training.update(rate, report);
-
+  if (report.is_finite()) {
+    training.update(rate, report);
+    progress_.skipped_in_a_row = 0;
+    progress_.epoch_loss_sum += report.loss * static_cast<double>(report.num_samples);
+    progress_.epoch_correct += report.num_correct;
+    progress_.epoch_samples += report.num_samples;
+    progress_.epoch_regularization_sum += report.regularization;
+    progress_.range += report.range;
+  } else {
+    skip_update(source, report,
+                fmt::format("step {} (epoch {})", progress_.step + 1, progress_.epoch));
+  }
   ++progress_.step;
   progress_.samples_seen += report.num_samples;
   progress_.learning_rate = rate;
-  progress_.epoch_loss_sum += report.loss * static_cast<double>(report.num_samples);
-  progress_.epoch_correct += report.num_correct;
-  progress_.epoch_samples += report.num_samples;
-  progress_.epoch_regularization_sum += report.regularization;
-  progress_.range += report.range;
   report_.step(report, progress_, seconds_since(start));
   return report;
+}
+
+// Or throws, where the run is not to skip, or has skipped too many.
+void Trainer::skip_update(const MiniBatchSource& source, const StepReport& report,
+                          const std::string& when) {
+  const auto explain = [&] {
+    NonFinite found = session_.training().explain(source, report, when);
+    found.step = progress_.step + 1;
+    return found;
+  };
+  if (session_.plan().on_nonfinite != OnNonFinite::skip)
+    throw NonFiniteError(explain(), last_checkpoint_in_words());
+  ++progress_.skipped;
+  if (++progress_.skipped_in_a_row >= most_skipped_in_a_row)
+    throw NonFiniteError(
+        explain(),
+        fmt::format("it is the {}th step in a row without an update, which --on-nonfinite "
+                    "skip can't mend; {}",
+                    most_skipped_in_a_row, last_checkpoint_in_words()));
+  if (num_skip_notes_ == most_skip_notes) return;
+  ++num_skip_notes_;
+  report_.skipped(explain(), num_skip_notes_ == most_skip_notes);
+}
+
+// 1. What the checkpoint holds.  2. What makes the way from there another one: the number of
+// rewinds, which the run has then.  3. The folder, as if the run had been stopped and went on.
+// Killed before the next checkpoint, a run comes here again, by the same way.
+void Trainer::rewind(const NonFinite& found) {
+  std::vector<std::int64_t> rewound_to = progress_.rewound_to;
+  const int max_rewinds = session_.plan().max_rewinds;
+  if (progress_.num_rewinds() >= max_rewinds)
+    throw NonFiniteError(
+        found,
+        fmt::format("the run has gone back {} time{} (--max-rewinds {}); {}", rewound_to.size(),
+                    rewound_to.size() == 1 ? "" : "s", max_rewinds, last_checkpoint_in_words()));
+  report_.rewinding(found, checkpoint_of(*rewind_step_), progress_.num_rewinds() + 1, max_rewinds);
+
+  RunProgress progress = session_.go_back(checkpoint_of(*rewind_step_));
+  rewound_to.push_back(progress.step);
+  progress.rewound_to = std::move(rewound_to);
+  progress.slow_until = std::max(progress_.slow_until, found.step + steps_per_epoch_);
+  progress_ = std::move(progress);
+  last_saved_step_ = progress_.step;
+  saved_here_ = published_ = true;
+  retry_.succeeded();
+  last_evaluation_step_ = -1;
+
+  const std::vector<std::string> set_aside =
+      prepare_folder(progress_.step, progress_.num_rewinds() - 1,
+                     start_record(session_.network(), progress_.step, progress_.epoch));
+  report_.rewound(found, progress_, set_aside);
 }
 
 Evaluation Trainer::evaluate_test() {
@@ -179,12 +287,14 @@ Evaluation Trainer::evaluate_test() {
     last_evaluation_ = evaluate(session_.network(), test_data, test_data.indices());
     last_evaluation_step_ = progress_.step;
     if (!std::isfinite(last_evaluation_->loss))
-      throw Error(
-          ExitStatus::failure,
-          fmt::format("the test loss after step {} is not finite ({}): the run has diverged; {}; a "
-                      "smaller --learning-rate or --step-size, or --clip-norm, may help",
-                      progress_.step, last_evaluation_->loss, last_checkpoint_in_words()),
-          ErrorScope::all_ranks);
+      throw NonFiniteError(
+          {.what = "the test loss is not finite",
+           .event =
+               fmt::format("the test loss after step {} is not finite ({}): the run has diverged",
+                           progress_.step, last_evaluation_->loss),
+           .advice = divergence_advice,
+           .step = progress_.step},
+          last_checkpoint_in_words());
   }
   return *last_evaluation_;
 }
@@ -240,9 +350,11 @@ Trainer::Failure Trainer::write_and_publish() {
     if (failure) return failure;
     last_saved_step_ = progress_.step;
     saved_here_ = true;
+    if (rewind_step_ && is_planned_save()) rewind_step_ = progress_.step;
   }
   Failure failure = failure_of([&] {
-    if (world_.is_root()) start_.folder->publish(progress_.step, config_.keep_checkpoints);
+    if (world_.is_root())
+      start_.folder->publish(progress_.step, config_.keep_checkpoints, rewind_step_);
   });
   published_ = !failure;
   return failure;
@@ -322,20 +434,33 @@ Trainer::Failure Trainer::write_file(const std::string& name, double best_accura
   });
 }
 
-void Trainer::check_weights_are_finite() {
+/// Collective. Which of the weights, in words that are the same on every rank.
+std::optional<std::string> Trainer::non_finite_weights() {
   const std::optional<std::string> mine = session_.first_non_finite();
-  world_.agree([&] {
-    if (mine)
-      throw run_error(
-          "after step {}, {} is not finite: the run has diverged; {}; a smaller --learning-rate or "
-          "--step-size, or --clip-norm, may help",
-          progress_.step, *mine, last_checkpoint_in_words());
-  });
+  const std::vector<std::int64_t> found = world_.all_gather(std::int64_t{mine.has_value()});
+  const auto first = std::ranges::find(found, 1) - found.begin();
+  if (first == std::ssize(found)) return std::nullopt;
+  const std::string name = world_.broadcast(mine.value_or(""), static_cast<int>(first));
+  return first == 0 ? name : fmt::format("{} (rank {})", name, first);
+}
+
+void Trainer::check_weights_are_finite() {
+  if (const std::optional<std::string> array = non_finite_weights())
+    throw NonFiniteError(
+        {.what = "the weights are not finite",
+         .event = fmt::format("after step {}, {} is not finite: the run has diverged",
+                              progress_.step, *array),
+         .advice = divergence_advice,
+         .step = progress_.step},
+        last_checkpoint_in_words());
+}
+
+std::string Trainer::checkpoint_of(std::int64_t step) const {
+  return (std::filesystem::path(config_.output) / checkpoint_name(step)).string();
 }
 
 std::string Trainer::last_checkpoint() const {
-  if (!saved_here_) return start_.file;
-  return (std::filesystem::path(config_.output) / checkpoint_name(last_saved_step_)).string();
+  return saved_here_ ? checkpoint_of(last_saved_step_) : start_.file;
 }
 
 std::string Trainer::last_checkpoint_in_words() const {

@@ -176,31 +176,35 @@ void TrainingStep::update(double rate, const StepReport& report) {
   network_.load_weights();
 }
 
-void TrainingStep::require_finite(const MiniBatchSource& source, const StepReport& report,
-                                  const std::string& when, const std::string& more) {
-  const auto failure = [](const std::string& text) {
-    return Error(ExitStatus::failure, text, ErrorScope::all_ranks);
-  };
-  const std::string addition = more.empty() ? "" : "; " + more;
+NonFinite TrainingStep::explain(const MiniBatchSource& source, const StepReport& report,
+                                const std::string& when) {
   constexpr const char* advice =
       "a smaller --learning-rate or --step-size, or --clip-norm, may help";
   if (!std::isfinite(report.loss))
-    throw failure(fmt::format("the loss is not finite ({}) at {}{}: {}; {}", report.loss, when,
-                              addition, origin_of_non_finite(source), advice));
+    return {.what = "the loss is not finite",
+            .event = fmt::format("the loss is not finite ({}) at {}: {}", report.loss, when,
+                                 origin_of_non_finite(source)),
+            .advice = advice};
   if (report.overflow) {
     const StepReport::Overflow& overflow = *report.overflow;
-    throw failure(fmt::format(
-        "{}, rank {}, {}, {}: the gradient left the range of exact sums; a smaller --step-size or "
-        "--learning-rate may help{}",
-        when, overflow.rank,
-        overflow.micro_batch ? fmt::format("micro-batch {}", *overflow.micro_batch)
-                             : "sum over the micro-batches",
-        network_.architecture().layer_name(overflow.layer), addition));
+    constexpr const char* what = "the gradient left the range of exact sums";
+    return {.what = what,
+            .event = fmt::format("{}, rank {}, {}, {}: {}", when, overflow.rank,
+                                 overflow.micro_batch
+                                     ? fmt::format("micro-batch {}", *overflow.micro_batch)
+                                     : "sum over the micro-batches",
+                                 network_.architecture().layer_name(overflow.layer), what),
+            .advice = "a smaller --step-size or --learning-rate may help"};
   }
-  if (!std::isfinite(report.gradient_norm))
-    throw failure(fmt::format("the gradient is not finite (norm {}) at {}{}: {}; {}",
-                              report.gradient_norm, when, addition, origin_of_non_finite(source),
-                              advice));
+  return {.what = "the gradient is not finite",
+          .event = fmt::format("the gradient is not finite (norm {}) at {}: {}",
+                               report.gradient_norm, when, origin_of_non_finite(source)),
+          .advice = advice};
+}
+
+void TrainingStep::require_finite(const MiniBatchSource& source, const StepReport& report,
+                                  const std::string& when) {
+  if (!report.is_finite()) throw NonFiniteError(explain(source, report, when));
 }
 
 /// In words: the first layer whose output is not finite. Collective.

@@ -29,13 +29,21 @@ std::string content_of_file(const fs::path& file) {
   return {bytes.begin(), bytes.end()};
 }
 
-/// A record up to `last_step`: all that may stay.
+/// A record up to `last_step`, of no rewind: all that may stay.
 bool may_stay(const std::string& line, std::int64_t last_step) {
   const nlohmann::json record = parse_json(line);
   if (!record.is_object()) return false;
   const auto kind = record.find("kind"), step = record.find("step");
-  if (kind != record.end() && kind->is_string() && kind->get_ref<const std::string&>() == "end")
-    return false;
+  if (kind != record.end() && kind->is_string()) {
+    if (kind->get_ref<const std::string&>() == "end") return false;
+    if (kind->get_ref<const std::string&>() == "rewind") {  // there were none, so count <= 0
+      const auto count = record.find("count");
+      const bool is_none = count != record.end() && count->is_number_integer() &&
+                           !(count->is_number_unsigned() && count->get<std::uint64_t>() > 0) &&
+                           (count->is_number_unsigned() || count->get<std::int64_t>() <= 0);
+      if (!is_none) return false;
+    }
+  }
   if (step == record.end()) return last_step >= 0;
   if (step->is_number_unsigned())
     return last_step >= 0 && step->get<std::uint64_t>() <= static_cast<std::uint64_t>(last_step);

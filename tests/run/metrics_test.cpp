@@ -81,6 +81,31 @@ TEST_F(Metrics, AResumeDropsTheEndOfTheRunBefore) {
   EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 1)));
 }
 
+// A rewind is told of at the step that it goes back to: the count says whether the checkpoint that
+// is gone on from was written before or after it.
+TEST_F(Metrics, AResumeKeepsRecordsOfTheRewindsThatItsCheckpointKnows) {
+  const auto rewind = [](const nlohmann::ordered_json& count) {
+    return to_text(nlohmann::ordered_json{{"kind", "rewind"}, {"step", 2}, {"count", count}});
+  };
+  const std::vector<std::string> lines{line("step", 2), rewind(1), rewind(2), line("step", 3)};
+  const auto write = [&] {
+    std::ofstream stream(file_);
+    for (const std::string& text : lines) stream << text << "\n";
+    for (const nlohmann::ordered_json& count :
+         std::vector<nlohmann::ordered_json>{UINT64_MAX, 0.5, "1", nullptr})
+      stream << rewind(count) << "\n";
+  };
+  write();
+  MetricsFile(file_, 2);
+  EXPECT_THAT(lines_of(file_), ElementsAre(lines[0]));
+  write();
+  MetricsFile(file_, 2, 1);
+  EXPECT_THAT(lines_of(file_), ElementsAre(lines[0], lines[1]));
+  write();
+  MetricsFile(file_, 3, 2);
+  EXPECT_THAT(lines_of(file_), testing::ElementsAreArray(lines));
+}
+
 // Found while the fuzz target was written: 2^64 - 1 was taken for -1, and levels were copied until
 // the stack was full.
 TEST_F(Metrics, AResumeLeavesBehindWhatNoRunWrites) {

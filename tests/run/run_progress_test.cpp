@@ -3,11 +3,15 @@
 
 #include <cstdint>
 #include <limits>
+#include <set>
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+
+#include "revode/config/config.hpp"
 
 #include "run/some_progress.hpp"
 #include "support/error_text.hpp"
@@ -24,6 +28,34 @@ TEST(RunProgress, ComesBackFromItsAttributes) {
   EXPECT_EQ(attributes.at("seed"), 7);
 }
 
+/// What runs have that met numbers that were not finite.
+const std::set<std::string> of_some_runs{"skipped_steps", "skipped_in_a_row", "rewound_to",
+                                         "slow_until"};
+
+// So a checkpoint of a run without such steps is, byte for byte, what it was before they were
+// counted.
+TEST(RunProgress, WhatWentWrongIsLeftOutWhereNothingDid) {
+  RunProgress progress = some_progress();
+  progress.skipped = progress.skipped_in_a_row = progress.slow_until = 0;
+  progress.rewound_to.clear();
+  const Attributes attributes = to_attributes(progress, 7);
+  for (const std::string& key : of_some_runs) EXPECT_FALSE(attributes.contains(key)) << key;
+  expect_equal(from_attributes(attributes, "file"), progress);
+}
+
+TEST(RunProgress, TheRateIsHalvedByEachRewindForAWhile) {
+  RunProgress progress;
+  progress.step = 9;
+  EXPECT_EQ(progress.rate_factor(), 1);
+  progress.rewound_to = {4};
+  progress.slow_until = 10;
+  EXPECT_EQ(progress.rate_factor(), 0.5);
+  progress.rewound_to = {4, 4, 8};
+  EXPECT_EQ(progress.rate_factor(), 0.125);
+  progress.step = 10;
+  EXPECT_EQ(progress.rate_factor(), 1);
+}
+
 TEST(RunProgress, EveryMissingNumberIsNamed) {
   const Attributes whole = to_attributes(some_progress(), 7);
   for (const auto& item : whole.items()) {
@@ -31,8 +63,10 @@ TEST(RunProgress, EveryMissingNumberIsNamed) {
     if (key == "seed") continue;  // the config's counts
     Attributes without = whole;
     without.erase(key);
-    EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { from_attributes(without, "some.h5"); }),
-                AllOf(HasSubstr("some.h5"), HasSubstr("'" + key + "'")));
+    if (!of_some_runs.contains(key)) {
+      EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { from_attributes(without, "some.h5"); }),
+                  AllOf(HasSubstr("some.h5"), HasSubstr("'" + key + "'")));
+    }
     without[key] = "text";
     EXPECT_THAT(error_text(ExitStatus::bad_input, [&] { from_attributes(without, "some.h5"); }),
                 HasSubstr("'" + key + "'"));
@@ -51,8 +85,9 @@ TEST(RunProgress, WhatNoRunCanHaveCountedIsRefused) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const std::int64_t above = (std::int64_t{1} << 53) + 1;
 
-  for (const char* key : {"epoch", "step", "samples_seen", "epoch_correct", "epoch_samples",
-                          "out_of_range", "rounded_to_zero"}) {
+  for (const char* key :
+       {"epoch", "step", "samples_seen", "epoch_correct", "epoch_samples", "out_of_range",
+        "rounded_to_zero", "skipped_steps", "skipped_in_a_row", "slow_until"}) {
     for (const nlohmann::json& value :
          std::vector<nlohmann::json>{-1, 1.5, 3.0, true, "3", "\xff", nan, above, UINT64_MAX,
                                      INT64_MIN, nlohmann::json::array({1})})
@@ -75,6 +110,21 @@ TEST(RunProgress, WhatNoRunCanHaveCountedIsRefused) {
   EXPECT_THAT(progress_error("samples_seen", 79), HasSubstr("at least epoch_samples = 80"));
   EXPECT_THAT(progress_error("samples_seen", 1000), HasSubstr("at least step = "));
   EXPECT_THAT(progress_error("epoch", 1'234'567'890'124), HasSubstr("at most step = "));
+}
+
+TEST(RunProgress, StepsGoneBackToThatNoRunCanHaveAreRefused) {
+  std::string many = "1";
+  for (int n = 1; n <= most_rewinds; ++n) many += ",1";
+  for (const nlohmann::json& value : std::vector<nlohmann::json>{
+           "", ",", "1,", ",1", "1;2", "2,1", "-1", "1.5", "1, 2", "1 ", "x",
+           "99999999999999999999", "1234567890124", many, 4, 0.5, true, nullptr})
+    EXPECT_THAT(progress_error("rewound_to", value),
+                AllOf(HasSubstr("some.h5"), HasSubstr("'rewound_to'")))
+        << value;
+  EXPECT_EQ(progress_error("rewound_to", "0"), "");
+  EXPECT_EQ(progress_error("rewound_to", "5,5,1234567890123"), "");
+  EXPECT_THAT(progress_error("skipped_in_a_row", 22), HasSubstr("at most skipped_steps = 21"));
+  EXPECT_THAT(progress_error("skipped_steps", 1'234'567'890'124), HasSubstr("at most step = "));
 }
 
 TEST(RunProgress, WhatARunCanHaveCountedIsTaken) {

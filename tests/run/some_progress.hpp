@@ -19,6 +19,10 @@ inline RunProgress some_progress() {
   progress.epoch_samples = 80;
   progress.epoch_regularization_sum = 2.0 / 7;
   progress.range = {.out_of_range = 5, .rounded_to_zero = 9'000'000'000};
+  progress.skipped = 21;
+  progress.skipped_in_a_row = 3;
+  progress.rewound_to = {0, 7, 7, 1'234'567'890'000};
+  progress.slow_until = 1'234'567'890'999;
   return progress;
 }
 
@@ -34,6 +38,10 @@ inline void expect_equal(const RunProgress& a, const RunProgress& b) {
   EXPECT_EQ(a.epoch_regularization_sum, b.epoch_regularization_sum);
   EXPECT_EQ(a.range.out_of_range, b.range.out_of_range);
   EXPECT_EQ(a.range.rounded_to_zero, b.range.rounded_to_zero);
+  EXPECT_EQ(a.skipped, b.skipped);
+  EXPECT_EQ(a.skipped_in_a_row, b.skipped_in_a_row);
+  EXPECT_EQ(a.rewound_to, b.rewound_to);
+  EXPECT_EQ(a.slow_until, b.slow_until);
 }
 
 }  // namespace revode

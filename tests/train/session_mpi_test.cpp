@@ -83,6 +83,27 @@ TEST_F(SessionTest, CanBeThrownAwayAndMadeAgain) {
   EXPECT_TRUE(save(again, last) == uninterrupted);
 }
 
+TEST_F(SessionTest, GoesBackToACheckpointAsIfItHadBeenMadeFromIt) {
+  Session session(plan(), StartPoint{}, world_);
+  train(session, 0, 2);
+  save(session, 2);
+  train(session, 2, 4);
+  const std::string straight = save(session, 4);
+  train(session, 4, 5);
+  save(session, 2);  // its weights are those of step 5
+
+  EXPECT_EQ(session.go_back(file_).step, 2);
+  train(session, 2, 4);
+  EXPECT_FALSE(save(session, 4) == straight);
+
+  Session other(plan(), StartPoint{}, world_);
+  train(other, 0, 2);
+  save(other, 2);
+  EXPECT_EQ(session.go_back(file_).step, 2);
+  train(session, 2, 4);
+  EXPECT_TRUE(save(session, 4) == straight);
+}
+
 TEST_F(SessionTest, StartsFromTheWeightsOfAFileAtTheBeginning) {
   Session trained(plan(), StartPoint{}, world_);
   train(trained, 0, 2);

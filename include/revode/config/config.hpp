@@ -18,6 +18,9 @@ namespace revode {
 enum class Command { train, eval, gradient, verify, bench, plan, analyze, info };
 std::string_view to_string(Command command);
 
+/// More rewinds than this no run may ask for.
+inline constexpr int most_rewinds = 100;
+
 /// Values after the command line and INI file, before a checkpoint's or the architecture's defaults
 /// fill what is empty. Empty means: no value yet in an optional, "" in a string, {} in a list.
 struct Config {
@@ -51,7 +54,9 @@ struct Config {
   double momentum = 0.9;
   double weight_decay = 2e-4;
   double smoothness = 2e-4;
-  double clip_norm = 0;  ///< 0: off
+  double clip_norm = 0;            ///< 0: off
+  std::string on_nonfinite;        ///< empty: stop
+  std::optional<int> max_rewinds;  ///< default 3
   std::uint64_t seed = 1;
 
   // How it is computed.

@@ -34,6 +34,12 @@ inline constexpr int default_micro_batches = 4;
 /// What --partition cuts by.
 enum class CutRule { uniform, multiply_adds, measured };
 
+/// What --on-nonfinite does about a step without a finite result.
+enum class OnNonFinite { stop, skip, rewind };
+
+/// How often a run may go back unless --max-rewinds says otherwise.
+inline constexpr int default_max_rewinds = 3;
+
 /// Ranks of a run: so many share the depth, so many replicas of that.
 struct GridShape {
   int time_ranks = 1;
@@ -80,6 +86,8 @@ struct RunPlan {
   /// Of the split; all where there is none. gradient, verify: the first mini-batch unless given.
   std::optional<SampleRange> samples;
   ProgressSetting progress;
+  OnNonFinite on_nonfinite;
+  int max_rewinds;  ///< OnNonFinite::rewind
   std::optional<std::int64_t> time_limit_seconds;
   Config config;  ///< after resolve(); what is printed and stored
 

@@ -19,9 +19,11 @@ class MetricsFile {
  public:
   MetricsFile() = default;
   /// Opens `file` to append. Lines that are no records up to `last_step` go first: later records, a
-  /// half-written last line, the closing "end" record. They are added to a file of that name with
-  /// left_behind_suffix. With last_step < 0 all go.
-  MetricsFile(const std::filesystem::path& file, std::int64_t last_step);
+  /// half-written last line, the closing "end" record, records of rewinds (kind "rewind") after the
+  /// first `num_rewinds`. They are added to a file of that name with left_behind_suffix. With
+  /// last_step < 0 all go.
+  MetricsFile(const std::filesystem::path& file, std::int64_t last_step,
+              std::int64_t num_rewinds = 0);
   ~MetricsFile();
   MetricsFile(MetricsFile&& other) noexcept;
   MetricsFile& operator=(MetricsFile&& other) noexcept;

@@ -36,15 +36,16 @@ class RunFolder {
   /// Readies the folder for a run that goes on from `step`, or begins (nothing): sets aside, as
   /// <name>.left-behind, what such a run would write over, removes what a killed run had not
   /// finished, writes config.ini, and opens metrics.jsonl. Returns lines for people that say what
-  /// was set aside.
-  std::vector<std::string> prepare(const Config& config, std::optional<std::int64_t> step);
+  /// was set aside. num_rewinds: how often it has gone back until then, whose records stay.
+  std::vector<std::string> prepare(const Config& config, std::optional<std::int64_t> step,
+                                   std::int64_t num_rewinds = 0);
   MetricsFile& metrics() { return metrics_; }
 
   /// Accuracy of best.h5 as that file has it; 0 where there is no such file.
   double best_accuracy() const;
   /// Points latest.h5 to the checkpoint of `step` and removes all but the `keep` newest of this run
-  /// (0: none).
-  void publish(std::int64_t step, int keep);
+  /// (0: none). That of the step `needed` stays.
+  void publish(std::int64_t step, int keep, std::optional<std::int64_t> needed = std::nullopt);
   /// Throws a run error where another process has taken the folder.
   void check_held() const;
 

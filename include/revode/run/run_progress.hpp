@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "revode/backend/segment.hpp"
 #include "revode/checkpoint/array_slice.hpp"
@@ -23,6 +24,16 @@ struct RunProgress {
   double epoch_regularization_sum = 0;
   // Since the beginning: see RangeCounts.
   RangeCounts range;
+  // Numbers that went wrong (docs/reliability.md). Left out of /progress where there were none.
+  std::int64_t skipped = 0;           ///< steps without an update, since the beginning
+  std::int64_t skipped_in_a_row = 0;  ///< the last ones
+  /// The step that each rewind went back to, in their order: never falling.
+  std::vector<std::int64_t> rewound_to;
+  std::int64_t slow_until = 0;  ///< up to this step the rate is lowered
+
+  std::int64_t num_rewinds() const { return static_cast<std::int64_t>(rewound_to.size()); }
+  /// What the rate of the next step is multiplied by: 2^-rewinds up to slow_until, else 1.
+  double rate_factor() const;
 };
 
 Attributes to_attributes(const RunProgress& progress, std::uint64_t seed);

@@ -27,6 +27,13 @@ class RunReport {
              const std::string& block);
   /// After a step that took `seconds`.
   void step(const StepReport& report, const RunProgress& progress, double seconds);
+  /// Before step() of a step without an update. is_last: of others only numbers are told.
+  void skipped(const NonFinite& found, bool is_last);
+  /// Before and after going back for the `count`-th time.
+  void rewinding(const NonFinite& found, const std::string& checkpoint, std::int64_t count,
+                 int max_rewinds);
+  void rewound(const NonFinite& found, const RunProgress& progress,
+               const std::vector<std::string>& set_aside);
   /// Before an evaluation.
   void evaluating(const RunProgress& progress);
   /// At the end of progress.epoch; best: the test accuracy is the highest so far.
@@ -40,7 +47,9 @@ class RunReport {
   bool must_stop() const { return !metrics_failure_.empty() && !goes_on(); }
   /// Throws a run error where not all records are in metrics.jsonl.
   void require_metrics();
-  void stopped(const RunProgress& progress, const std::string& why, const std::string& checkpoint);
+  /// saved: what the run stands at, as `checkpoint`; else it goes on from that.
+  void stopped(const RunProgress& progress, const std::string& why, const std::string& checkpoint,
+               bool saved);
   /// The last record.
   void end_record(const RunProgress& progress, const Evaluation& test);
   /// Collective.

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,8 +35,14 @@ class Session {
   /// Where the run stood in the checkpoint that is resumed, else its beginning.
   const RunProgress& start_progress() const { return start_progress_; }
 
-  /// The images of a step; to be used before the next one is asked for.
-  MiniBatchSource mini_batch(std::int64_t epoch, std::int64_t step_in_epoch);
+  /// The images of a step; to be used before the next one is asked for. rewound_to: as in
+  /// RunProgress; from each of these steps on the images that are left come in another order.
+  MiniBatchSource mini_batch(std::int64_t epoch, std::int64_t step_in_epoch,
+                             std::span<const std::int64_t> rewound_to = {});
+
+  /// Reads weights and momentum of a checkpoint of this run; returns where the run stood in it.
+  /// Collective; the file is held against its checksums.
+  RunProgress go_back(const std::string& file);
 
   /// Weights and momentum as they are, for a checkpoint of a run that stands at `progress`.
   CheckpointContents contents(const RunProgress& progress) const;
@@ -44,7 +51,10 @@ class Session {
 
  private:
   void load(const StartPoint& start);
-  void check_training_data(const CheckpointReader& reader, const std::string& file) const;
+  void load_training(const CheckpointReader& reader, const std::string& file,
+                     RunProgress& progress);
+  void check_training_data(const CheckpointReader& reader, const std::string& file,
+                           const RunProgress& progress) const;
 
   Grid grid_;
   DataFeed train_data_, test_data_;
@@ -54,6 +64,7 @@ class Session {
   RunProgress start_progress_;
   std::vector<std::int64_t> order_;  // of the epoch
   std::int64_t order_epoch_ = -1;
+  std::size_t order_rewinds_ = 0;  // that it has seen
 };
 
 }  // namespace revode

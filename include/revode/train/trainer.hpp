@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
 #include "revode/run/hang_watch.hpp"
@@ -33,8 +35,18 @@ class Trainer {
 
  private:
   void open_folder();
+  std::vector<std::string> prepare_folder(std::optional<std::int64_t> step,
+                                          std::int64_t num_rewinds,
+                                          const nlohmann::ordered_json& record);
+  void settle_rewind_step();
+  ExitStatus train();
   bool finished() const { return progress_.step >= last_step_; }
+  bool goes_back() const { return session_.plan().on_nonfinite == OnNonFinite::rewind; }
+  bool is_planned_save() const { return progress_.step % checkpoint_every_ == 0; }
   StepReport step();
+  void skip_update(const MiniBatchSource& source, const StepReport& report,
+                   const std::string& when);
+  void rewind(const NonFinite& found);
   Evaluation evaluate_test();
   void finish_epoch();
   void finish();
@@ -56,7 +68,9 @@ class Trainer {
   void insist(const std::vector<std::chrono::seconds>& pauses,
               const std::function<Failure()>& write);
 
+  std::optional<std::string> non_finite_weights();
   void check_weights_are_finite();
+  std::string checkpoint_of(std::int64_t step) const;
   std::string last_checkpoint() const;
   std::string last_checkpoint_in_words() const;
 
@@ -77,6 +91,8 @@ class Trainer {
   bool saved_here_ = false;  // by this process
   bool published_ = true;    // latest.h5 points to it
   SaveRetry retry_;
+  std::optional<std::int64_t> rewind_step_;  // whose checkpoint a rewind goes back to
+  int num_skip_notes_ = 0;
   RunReport report_;
   std::optional<TraceFile> trace_file_;  // where --trace asks for it
   bool out_of_time_ = false;             // on the root: asked to stop by the limit

@@ -2,12 +2,14 @@
 // files or reports.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "revode/train/network.hpp"
+#include "revode/train/non_finite.hpp"
 #include "revode/train/optimizer.hpp"
 #include "revode/train/regularizer.hpp"
 
@@ -30,6 +32,11 @@ struct StepReport {
   };
   std::optional<Overflow> overflow;
   bool stop_requested = false;  ///< on any rank
+
+  /// Loss and gradient are, and none of the sums left its range: the update may be made.
+  bool is_finite() const {
+    return std::isfinite(loss) && !overflow && std::isfinite(gradient_norm);
+  }
 };
 
 class TrainingStep {
@@ -40,10 +47,13 @@ class TrainingStep {
   /// shares. Collective.
   StepReport compute_gradient(const MiniBatchSource& source, bool stop_requested = false,
                               const OnLogits& on_logits = {});
-  /// Throws an Error that all ranks share, and that says where it came from, unless the report is
-  /// finite and in range. when: e.g. "step 7 (epoch 0)"; more: something to be added. Collective.
+  /// Of a report that is not finite: what it was and where it came from. when: e.g. "step 7 (epoch
+  /// 0)". Collective.
+  NonFinite explain(const MiniBatchSource& source, const StepReport& report,
+                    const std::string& when);
+  /// Throws a NonFiniteError that explains it, unless the report is finite. Collective.
   void require_finite(const MiniBatchSource& source, const StepReport& report,
-                      const std::string& when, const std::string& more = "");
+                      const std::string& when);
   /// Clips where asked and updates the weights and running averages.
   void update(double rate, const StepReport& report);
 
