@@ -78,17 +78,31 @@ std::vector<const ArraySlice*> arrays_of(const CheckpointContents& contents) {
   return arrays;
 }
 
-/// Collective: all ranks write the same tree, and every row of every array is written once.
-void check_agreement(const CheckpointContents& contents, MPI_Comm communicator) {
+/// What must be the same on all ranks, as a number, and this rank's rows: the first and the number
+/// of each piece.
+struct Outline {
+  std::uint64_t tree = 0;
+  std::vector<std::int64_t> rows;
+};
+
+Outline outline_of(const CheckpointContents& contents) {
   std::string tree =
       to_text(contents.config) + to_text(contents.root_attributes) + to_text(contents.progress);
-  std::vector<std::int64_t> rows;
+  Outline outline;
   for (const ArraySlice& slice : contents.arrays) {
     tree += slice.path + to_text(nlohmann::json(slice.shape));
-    rows.insert(rows.end(), {slice.first_row, slice.num_rows});
+    outline.rows.insert(outline.rows.end(), {slice.first_row, slice.num_rows});
   }
+  outline.tree = hash_text(tree);
+  return outline;
+}
+
+/// Collective: all ranks write the same tree, and every row of every array is written once.
+void check_agreement(const CheckpointContents& contents, const Outline& outline,
+                     MPI_Comm communicator) {
   const ActivityScope at(together);
-  std::uint64_t hash[2] = {hash_text(tree), ~hash_text(tree)};
+  const std::vector<std::int64_t>& rows = outline.rows;
+  std::uint64_t hash[2] = {outline.tree, ~outline.tree};
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, hash, 2, MPI_UINT64_T, MPI_MAX, communicator),
             "MPI_Allreduce");
   // Largest and smallest hash are equal. All ranks see the same two values.
@@ -403,12 +417,14 @@ void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
   const ActivityScope at({.what = "writes a checkpoint"});
   const std::string context = fmt::format("cannot write '{}'", file.string());
 
-  // 1. What can be known before is checked before, while no collective call of HDF5 is under way.
+  // 1. What can be known before is checked before.
+  Outline outline;
   on_all_ranks(communicator, context, [&] {
     silence_hdf5();
     check_contents(contents);
+    outline = outline_of(contents);
   });
-  on_all_ranks(communicator, context, [&] { check_agreement(contents, communicator); });
+  on_all_ranks(communicator, context, [&] { check_agreement(contents, outline, communicator); });
   on_first_rank(communicator, context, [&] { check_can_write(file, 0); });
 
   // 2. Laid out, filled together; given its checksums, synced, renamed by one rank.

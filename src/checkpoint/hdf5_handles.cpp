@@ -58,14 +58,6 @@ Hdf5Handle access_alone() {
   return access;
 }
 
-Hdf5Handle access_together(MPI_Comm communicator) {
-  Hdf5Handle access(REVODE_HDF5(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
-  REVODE_HDF5(H5Pset_fapl_mpio(access.get(), communicator, MPI_INFO_NULL));
-  REVODE_HDF5(H5Pset_all_coll_metadata_ops(access.get(), true));
-  REVODE_HDF5(H5Pset_coll_metadata_write(access.get(), true));
-  return access;
-}
-
 Hdf5Selection select_rows(hid_t dataset, const std::vector<std::int64_t>& shape,
                           std::int64_t first_row, std::int64_t num_rows) {
   std::vector<hsize_t> start(shape.size(), 0);

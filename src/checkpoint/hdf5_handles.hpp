@@ -55,10 +55,6 @@ std::string hdf5_error_text();
 /// are complete or absent.
 Hdf5Handle access_alone();
 
-/// How files are opened by all ranks of a communicator together; all calls on such a file are
-/// collective.
-Hdf5Handle access_together(MPI_Comm communicator);
-
 /// Which elements of a dataset go from or to which of a contiguous array in memory.
 struct Hdf5Selection {
   Hdf5Handle file;

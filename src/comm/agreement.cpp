@@ -11,9 +11,24 @@ namespace revode {
 
 namespace {
 
+bool is_within_action = false;
+
+/// While the action of an agreement of several ranks runs.
+struct WithinAction {
+  WithinAction() {
+    REVODE_CHECK(!is_within_action, "an agreement was begun within another");
+    is_within_action = true;
+  }
+  ~WithinAction() { is_within_action = false; }
+  WithinAction(const WithinAction&) = delete;
+  WithinAction& operator=(const WithinAction&) = delete;
+};
+
 std::optional<Error> run_and_catch(std::string_view context, const std::function<void()>& action) {
   try {
     action();
+  } catch (const MpiError&) {
+    throw;
   } catch (...) {
     return current_error(context);
   }
@@ -45,16 +60,22 @@ void check_mpi(int code, std::string_view call) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
   MPI_Error_string(code, text, &length);
-  throw run_error("{} failed: {}", call, std::string(text, length));
+  throw MpiError(fmt::format("{} failed: {}", call, std::string(text, length)));
 }
 
 void on_all_ranks(MPI_Comm communicator, std::string_view context,
                   const std::function<void()>& action) {
-  const std::optional<Error> error = run_and_catch(context, action);
   if (communicator == MPI_COMM_NULL) {
-    if (error) throw Error(*error);
+    if (const auto error = run_and_catch(context, action)) throw Error(*error);
     return;
   }
+  int num_ranks = 1;
+  check_mpi(MPI_Comm_size(communicator, &num_ranks), "MPI_Comm_size");
+  const std::optional<Error> error = [&] {
+    std::optional<WithinAction> within;
+    if (num_ranks > 1) within.emplace();
+    return run_and_catch(context, action);
+  }();
   int rank = 0;
   check_mpi(MPI_Comm_rank(communicator, &rank), "MPI_Comm_rank");
   const ActivityScope at(

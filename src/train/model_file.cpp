@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
@@ -112,8 +113,18 @@ void check_values(const std::string& file, const ArraySlice& rows, Numbers allow
 
 void write_together(const Grid& grid, const std::filesystem::path& file,
                     const CheckpointContents& contents) {
+  std::optional<Error> failure;
+  if (grid.replica() == 0) {
+    try {
+      write_checkpoint(file, contents, grid.time().handle());
+    } catch (const Error& error) {
+      if (error.scope() != ErrorScope::all_ranks) throw;
+      failure = error;
+    }
+  }
+  // The other replicas do not know yet.
   grid.world().agree([&] {
-    if (grid.replica() == 0) write_checkpoint(file, contents, grid.time().handle());
+    if (failure) throw Error(*failure);
   });
 }
 

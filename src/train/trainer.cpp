@@ -185,7 +185,7 @@ ExitStatus Trainer::train() {
     if (trace_file_) trace_file_->write(TraceFile::Failure::note);
   }
   if (stopped && !finished()) {
-    insist(pauses_at_stop(), [&] { return failure_of([&] { report_.require_metrics(); }); });
+    insist(pauses_at_stop(), [&] { return failure_of([&] { require_metrics(); }); });
     report_.stopped(progress_, out_of_time_ ? "before the time limit" : "by a signal",
                     last_checkpoint(), saved);
     return ExitStatus::stopped;
@@ -324,7 +324,7 @@ void Trainer::finish() {
   insist(pauses_at_end(), [&] { return is_saved() ? Failure() : save(); });
   insist(pauses_at_end(), [&] { return keep_if_best(test); });
   report_.end_record(progress_, test);
-  insist(pauses_at_end(), [&] { return failure_of([&] { report_.require_metrics(); }); });
+  insist(pauses_at_end(), [&] { return failure_of([&] { require_metrics(); }); });
   const MemoryReport memory = gather_memory(world_);
   report_.end(progress_, test, best_in_file_, memory, last_checkpoint());
   if (trace_file_) trace_file_->write(TraceFile::Failure::error);
@@ -353,8 +353,10 @@ Trainer::Failure Trainer::write_and_publish() {
     if (rewind_step_ && is_planned_save()) rewind_step_ = progress_.step;
   }
   Failure failure = failure_of([&] {
-    if (world_.is_root())
-      start_.folder->publish(progress_.step, config_.keep_checkpoints, rewind_step_);
+    world_.agree([&] {
+      if (world_.is_root())
+        start_.folder->publish(progress_.step, config_.keep_checkpoints, rewind_step_);
+    });
   });
   published_ = !failure;
   return failure;
@@ -389,15 +391,19 @@ void Trainer::insist(const Pauses& pauses, const std::function<Failure()>& write
   if (const Failure failure = write()) throw Error(*failure);
 }
 
+void Trainer::require_metrics() {
+  world_.agree([&] { report_.require_metrics(); });
+}
+
 void Trainer::go_on_without(const Error& failure, const std::string& what_now) {
   if (config_.on_save_error == "stop") throw Error(failure);
   report_.save_failed(progress_, failure.what(), what_now);
 }
 
-// What the ranks have not agreed on (MPI itself) ends the run.
+// What the ranks have not agreed on ends the run.
 Trainer::Failure Trainer::failure_of(const std::function<void()>& write) const {
   try {
-    world_.agree(write);
+    write();
   } catch (const Error& error) {
     if (error.scope() != ErrorScope::all_ranks) throw;
     return Error(ExitStatus::failure,

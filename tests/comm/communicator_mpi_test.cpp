@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "revode/comm/agreement.hpp"
 #include "revode/comm/communicator.hpp"
 #include "revode/core/error.hpp"
 
@@ -163,6 +164,20 @@ TEST_F(CommunicatorTest, AgreeTakesForeignExceptionsToo) {
 
   EXPECT_TRUE(std::string(error.what()).starts_with("internal error: foreign")) << error.what();
   EXPECT_EQ(error.status(), ExitStatus::failure);
+}
+
+TEST_F(CommunicatorTest, AgreementsOfSeveralRanksDoNotNest) {
+  const Error error = agreed_error(world_, [&] { world_.agree([] {}); });
+
+  if (size() == 1) {
+    EXPECT_STREQ(error.what(), "");
+  } else {
+    EXPECT_STREQ(error.what(), "internal error: an agreement was begun within another");
+  }
+}
+
+TEST_F(CommunicatorTest, NothingIsAgreedOnAfterAnErrorOfMpi) {
+  EXPECT_THROW(world_.agree([] { throw MpiError("MPI_Send failed"); }), MpiError);
 }
 
 /// What require_same() throws here; an empty message where nothing.

@@ -58,7 +58,9 @@ class Trainer {
   Failure write_and_publish();
   Failure keep_if_best(const Evaluation& test);
   Failure write_file(const std::string& name, double best_accuracy);
+  /// write: collective; what it throws is shared by all ranks.
   Failure failure_of(const std::function<void()>& write) const;
+  void require_metrics();
 
   /// Where the run goes on without the file: says so. Throws where it does not.
   void go_on_without(const Error& failure, const std::string& what_now);
