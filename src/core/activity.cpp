@@ -37,7 +37,8 @@ std::string to_string(const Activity& activity) {
   return fmt::format("{} ({})", activity.what, fmt::join(places, ", "));
 }
 
-ActivityScope::ActivityScope(const Activity& activity) noexcept {
+ActivityScope::ActivityScope(const Activity& activity) {
+  if (on_activity != nullptr) on_activity(activity);
   const std::lock_guard lock(stack().mutex);
   if (stack().depth < largest_depth) stack().activities[stack().depth] = activity;
   ++stack().depth;

@@ -55,18 +55,29 @@ SweepResult of_all_replicas(const SweepResult& mine, const Grid& grid) {
 
 }  // namespace
 
-Activity Pipeline::waiting_for(const Instruction& next,
+Activity Pipeline::activity_of(const Instruction& instruction,
                                const std::vector<int>& micro_batches) const {
-  const auto& [operation, work] = next;
-  Activity activity{.what = "waits for a buffer to be free",
+  const auto& [operation, work] = instruction;
+  const bool ahead = work.sweep == Sweep::forward;
+  Activity activity{.what = {},
                     .waits_for = Activity::everybody,
                     .micro_batch = micro_batches[work.micro_batch],
                     .slice = work.slice};
-  if (operation == Operation::receive) {
-    activity.what = work.sweep == Sweep::forward ? "waits for what enters the slice forward"
-                                                 : "waits for what enters the slice backward";
-    activity.waits_for =
-        grid_.time().rank_in_job(placement_.rank_of(slice_before(work, placement_)));
+  switch (operation) {
+    case Operation::receive:
+      activity.what = ahead ? "waits for what enters the slice forward"
+                            : "waits for what enters the slice backward";
+      activity.waits_for =
+          grid_.time().rank_in_job(placement_.rank_of(slice_before(work, placement_)));
+      break;
+    case Operation::compute:  // Until there is a buffer. NetworkWork says when it computes.
+      activity.what = "waits for a buffer to be free";
+      break;
+    case Operation::send:
+      activity.what =
+          ahead ? "sends what left the slice forward" : "sends what left the slice backward";
+      activity.waits_for = Activity::nobody;
+      break;
   }
   return activity;
 }
@@ -150,9 +161,9 @@ SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& sou
   executor_.begin(program_of(rule, static_cast<int>(own.size())), work);
   double waiting = 0;
   playing_ = true;
-  while (executor_.next() != nullptr) {
+  while (const Instruction* next = executor_.next()) {
+    const ActivityScope at(activity_of(*next, own));
     if (executor_.try_next()) continue;
-    const ActivityScope at(waiting_for(*executor_.next(), own));
     // A rank that waits goes on posting receives, so that no two can wait for each other's.
     const PhaseScope timed(timer_, Phase::waiting);
     const TraceScope traced(trace, TraceAction::wait);

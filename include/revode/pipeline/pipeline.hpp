@@ -64,8 +64,8 @@ class Pipeline {
  private:
   std::vector<int> own_micro_batches(int num_micro_batches) const;
   const Program& program_of(const ScheduleRule* rule, int num_micro_batches);
-  /// What a rank is at that can't play `next` yet; micro_batches: own ones, in the mini-batch.
-  Activity waiting_for(const Instruction& next, const std::vector<int>& micro_batches) const;
+  /// micro_batches: own ones, as the mini-batch numbers them.
+  Activity activity_of(const Instruction& instruction, const std::vector<int>& micro_batches) const;
   SweepResult sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
                     SweepObservers observers);
 

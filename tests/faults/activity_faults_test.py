@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""A rank that dies, ends or throws at any point of a run brings the whole job down, with one message at most, and costs
+nothing but the steps since the last checkpoint; one that is late at every point changes no bit. With REVODE_ALL_CASES in
+the environment a rank fails at every activity of every rank in turn (half an hour), without at one of each kind.
+
+    activity_faults_test.py REVODE MPIEXEC NUMPROC_FLAG REVODE_WITH_FAULTS [unittest arguments]
+"""
+import collections
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "commands"))
+import program  # noqa: E402
+
+RANKS = 3
+RUN = ["train", *program.SMALL, "--micro-batches", "2", "--steps", "6", "--epochs", "2", "--checkpoint-every", "2",
+       "--keep-checkpoints", "0", "--progress", "off", "--output", "run"]
+KINDS = ("kill", "throw", "exit")
+# A job that is still there after that hangs. Far more than the second that it takes.
+LIMIT_SECONDS = 60
+FAULTY = ""
+EVERY_ACTIVITY = "REVODE_ALL_CASES" in os.environ
+
+
+class ActivityFaults(program.ProgramTest):
+    def faulty(self, variables, ranks=RANKS):
+        """The finished job of the program with faults."""
+        command = [*program.LAUNCHER, str(ranks), FAULTY, *program.last_of_each(RUN)]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=LIMIT_SECONDS,
+                              env={**os.environ, **variables})
+
+    def undisturbed(self):
+        """Bytes of the last checkpoint of a run on one rank."""
+        self.run_program(*RUN, "--output", "undisturbed")
+        return (self.folder / "undisturbed/checkpoint-6.h5").read_bytes()
+
+    def activities(self):
+        """For each rank the texts of its activities, without their numbers, in order."""
+        done = self.faulty({"REVODE_ACTIVITIES": str(self.folder / "activities")})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.clear()
+        files = [self.folder / f"activities.{rank}" for rank in range(RANKS)]
+        return [[re.sub(r" \(.*", "", line) for line in file.read_text().splitlines()] for file in files]
+
+    def clear(self):
+        subprocess.run(["rm", "-rf", str(self.folder / "run")], check=True)
+
+    def strikes(self, activities):
+        """(rank, number, text): every activity of every rank, or one of each text, in the middle of the run, now of one
+        rank, now of another."""
+        if EVERY_ACTIVITY:
+            return [(rank, number, text) for rank, texts in enumerate(activities) for number, text in enumerate(texts, 1)]
+        found = []
+        for place, text in enumerate(sorted(set().union(*activities))):
+            having = [rank for rank in range(RANKS) if text in activities[rank]]
+            rank = having[place % len(having)]
+            numbers = [number for number, of_number in enumerate(activities[rank], 1) if of_number == text]
+            found.append((rank, numbers[len(numbers) // 2], text))
+        return found
+
+    def test_a_rank_that_fails(self):
+        expected = self.undisturbed()
+        outcomes = collections.Counter()
+        for place, (rank, number, text) in enumerate(self.strikes(self.activities())):
+            kind = KINDS[place % len(KINDS)]
+            with self.subTest(rank=rank, number=number, at=text, kind=kind):
+                done = self.faulty({"REVODE_FAULT": f"{rank} {kind} {number}"})
+                self.assertNotEqual(done.returncode, 0, done.stderr)
+                errors = [line for line in done.stderr.splitlines() if "revode: error:" in line]
+                self.assertLessEqual(len(errors), 1, done.stderr)
+                if kind == "throw":
+                    self.assertEqual(len(errors), 1, done.stderr)
+                    self.assertIn("a fault was planted here", errors[0])
+                saved = max(self.checkpoints("run"), default=0) if (self.folder / "run").is_dir() else 0
+                again = self.run_program(*RUN, "--resume", "auto")
+                if saved:
+                    self.assertIn(f"checkpoint-{saved}.h5 at step {saved}", again.stdout)
+                self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
+                outcomes[kind, "after a save" if saved else "before the first save"] += 1
+            self.clear()
+        for (kind, when), count in sorted(outcomes.items()):
+            print(f"{kind} {when}: {count} ended at once, resumed to the same bytes", file=sys.stderr)
+
+    def test_a_rank_that_is_late(self):
+        expected = self.undisturbed()
+        for rank in range(RANKS):
+            done = self.faulty({"REVODE_FAULT": f"{rank} wait 1500"})
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
+            self.clear()
+
+
+if __name__ == "__main__":
+    FAULTY = os.path.abspath(sys.argv.pop(4))
+    program.main()
