@@ -1,6 +1,7 @@
 #include "revode/train/session.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -142,6 +143,16 @@ std::optional<std::string> Session::first_non_finite() const {
                                               share->velocity().read().data()))
       return found;
   return std::nullopt;
+}
+
+std::optional<std::string> Session::non_finite_array() const {
+  const std::optional<std::string> mine = first_non_finite();
+  const Communicator& world = grid_.world();
+  const std::vector<std::int64_t> found = world.all_gather(std::int64_t{mine.has_value()});
+  const auto first = std::ranges::find(found, 1) - found.begin();
+  if (first == std::ssize(found)) return std::nullopt;
+  const std::string name = world.broadcast(mine.value_or(""), static_cast<int>(first));
+  return first == 0 ? name : fmt::format("{} (rank {})", name, first);
 }
 
 }  // namespace revode

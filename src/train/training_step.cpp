@@ -178,13 +178,11 @@ void TrainingStep::update(double rate, const StepReport& report) {
 
 NonFinite TrainingStep::explain(const MiniBatchSource& source, const StepReport& report,
                                 const std::string& when) {
-  constexpr const char* advice =
-      "a smaller --learning-rate or --step-size, or --clip-norm, may help";
   if (!std::isfinite(report.loss))
     return {.what = "the loss is not finite",
             .event = fmt::format("the loss is not finite ({}) at {}: {}", report.loss, when,
                                  origin_of_non_finite(source)),
-            .advice = advice};
+            .advice = divergence_advice};
   if (report.overflow) {
     const StepReport::Overflow& overflow = *report.overflow;
     constexpr const char* what = "the gradient left the range of exact sums";
@@ -199,7 +197,7 @@ NonFinite TrainingStep::explain(const MiniBatchSource& source, const StepReport&
   return {.what = "the gradient is not finite",
           .event = fmt::format("the gradient is not finite (norm {}) at {}: {}",
                                report.gradient_norm, when, origin_of_non_finite(source)),
-          .advice = advice};
+          .advice = divergence_advice};
 }
 
 void TrainingStep::require_finite(const MiniBatchSource& source, const StepReport& report,

@@ -9,6 +9,10 @@
 
 namespace revode {
 
+/// What may help a run that has diverged.
+inline constexpr const char* divergence_advice =
+    "a smaller --learning-rate or --step-size, or --clip-norm, may help";
+
 /// In words, the same on every rank.
 struct NonFinite {
   std::string what;       ///< "the loss is not finite", say: the same on any grid

@@ -48,6 +48,8 @@ class Session {
   CheckpointContents contents(const RunProgress& progress) const;
   /// The first of this rank's arrays, momentum included, in which a value is not finite.
   std::optional<std::string> first_non_finite() const;
+  /// Collective. The same of the lowest rank that has one, and which rank that is, in words.
+  std::optional<std::string> non_finite_array() const;
 
  private:
   void load(const StartPoint& start);

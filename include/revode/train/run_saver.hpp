@@ -1,0 +1,103 @@
+// What a run leaves behind while it trains: checkpoints, best.h5 and the lines of metrics.jsonl;
+// what is done where one of them can't be written (--on-save-error); and which checkpoint a rewind
+// goes back to. All of it is collective.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "revode/core/error.hpp"
+#include "revode/run/save_retry.hpp"
+#include "revode/run/time_limit.hpp"
+#include "revode/train/evaluation.hpp"
+#include "revode/train/run_report.hpp"
+#include "revode/train/session.hpp"
+#include "revode/train/start_point.hpp"
+
+namespace revode {
+
+class RunSaver {
+ public:
+  /// All must outlive it. time_limit: is told how long saves take.
+  RunSaver(Session& session, StartPoint& start, RunReport& report, TimeLimit& time_limit);
+
+  /// See RunFolder::prepare(). record: of the start from there. Returns what was set aside.
+  std::vector<std::string> prepare(const RunProgress& progress, std::optional<std::int64_t> step,
+                                   std::int64_t num_rewinds, const nlohmann::ordered_json& record);
+
+  /// After --checkpoint-every steps.
+  bool is_planned(const RunProgress& progress) const {
+    return progress.step % checkpoint_every_ == 0;
+  }
+  /// Planned, or to be tried again after a failure.
+  bool is_due(const RunProgress& progress);
+  /// Throws where a file can't be written, and the run does not outlive that. Weights must be
+  /// finite: throws NonFiniteError.
+  void save(const RunProgress& progress);
+  /// The same where nothing comes after: it has to succeed, after some tries.
+  void save_at_stop(const RunProgress& progress);
+  void save_at_end(const RunProgress& progress, const Evaluation& test);
+
+  /// best.h5 is the best of all that has been evaluated, the end of the run included. What a
+  /// checkpoint says of the best accuracy are the epochs alone: a run that was stopped and went on
+  /// says the same as one that was not.
+  void keep_if_best(const RunProgress& progress, const Evaluation& test);
+  /// Accuracy that best.h5 has.
+  double best_accuracy() const { return best_in_file_; }
+
+  /// From now on there is a checkpoint to go back to.
+  void settle_rewind_step(const RunProgress& progress);
+  /// Nothing before settle_rewind_step().
+  std::optional<std::int64_t> rewind_step() const { return rewind_step_; }
+  /// The run stands at that checkpoint again.
+  void went_back();
+
+  std::string checkpoint_of(std::int64_t step) const;
+  std::string last_checkpoint() const;
+  std::string last_checkpoint_in_words() const;
+
+ private:
+  /// What kept all ranks from writing a file, with the last checkpoint that is there; nothing where
+  /// it was written.
+  using Failure = std::optional<Error>;
+  using Pauses = std::vector<std::chrono::seconds>;
+
+  Failure try_to_save(const RunProgress& progress);
+  Failure write_and_publish(const RunProgress& progress);
+  Failure try_to_keep_if_best(const RunProgress& progress, const Evaluation& test);
+  Failure write_file(const std::string& name, const RunProgress& progress, double best_accuracy);
+  Failure write_metrics();
+  /// write: what it throws is shared by all ranks.
+  Failure failure_of(const std::function<void()>& write) const;
+  void check_weights_are_finite(const RunProgress& progress);
+
+  /// Where the run goes on without the file: says so. Throws where it does not.
+  void go_on_without(const RunProgress& progress, const Error& failure,
+                     const std::string& what_now);
+  /// Tries again after each of `pauses`. Throws what kept the last try.
+  void insist(const RunProgress& progress, const Pauses& pauses,
+              const std::function<Failure()>& write);
+
+  std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+  Session& session_;
+  const Config& config_;
+  const Communicator& world_;
+  StartPoint& start_;
+  RunReport& report_;
+  TimeLimit& time_limit_;
+  std::int64_t checkpoint_every_;
+  std::int64_t last_saved_step_ = -1;
+  bool saved_here_ = false;  // by this process
+  bool published_ = true;    // latest.h5 points to it
+  SaveRetry retry_;
+  std::optional<std::int64_t> rewind_step_;
+  double best_in_file_ = 0;
+};
+
+}  // namespace revode
