@@ -70,23 +70,30 @@ class ActivityFaults(program.ProgramTest):
         outcomes = collections.Counter()
         for place, (rank, number, text) in enumerate(self.strikes(self.activities())):
             kind = KINDS[place % len(KINDS)]
+            self.clear()
             with self.subTest(rank=rank, number=number, at=text, kind=kind):
                 done = self.faulty({"REVODE_FAULT": f"{rank} {kind} {number}"})
-                self.assertNotEqual(done.returncode, 0, done.stderr)
+                # How often a rank waits differs: one near the end may not come up.
+                struck = "a fault strikes" in done.stderr
+                self.assertEqual(done.returncode != 0, struck, done.stderr)
                 errors = [line for line in done.stderr.splitlines() if "revode: error:" in line]
                 self.assertLessEqual(len(errors), 1, done.stderr)
-                if kind == "throw":
+                if kind == "throw" and struck:
                     self.assertEqual(len(errors), 1, done.stderr)
                     self.assertIn("a fault was planted here", errors[0])
+                if not struck:
+                    outcomes["not reached"] += 1
+                    self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
+                    continue
                 saved = max(self.checkpoints("run"), default=0) if (self.folder / "run").is_dir() else 0
                 again = self.run_program(*RUN, "--resume", "auto")
                 if saved:
                     self.assertIn(f"checkpoint-{saved}.h5 at step {saved}", again.stdout)
                 self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
-                outcomes[kind, "after a save" if saved else "before the first save"] += 1
-            self.clear()
-        for (kind, when), count in sorted(outcomes.items()):
-            print(f"{kind} {when}: {count} ended at once, resumed to the same bytes", file=sys.stderr)
+                when = "after a save" if saved else "before the first save"
+                outcomes[f"{kind} {when}: ended at once, resumed to the same bytes"] += 1
+        for outcome, count in sorted(outcomes.items()):
+            print(f"{count:4} {outcome}", file=sys.stderr)
 
     def test_a_rank_that_is_late(self):
         expected = self.undisturbed()

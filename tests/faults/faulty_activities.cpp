@@ -9,6 +9,7 @@
 //     REVODE_ACTIVITIES=FILE            every rank appends its activities to FILE.RANK, one a line
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -50,7 +51,8 @@ void strike(const revode::Activity& activity) {
     std::ofstream(file + "." + this_rank, std::ios::app) << to_string(activity) << '\n';
   if (std::to_string(fault.rank) != this_rank) return;
   if (fault.kind == "wait") std::this_thread::sleep_for(std::chrono::microseconds(fault.number));
-  if (fault.number != num_activities) return;
+  if (fault.kind == "wait" || fault.number != num_activities) return;
+  std::fputs("a fault strikes\n", stderr);
   if (fault.kind == "kill") ::raise(SIGKILL);
   if (fault.kind == "exit") ::_exit(3);
   if (fault.kind != "throw") return;
