@@ -85,6 +85,9 @@ void RunSaver::save(const RunProgress& progress) {
 
 void RunSaver::save_at_stop(const RunProgress& progress) {
   insist(progress, pauses_at_stop(), [&] { return try_to_save(progress); });
+}
+
+void RunSaver::write_metrics_at_stop(const RunProgress& progress) {
   insist(progress, pauses_at_stop(), [&] { return write_metrics(); });
 }
 

@@ -129,6 +129,7 @@ ExitStatus Trainer::train() {
     if (trace_file_) trace_file_->write(TraceFile::Failure::note);
   }
   if (stopped && !finished()) {
+    saver_.write_metrics_at_stop(progress_);
     report_.stopped(progress_, out_of_time_ ? "before the time limit" : "by a signal",
                     saver_.last_checkpoint(), saved);
     return ExitStatus::stopped;

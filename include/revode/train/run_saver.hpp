@@ -42,6 +42,8 @@ class RunSaver {
   void save(const RunProgress& progress);
   /// The same where nothing comes after: it has to succeed, after some tries.
   void save_at_stop(const RunProgress& progress);
+  /// So have the lines of metrics.jsonl that are not written yet.
+  void write_metrics_at_stop(const RunProgress& progress);
   void save_at_end(const RunProgress& progress, const Evaluation& test);
 
   /// best.h5 is the best of all that has been evaluated, the end of the run included. What a
