@@ -30,15 +30,6 @@ std::vector<const ArraySlice*> arrays_of(const CheckpointContents& contents) {
   return arrays;
 }
 
-std::vector<ArrayPlace> places_of(const CheckpointContents& contents,
-                                  const std::vector<std::uint64_t>& offsets) {
-  std::vector<ArrayPlace> places;
-  for (const ArraySlice* array : arrays_of(contents))
-    places.push_back({array->path, offsets[places.size()],
-                      sizeof(float) * static_cast<std::uint64_t>(num_elements(array->shape))});
-  return places;
-}
-
 namespace {
 
 Hdf5Handle without_times(hid_t property_class) {
@@ -112,8 +103,8 @@ void create_parents(hid_t file, const std::string& path, std::set<std::string>& 
 
 /// Everything but the numbers in the arrays, which get their place in the file now (early) or when
 /// they are written (late). Returns the places of the arrays, in the order of arrays_of().
-std::vector<std::uint64_t> create_tree(hid_t file, const CheckpointContents& contents,
-                                       H5D_alloc_time_t places) {
+std::vector<ArrayPlace> create_tree(hid_t file, const CheckpointContents& contents,
+                                    H5D_alloc_time_t when_placed) {
   write_text(file, format::format_attribute, format::format_name);
   write_value(file, format::version_attribute, format::version);
   write_text(file, format::config_attribute, to_text(contents.config));
@@ -128,10 +119,10 @@ std::vector<std::uint64_t> create_tree(hid_t file, const CheckpointContents& con
   const Hdf5Handle creation = without_times(H5P_DATASET_CREATE);
   // No zeros: all ranks write every element once.
   REVODE_HDF5(H5Pset_layout(creation.get(), H5D_CONTIGUOUS));
-  REVODE_HDF5(H5Pset_alloc_time(creation.get(), places));
+  REVODE_HDF5(H5Pset_alloc_time(creation.get(), when_placed));
   REVODE_HDF5(H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER));
   std::set<std::string> groups{format::progress_group};
-  std::vector<std::uint64_t> offsets;
+  std::vector<ArrayPlace> places;
   for (const ArraySlice* array : arrays_of(contents)) {
     create_parents(file, array->path, groups);
     const std::vector<hsize_t> extents(array->shape.begin(), array->shape.end());
@@ -142,10 +133,13 @@ std::vector<std::uint64_t> create_tree(hid_t file, const CheckpointContents& con
         REVODE_HDF5(H5Dcreate2(file, array->path.c_str(), H5T_IEEE_F32LE, space.get(), H5P_DEFAULT,
                                creation.get(), H5P_DEFAULT)),
         H5Dclose);
-    offsets.push_back(H5Dget_offset(dataset.get()));
+    places.push_back(
+        {.path = array->path,
+         .offset = H5Dget_offset(dataset.get()),
+         .bytes = sizeof(float) * static_cast<std::uint64_t>(num_elements(array->shape))});
     dataset.close();
   }
-  return offsets;
+  return places;
 }
 
 constexpr std::size_t growth_bytes = 4096;
@@ -210,15 +204,15 @@ Layout lay_out(const CheckpointContents& contents) {
                                         same_file,   keep_file,   &memory};
   REVODE_HDF5(H5Pset_file_image_callbacks(access.get(), &callbacks));
   Hdf5Handle file = create_alone("revode-in-memory", contents, access);
-  layout.offsets = create_tree(file.get(), contents, H5D_ALLOC_TIME_EARLY);
-  if (std::ranges::find(layout.offsets, HADDR_UNDEF) != layout.offsets.end())
+  layout.places = create_tree(file.get(), contents, H5D_ALLOC_TIME_EARLY);
+  if (std::ranges::find(layout.places, HADDR_UNDEF, &ArrayPlace::offset) != layout.places.end())
     throw run_error("HDF5 gave an array no place");
   file.close();
   // The library's blocks end with room that it gives back when it closes the file.
   layout.structure = std::move(memory.bytes);
   while (!layout.structure.empty() && layout.structure.back() == 0) layout.structure.pop_back();
   layout.bytes = layout.structure.size();
-  for (const ArrayPlace& place : places_of(contents, layout.offsets))
+  for (const ArrayPlace& place : layout.places)
     layout.bytes = std::max(layout.bytes, place.offset + place.bytes);
   return layout;
 }

@@ -20,17 +20,13 @@ std::vector<const ArraySlice*> arrays_of(const CheckpointContents& contents);
 
 /// A file without the numbers in its arrays.
 struct Layout {
-  std::vector<char> structure;         ///< what is in front of the arrays
-  std::vector<std::uint64_t> offsets;  ///< of the arrays, in the order of arrays_of()
-  std::uint64_t bytes = 0;             ///< of the whole file
+  std::vector<char> structure;     ///< what is in front of the arrays
+  std::vector<ArrayPlace> places;  ///< in the order of arrays_of(), without checksums
+  std::uint64_t bytes = 0;         ///< of the whole file
 };
 
 /// Made in memory, without the arrays: HDF5 meets no disk, since after a close that failed it
 /// crashes at the end of the process (1.10.8).
 Layout lay_out(const CheckpointContents& contents);
-
-/// offsets: those of the Layout.
-std::vector<ArrayPlace> places_of(const CheckpointContents& contents,
-                                  const std::vector<std::uint64_t>& offsets);
 
 }  // namespace revode

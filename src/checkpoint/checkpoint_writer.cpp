@@ -1,12 +1,16 @@
-// Writes a checkpoint from all ranks, in two steps. Rank 0 alone lays the file out: groups,
-// attributes, arrays without numbers, whose places are known then. Then each rank writes its rows
-// there, and rank 0 adds the checksums of what the file holds. So the bytes are the same for any
-// number of ranks. The ranks do so without HDF5 and MPI-IO: where a call of the system fails inside
-// those on one rank, they leave the others waiting, do not say why, or crash later.
+// Writes a checkpoint from all ranks, in steps. Rank 0 lays the file out in memory: groups,
+// attributes, arrays without numbers, whose places are known then. A thread of each rank writes its
+// rows there. Then one of rank 0 adds the checksums, which it has from all ranks, and gives the
+// file its name. So the bytes are the same for any number of ranks. Nobody writes through HDF5 or
+// MPI-IO: where a call of the system fails inside those on one rank, they leave the others waiting,
+// do not say why, or crash later.
 #include "revode/checkpoint/checkpoint_writer.hpp"
 
 #include <algorithm>
 #include <bit>
+#include <functional>
+#include <future>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -60,11 +64,10 @@ void check_contents(const CheckpointContents& contents) {
   }
 }
 
-/// What must be the same on all ranks, as a number, and this rank's rows: the first and the number
-/// of each piece.
+/// What must be the same on all ranks, as a number, and this rank's rows.
 struct Outline {
   std::uint64_t tree = 0;
-  std::vector<std::int64_t> rows;
+  std::vector<std::int64_t> rows;  ///< the first and the number of each piece
 };
 
 Outline outline_of(const CheckpointContents& contents) {
@@ -79,9 +82,16 @@ Outline outline_of(const CheckpointContents& contents) {
   return outline;
 }
 
-/// Collective: all ranks write the same tree, and every row of every array is written once.
-void check_agreement(const CheckpointContents& contents, const Outline& outline,
-                     MPI_Comm communicator) {
+/// Rows of an array that one rank writes in one piece.
+struct Piece {
+  std::int64_t first_row, num_rows;
+  int rank, slice;  ///< slice: which of the rank's contents.arrays
+};
+
+/// Collective: the pieces of every array, in the order of arrays_of() and of their rows. All ranks
+/// write the same tree, and every row of every array is written once.
+std::vector<std::vector<Piece>> agree_on_pieces(const CheckpointContents& contents,
+                                                const Outline& outline, MPI_Comm communicator) {
   const ActivityScope at(together);
   const std::vector<std::int64_t>& rows = outline.rows;
   std::uint64_t hash[2] = {outline.tree, ~outline.tree};
@@ -97,31 +107,27 @@ void check_agreement(const CheckpointContents& contents, const Outline& outline,
   check_mpi(MPI_Allgather(rows.data(), count, MPI_INT64_T, all_rows.data(), count, MPI_INT64_T,
                           communicator),
             "MPI_Allgather");
-  std::size_t end = 0;
-  for (std::size_t array = 0; array < contents.arrays.size(); array = end) {
-    std::vector<std::pair<std::int64_t, std::int64_t>> pieces;  // first row, number of rows
-    for (end = array;
-         end < contents.arrays.size() && contents.arrays[end].path == contents.arrays[array].path;
+  const int num_slices = static_cast<int>(contents.arrays.size());
+  std::vector<std::vector<Piece>> arrays;
+  for (int begin = 0, end = 0; begin < num_slices; begin = end) {
+    std::vector<Piece> pieces;
+    for (end = begin; end < num_slices && contents.arrays[end].path == contents.arrays[begin].path;
          ++end) {
       for (int rank = 0; rank < num_ranks; ++rank) {
-        const std::int64_t* piece = all_rows.data() + rank * rows.size() + 2 * end;
-        if (piece[1] > 0) pieces.emplace_back(piece[0], piece[1]);
+        const std::int64_t* of_rank = all_rows.data() + rank * rows.size() + 2 * end;
+        if (of_rank[1] > 0) pieces.push_back({of_rank[0], of_rank[1], rank, end});
       }
     }
-    std::sort(pieces.begin(), pieces.end());
+    std::ranges::sort(pieces, {}, &Piece::first_row);
     std::int64_t next_row = 0;
-    for (const auto& [first, number] : pieces) next_row = first == next_row ? first + number : -1;
-    if (next_row == contents.arrays[array].shape[0]) continue;
-    throw run_error("the rows of array '{}' are not each on exactly one rank",
-                    contents.arrays[array].path);
+    for (const Piece& piece : pieces)
+      next_row = piece.first_row == next_row ? next_row + piece.num_rows : -1;
+    if (next_row != contents.arrays[begin].shape[0])
+      throw run_error("the rows of array '{}' are not each on exactly one rank",
+                      contents.arrays[begin].path);
+    arrays.push_back(std::move(pieces));
   }
-}
-
-/// Rank 0 alone. Afterwards the file has its final size, on the disk as well.
-void write_layout(const fs::path& file, const fs::path& shown, const Layout& layout) {
-  check_can_write(shown, layout.bytes);
-  reserve_space(file, layout.bytes, shown);
-  write_pieces(file, {{layout.structure.data(), layout.structure.size(), 0}}, shown);
+  return arrays;
 }
 
 /// Waits until this rank sees what rank 0 has begun for `file`, with `bytes` bytes.
@@ -143,99 +149,221 @@ void look_for(const fs::path& temporary, std::uintmax_t bytes, const fs::path& f
   }
 }
 
-/// Collective: the name of rank 0's temporary file beside `file`, once every rank sees it.
-fs::path share_temporary(const fs::path& file, const fs::path& temporary, MPI_Comm communicator,
-                         std::chrono::milliseconds patience) {
-  const ActivityScope at(together);
-  std::string name = temporary.filename().string();
-  std::uint64_t numbers[2] = {0, name.size()};
-  std::error_code ignored;
-  if (!temporary.empty()) numbers[0] = fs::file_size(temporary, ignored);
-  check_mpi(MPI_Bcast(numbers, 2, MPI_UINT64_T, 0, communicator), "MPI_Bcast");
-  name.resize(numbers[1]);
-  check_mpi(MPI_Bcast(name.data(), static_cast<int>(name.size()), MPI_CHAR, 0, communicator),
-            "MPI_Bcast");
-  const fs::path shared = file.parent_path() / name;
-  on_all_ranks(communicator, "cannot look for the file of rank 0",
-               [&] { look_for(shared, numbers[0], file, patience); });
-  return shared;
-}
-
-/// Where this rank's rows belong in the file; offsets: of the arrays, in the order of arrays_of().
+/// Where this rank's rows belong in the file, by slice of contents.arrays. offsets: of the arrays,
+/// in the order of arrays_of().
 std::vector<PlacedBytes> place_rows(const CheckpointContents& contents,
-                                    const std::vector<std::uint64_t>& offsets) {
+                                    std::span<const std::uint64_t> offsets) {
   static_assert(std::endian::native == std::endian::little, "arrays are little-endian in the file");
-  std::vector<PlacedBytes> pieces;
+  std::vector<PlacedBytes> rows;
   std::size_t array = 0;
   for (std::size_t i = 0; i < contents.arrays.size(); ++i) {
     const ArraySlice& slice = contents.arrays[i];
     if (i > 0 && contents.arrays[i - 1].path != slice.path) ++array;
     const auto row_bytes =
         static_cast<std::uint64_t>(sizeof(float) * num_elements(slice.shape) / slice.shape[0]);
-    if (slice.num_rows > 0)
-      pieces.push_back(
-          {slice.data, slice.num_rows * row_bytes, offsets[array] + slice.first_row * row_bytes});
+    rows.push_back(
+        {slice.data, slice.num_rows * row_bytes, offsets[array] + slice.first_row * row_bytes});
   }
-  return pieces;
+  return rows;
 }
 
-/// Rank 0 alone, once all ranks are done with the file.
-void put_in_place(const fs::path& temporary, const fs::path& file, const std::string& context,
-                  const std::vector<ArrayPlace>& places) {
-  try {
-    write_checksums(temporary, places);
-  } catch (const Error& error) {  // Of the hidden name; what can't be read back is no bad input.
-    throw run_error("{}: {}", context, error.what());
+/// A file that is removed unless it has been given another name.
+class TemporaryFile {
+ public:
+  TemporaryFile() = default;
+  ~TemporaryFile() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove(path_, ignored);
   }
-  sync_to_disk(temporary, file);
-  std::error_code failure;
-  fs::rename(temporary, file, failure);
-  if (failure) throw run_error("{}: {}", context, failure.message());
-  sync_to_disk(file.has_parent_path() ? file.parent_path() : fs::path("."), file);
-}
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  const fs::path& path() const { return path_; }
+  void make_beside(const fs::path& file) { path_ = make_temporary_file(file); }
+  void release() { path_.clear(); }
+
+ private:
+  fs::path path_;
+};
 
 }  // namespace
 
-void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
-                      MPI_Comm communicator, std::chrono::milliseconds patience) {
-  const ActivityScope at({.what = "writes a checkpoint"});
-  const std::string context = fmt::format("cannot write '{}'", file.string());
+struct CheckpointWrite::Impl {
+  Impl(const fs::path& file_in, const CheckpointContents& contents, MPI_Comm communicator_in,
+       std::chrono::milliseconds patience);
+  bool advance();
 
-  // 1. What can be known before is checked before.
+  void make_room(const CheckpointContents& contents);
+  void share_layout(const CheckpointContents& contents, std::chrono::milliseconds patience);
+  bool has_rows() const {
+    return std::ranges::any_of(rows, [](const PlacedBytes& piece) { return piece.size > 0; });
+  }
+  void begin(std::function<void()> task);
+  void write_rows();
+  void gather_checksums();
+  void put_in_place();
+
+  const fs::path file;
+  const std::string context = fmt::format("cannot write '{}'", file.string());
+  const MPI_Comm communicator;
+  int rank = 0, num_ranks = 1;
+
+  std::vector<std::vector<Piece>> pieces;  // of all ranks, by array
+  Layout layout;                           // on rank 0
+  TemporaryFile temporary;                 // on rank 0
+  fs::path shared;                         // the same on every rank
+  std::vector<PlacedBytes> rows;           // of this rank, by slice of its contents.arrays
+  std::vector<std::uint32_t> checksums;    // the same
+
+  enum class Stage { rows, name, done } stage = Stage::rows;
+  std::vector<Span> times;
+  std::future<void> work;  // of the thread, which uses all of the above
+};
+
+// 1. What can be known before is checked before.  2. The structure in memory, and room for all of
+// it on the disk.  3. All know what to write where.
+CheckpointWrite::Impl::Impl(const fs::path& file_in, const CheckpointContents& contents,
+                            MPI_Comm communicator_in, std::chrono::milliseconds patience)
+    : file(file_in), communicator(communicator_in) {
+  check_mpi(MPI_Comm_rank(communicator, &rank), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_size(communicator, &num_ranks), "MPI_Comm_size");
   Outline outline;
   on_all_ranks(communicator, context, [&] {
     silence_hdf5();
     check_contents(contents);
     outline = outline_of(contents);
   });
-  on_all_ranks(communicator, context, [&] { check_agreement(contents, outline, communicator); });
-  on_first_rank(communicator, context, [&] { check_can_write(file, 0); });
+  on_all_ranks(communicator, context,
+               [&] { pieces = agree_on_pieces(contents, outline, communicator); });
+  on_first_rank(communicator, context, [&] { make_room(contents); });
+  share_layout(contents, patience);
+  checksums.resize(rows.size());
+  on_all_ranks(communicator, context, [&] {
+    if (rank == 0 || has_rows()) begin([this] { write_rows(); });
+  });
+}
 
-  // 2. Laid out, filled together; given its checksums, synced, renamed by one rank.
-  fs::path temporary;  // on rank 0 from when it exists
-  std::vector<std::uint64_t> offsets(arrays_of(contents).size());
-  try {
-    on_first_rank(communicator, context, [&] {
-      temporary = make_temporary_file(file);
-      const Layout layout = lay_out(contents);
-      offsets = layout.offsets;
-      write_layout(temporary, file, layout);
-    });
-    const fs::path shared = share_temporary(file, temporary, communicator, patience);
+void CheckpointWrite::Impl::make_room(const CheckpointContents& contents) {
+  check_can_write(file, 0);
+  temporary.make_beside(file);
+  layout = lay_out(contents);
+  check_can_write(file, layout.bytes);
+  reserve_space(temporary.path(), layout.bytes, file);
+}
+
+void CheckpointWrite::Impl::share_layout(const CheckpointContents& contents,
+                                         std::chrono::milliseconds patience) {
+  std::string name = temporary.path().filename().string();
+  std::vector<std::uint64_t> numbers{layout.bytes, name.size()};
+  for (const ArrayPlace& place : layout.places) numbers.push_back(place.offset);
+  numbers.resize(2 + pieces.size());
+  {
+    const ActivityScope at(together);
     check_mpi(
-        MPI_Bcast(offsets.data(), static_cast<int>(offsets.size()), MPI_UINT64_T, 0, communicator),
+        MPI_Bcast(numbers.data(), static_cast<int>(numbers.size()), MPI_UINT64_T, 0, communicator),
         "MPI_Bcast");
-    on_all_ranks(communicator, context, [&] {
-      const std::vector<PlacedBytes> mine = place_rows(contents, offsets);
-      if (!mine.empty()) write_pieces(shared, mine, file);
-    });
-    on_first_rank(communicator, context,
-                  [&] { put_in_place(temporary, file, context, places_of(contents, offsets)); });
-  } catch (const Error&) {
-    // All ranks are here: what they throw, they have agreed on.
-    std::error_code ignored;
-    if (!temporary.empty()) fs::remove(temporary, ignored);
-    throw;
+    name.resize(numbers[1]);
+    check_mpi(MPI_Bcast(name.data(), static_cast<int>(name.size()), MPI_CHAR, 0, communicator),
+              "MPI_Bcast");
+  }
+  shared = file.parent_path() / name;
+  rows = place_rows(contents, std::span(numbers).subspan(2));
+  on_all_ranks(communicator, "cannot look for the file of rank 0", [&] {
+    if (has_rows()) look_for(shared, numbers[0], file, patience);
+  });
+}
+
+void CheckpointWrite::Impl::begin(std::function<void()> task) {
+  work = std::async(std::launch::async, [this, task = std::move(task)] {
+    const auto start = std::chrono::steady_clock::now();
+    task();
+    times.push_back({start, std::chrono::steady_clock::now()});
+  });
+}
+
+void CheckpointWrite::Impl::write_rows() {
+  std::ranges::transform(rows, checksums.begin(), [](const PlacedBytes& piece) {
+    return checksum_of({static_cast<const char*>(piece.data), piece.size});
+  });
+  std::vector<PlacedBytes> mine = rows;
+  mine.push_back({layout.structure.data(), layout.structure.size(), 0});
+  std::erase_if(mine, [](const PlacedBytes& piece) { return piece.size == 0; });
+  write_pieces(shared, mine, file);
+}
+
+bool CheckpointWrite::Impl::advance() {
+  if (stage == Stage::done) return true;
+  {
+    const ActivityScope at({.what = "waits for its thread that writes a checkpoint"});
+    if (work.valid()) work.wait();
+  }
+  on_all_ranks(communicator, context, [&] {
+    if (work.valid()) work.get();
+  });
+  if (stage == Stage::name) {
+    temporary.release();
+    stage = Stage::done;
+    return true;
+  }
+  gather_checksums();
+  on_first_rank(communicator, context, [&] { begin([this] { put_in_place(); }); });
+  stage = Stage::name;
+  return false;
+}
+
+void CheckpointWrite::Impl::gather_checksums() {
+  const ActivityScope at(together);
+  const int num_slices = static_cast<int>(rows.size());
+  std::vector<std::uint32_t> all(rank == 0 ? num_slices * num_ranks : 0);
+  check_mpi(MPI_Gather(checksums.data(), num_slices, MPI_UINT32_T, all.data(), num_slices,
+                       MPI_UINT32_T, 0, communicator),
+            "MPI_Gather");
+  for (std::size_t array = 0; array < layout.places.size(); ++array) {
+    ArrayPlace& place = layout.places[array];
+    const Piece& last = pieces[array].back();
+    const std::uint64_t row_bytes = place.bytes / (last.first_row + last.num_rows);
+    for (const Piece& piece : pieces[array])
+      place.checksum = joined_checksum(place.checksum, all[piece.rank * num_slices + piece.slice],
+                                       piece.num_rows * row_bytes);
+  }
+}
+
+// By rank 0's thread.
+void CheckpointWrite::Impl::put_in_place() {
+  const std::string block = checksum_block(layout.places, layout.structure, layout.bytes);
+  write_pieces(temporary.path(), {{block.data(), block.size(), 0}}, file);
+  std::error_code failure;
+  fs::rename(temporary.path(), file, failure);
+  if (failure) throw run_error("{}: {}", context, failure.message());
+  sync_to_disk(file.has_parent_path() ? file.parent_path() : fs::path("."), file);
+}
+
+CheckpointWrite::CheckpointWrite(const fs::path& file, const CheckpointContents& contents,
+                                 MPI_Comm communicator, std::chrono::milliseconds patience) {
+  const ActivityScope at({.what = "writes a checkpoint"});
+  impl_ = std::make_unique<Impl>(file, contents, communicator, patience);
+}
+
+CheckpointWrite::~CheckpointWrite() = default;
+
+bool CheckpointWrite::is_idle() const {
+  return !impl_->work.valid() ||
+         impl_->work.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+}
+
+bool CheckpointWrite::advance() {
+  const ActivityScope at({.what = "writes a checkpoint"});
+  return impl_->advance();
+}
+
+const std::vector<CheckpointWrite::Span>& CheckpointWrite::times_at_work() const {
+  return impl_->times;
+}
+
+void write_checkpoint(const fs::path& file, const CheckpointContents& contents,
+                      MPI_Comm communicator, std::chrono::milliseconds patience) {
+  CheckpointWrite write(file, contents, communicator, patience);
+  while (!write.advance()) {
   }
 }
 

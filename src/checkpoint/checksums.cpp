@@ -40,7 +40,6 @@ struct Piece {
   std::uint32_t checksum = 0;
 };
 
-/// CRC-32 as zlib's and PNG's.
 std::uint32_t add_bytes(std::uint32_t checksum, const char* bytes, std::size_t size) {
   return static_cast<std::uint32_t>(
       crc32_z(checksum, reinterpret_cast<const unsigned char*>(bytes), size));
@@ -135,22 +134,28 @@ std::optional<std::vector<Piece>> parse(const std::string& block) {
   return pieces;
 }
 
-/// pieces: the arrays, sorted by offset.
-void write_block(const fs::path& file, std::uint64_t block_size, std::vector<Piece> pieces) {
-  pieces.push_back(compute(file, block_size, pieces));
+/// pieces: the arrays, sorted by offset, and the structure.
+std::string block_of(std::uint64_t block_size, const std::vector<Piece>& pieces) {
   std::string block(block_size - first_line_size, '\0');
   const std::string text = text_of(pieces);
-  if (text.size() > block.size())
-    throw run_error("the block of '{}' has no room for {} checksums", file.string(), pieces.size());
+  REVODE_CHECK(text.size() <= block.size(), "a block of {} bytes has no room for {} checksums",
+               block_size, pieces.size());
   block.replace(0, text.size(), text);
   block.insert(0, fmt::format("{}{:08x}\n", first_word, add_bytes(0, block.data(), block.size())));
-  std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
-  stream.write(block.data(), static_cast<std::streamsize>(block.size()));
-  stream.close();
-  if (!stream) throw run_error("the checksums can't be written: {}", std::strerror(errno));
+  return block;
 }
 
 }  // namespace
+
+std::uint32_t checksum_of(std::span<const char> bytes) {
+  return add_bytes(0, bytes.data(), bytes.size());
+}
+
+std::uint32_t joined_checksum(std::uint32_t first, std::uint32_t second,
+                              std::uint64_t second_size) {
+  return static_cast<std::uint32_t>(
+      crc32_combine64(first, second, static_cast<z_off64_t>(second_size)));
+}
 
 std::uint64_t checksum_block_size(const std::vector<std::string>& array_paths) {
   constexpr std::size_t numbers = hex_digits + 2 * 20 + 4;  // two 64-bit numbers, blanks, line end
@@ -159,19 +164,34 @@ std::uint64_t checksum_block_size(const std::vector<std::string>& array_paths) {
   return std::max(smallest_block, std::bit_ceil(size));
 }
 
-void write_checksums(const fs::path& file) {
-  write_block(file, block_size_of(file), find_arrays(file));
+std::string checksum_block(std::vector<ArrayPlace> arrays, std::span<const char> front,
+                           std::uint64_t file_bytes) {
+  std::ranges::sort(arrays, {}, &ArrayPlace::offset);
+  std::vector<std::string> paths;
+  for (const ArrayPlace& array : arrays) paths.push_back(array.path);
+  const std::uint64_t block_size = checksum_block_size(paths);
+  const std::span<const char> behind_block = front.subspan(block_size);
+  Piece rest{structure, block_size, file_bytes - block_size, checksum_of(behind_block)};
+  std::vector<Piece> pieces;
+  for (const ArrayPlace& array : arrays) {
+    pieces.push_back({array.path, array.offset, array.bytes, array.checksum});
+    rest.size -= array.bytes;
+  }
+  const std::vector<char> zeros(rest.size - behind_block.size());
+  rest.checksum = add_bytes(rest.checksum, zeros.data(), zeros.size());
+  pieces.push_back(std::move(rest));
+  return block_of(block_size, pieces);
 }
 
-void write_checksums(const fs::path& file, const std::vector<ArrayPlace>& arrays) {
-  std::vector<Piece> pieces;
-  std::vector<std::string> paths;
-  for (const ArrayPlace& array : arrays) {
-    pieces.push_back({array.path, array.offset, array.bytes, 0});
-    paths.push_back(array.path);
-  }
-  std::ranges::sort(pieces, {}, &Piece::offset);
-  write_block(file, checksum_block_size(paths), std::move(pieces));
+void write_checksums(const fs::path& file) {
+  const std::uint64_t block_size = block_size_of(file);
+  std::vector<Piece> pieces = find_arrays(file);
+  pieces.push_back(compute(file, block_size, pieces));
+  const std::string block = block_of(block_size, pieces);
+  std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
+  stream.write(block.data(), static_cast<std::streamsize>(block.size()));
+  stream.close();
+  if (!stream) throw run_error("the checksums can't be written: {}", std::strerror(errno));
 }
 
 bool has_checksums(const fs::path& file) {

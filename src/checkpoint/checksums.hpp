@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,14 +19,22 @@ std::uint64_t checksum_block_size(const std::vector<std::string>& array_paths);
 /// Hdf5Failure.
 void write_checksums(const std::filesystem::path& file);
 
-/// The same without HDF5, for who knows where all arrays of the file are. Throws a run error or an
-/// input error.
+/// CRC-32 as zlib's and PNG's.
+std::uint32_t checksum_of(std::span<const char> bytes);
+/// Of bytes and `second_size` bytes behind them, from the checksums of both.
+std::uint32_t joined_checksum(std::uint32_t first, std::uint32_t second, std::uint64_t second_size);
+
 struct ArrayPlace {
   std::string path;
   std::uint64_t offset = 0;  ///< from the first byte of the file
   std::uint64_t bytes = 0;
+  std::uint32_t checksum = 0;
 };
-void write_checksums(const std::filesystem::path& file, const std::vector<ArrayPlace>& arrays);
+/// The user block of a file, for who knows all that is in it. front: the file from its first byte
+/// on, up to the first array at most; what is neither there nor in an array, up to `file_bytes`, is
+/// zero.
+std::string checksum_block(std::vector<ArrayPlace> arrays, std::span<const char> front,
+                           std::uint64_t file_bytes);
 
 /// What was found to be as it was written.
 struct CheckedFile {

@@ -111,21 +111,15 @@ void check_values(const std::string& file, const ArraySlice& rows, Numbers allow
 
 }  // namespace
 
+void keep_rows_of_first_replica(const Grid& grid, CheckpointContents& contents) {
+  if (grid.replica() == 0) return;
+  for (ArraySlice& slice : contents.arrays) slice.num_rows = 0;
+}
+
 void write_together(const Grid& grid, const std::filesystem::path& file,
-                    const CheckpointContents& contents) {
-  std::optional<Error> failure;
-  if (grid.replica() == 0) {
-    try {
-      write_checkpoint(file, contents, grid.time().handle());
-    } catch (const Error& error) {
-      if (error.scope() != ErrorScope::all_ranks) throw;
-      failure = error;
-    }
-  }
-  // The other replicas do not know yet.
-  grid.world().agree([&] {
-    if (failure) throw Error(*failure);
-  });
+                    CheckpointContents contents) {
+  keep_rows_of_first_replica(grid, contents);
+  write_checkpoint(file, contents, grid.world().handle());
 }
 
 void load_model(const CheckpointReader& reader, const std::string& file, Network& network) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <numeric>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -242,8 +243,8 @@ TEST(Checkpoint, AFullDiskIsAnErrorOnAllRanksAndTheOldFileStays) {
   model.contents.arrays.push_back(
       {"/model/large", {1 << 20}, 0, world_rank() == 0 ? 1 << 20 : 0, large.data()});
 
-  // The rank that lays the file out always meets the limit. Another one may or may not, as MPI
-  // decides which ranks write for the others; then all must succeed or fail together.
+  // The rank that lays the file out always meets the limit. Another one does where its rows lie
+  // beyond it; all succeed or fail together.
   std::vector<std::string> messages;
   for (const int limited_rank : {0, world_size() - 1}) {
     const FileSizeLimit limit(world_rank() == limited_rank ? 1 << 16 : RLIM_INFINITY);
@@ -256,6 +257,59 @@ TEST(Checkpoint, AFullDiskIsAnErrorOnAllRanksAndTheOldFileStays) {
   }
 
   EXPECT_THAT(messages[0], AllOf(HasSubstr("a.h5"), HasSubstr("File too large")));
+}
+
+void wait_until_idle(const CheckpointWrite& write) {
+  while (!write.is_idle()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+TEST(CheckpointWrite, IsInPlaceAfterTwoStepsOfAllRanks) {
+  const SharedFolder folder;
+  const Model model(MPI_COMM_WORLD, 2);
+  write_checkpoint(folder / "at-once.h5", model.contents, MPI_COMM_WORLD);
+
+  CheckpointWrite write(folder / "behind.h5", model.contents, MPI_COMM_WORLD);
+  wait_until_idle(write);
+  EXPECT_FALSE(fs::exists(folder / "behind.h5"));
+  MPI_Barrier(MPI_COMM_WORLD);
+
+  EXPECT_FALSE(write.advance());
+  wait_until_idle(write);
+  EXPECT_TRUE(write.advance());
+
+  EXPECT_TRUE(read_bytes(folder / "behind.h5") == read_bytes(folder / "at-once.h5"));
+  EXPECT_EQ(num_files(folder.path()), 2u);
+  EXPECT_EQ(write.times_at_work().size(), world_rank() == 0 ? 2u : 1u);
+  for (const auto& [begin, end] : write.times_at_work()) EXPECT_LE(begin, end);
+}
+
+TEST(CheckpointWrite, ThatIsGivenUpLeavesWhatWasThere) {
+  const SharedFolder folder;
+  Model model(MPI_COMM_WORLD, 2);
+  write_checkpoint(folder / "a.h5", model.contents, MPI_COMM_WORLD);
+  const auto before = read_bytes(folder / "a.h5");
+  model.contents.progress["epoch"] = 4;
+  { const CheckpointWrite write(folder / "a.h5", model.contents, MPI_COMM_WORLD); }
+  MPI_Barrier(MPI_COMM_WORLD);
+
+  EXPECT_EQ(num_files(folder.path()), 1u);
+  EXPECT_TRUE(read_bytes(folder / "a.h5") == before);
+}
+
+TEST(CheckpointWrite, WhatTheLastThreadMeetsIsSaidOnAllRanksAlike) {
+  const SharedFolder folder;
+  const Model model(MPI_COMM_WORLD, 2);
+  std::string message;
+  {
+    CheckpointWrite write(folder / "a.h5", model.contents, MPI_COMM_WORLD);
+    if (world_rank() == 0) fs::create_directories(folder / "a.h5/in-the-way");
+    EXPECT_FALSE(write.advance());
+    message = shared_error([&] { write.advance(); });
+  }
+  MPI_Barrier(MPI_COMM_WORLD);
+
+  EXPECT_THAT(message, AllOf(HasSubstr("a.h5"), HasSubstr("directory")));
+  EXPECT_EQ(num_files(folder.path()), 1u);
 }
 
 TEST(Checkpoint, WhatCannotBeReadIsSaidOnAllRanksAlike) {

@@ -35,9 +35,12 @@ std::vector<ArraySlice> momentum_slices(const Network& network);
 /// classes.
 nlohmann::json stored_config(const Config& config, const Architecture& architecture);
 
-/// Collective over all ranks: the ranks of the first replica write the file.
+/// Replicas hold the same: the first one's ranks write it, the others' have no rows to write.
+void keep_rows_of_first_replica(const Grid& grid, CheckpointContents& contents);
+
+/// Collective over all ranks: the ranks of the first replica write the rows of the file.
 void write_together(const Grid& grid, const std::filesystem::path& file,
-                    const CheckpointContents& contents);
+                    CheckpointContents contents);
 
 /// Reads /model into the network and hands it to the backend; refuses values that are not finite,
 /// variances below 0 and standard deviations that are not above. Collective.
