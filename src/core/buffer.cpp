@@ -41,7 +41,8 @@ void count_memory_in(MemoryCounters& counters) { counters_in_use() = &counters; 
 
 std::string_view to_string(Memory category) {
   constexpr std::array<std::string_view, num_memory_categories> names{
-      "weights", "gradients", "momentum", "packed weights", "state", "stash", "workspace", "data"};
+      "weights",   "gradients", "momentum", "packed weights", "state", "stash",
+      "workspace", "snapshot",  "data"};
   return names[static_cast<int>(category)];
 }
 

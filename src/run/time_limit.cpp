@@ -21,10 +21,10 @@ void TimeLimit::note_round(double seconds) { longest_round_ = std::max(longest_r
 
 void TimeLimit::note_save(double seconds) { longest_save_ = std::max(longest_save_, seconds); }
 
-bool TimeLimit::allows_one_round_only(double elapsed_seconds) const {
+bool TimeLimit::allows_one_round_only(double elapsed_seconds, int num_saves) const {
   if (seconds_ == 0) return false;
   const double save = longest_save_ > 0 ? save_factor * longest_save_ : save_seconds_;
-  return elapsed_seconds + 2 * longest_round_ + save + spare_seconds > seconds_;
+  return elapsed_seconds + 2 * longest_round_ + num_saves * save + spare_seconds > seconds_;
 }
 
 TimeLimit time_limit_of(std::optional<std::int64_t> option_seconds, const char* slurm_job_end_time,

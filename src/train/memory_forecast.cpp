@@ -42,6 +42,18 @@ double recording_bytes(const Architecture& architecture, BlockRange slice, int m
 
 bool goes_back(const RunPlan& plan) { return plan.use != NetworkUse::evaluation; }
 
+bool saves(const RunPlan& plan) {
+  return plan.use == NetworkUse::training && plan.config.command != Command::bench;
+}
+
+/// Of the arrays that a checkpoint has of these parameters.
+double saved_bytes(const ParameterMap& map) {
+  std::size_t values = 0;
+  for (const ParameterEntry* entry : map.entries())
+    values += (entry->trainable ? 2 : 1) * entry->size();
+  return static_cast<double>(values * sizeof(float));
+}
+
 WorkOrder order_of(const Program& program) {
   WorkOrder order;
   for (const auto& [operation, work] : program.instructions)
@@ -57,10 +69,12 @@ MemoryForecast forecast_rank(const RunPlan& plan, int rank, const Program& progr
   std::size_t message = 0, adjoint = 0;  // what slots have room for
   for (const int slice : plan.placement.slices_of(rank)) {
     const BlockRange range = plan.slices[slice];
-    const double parameters = static_cast<double>(ParameterMap(plan.architecture, range).size());
+    const ParameterMap map(plan.architecture, range);
+    const auto parameters = static_cast<double>(map.size());
     forecast.weights += parameters * sizeof(float);
     if (goes_back(plan)) forecast.gradients += parameters * sizeof(ExactSum);
     if (plan.use == NetworkUse::training) forecast.momentum += parameters * sizeof(float);
+    if (saves(plan)) forecast.snapshot += saved_bytes(map);
     forecast.packed_weights += plan.kernel_copies * parameters * sizeof(float);
 
     const SliceSizes sizes = slice_sizes(plan.architecture, range);

@@ -140,20 +140,23 @@ std::string memory_lines(const MemoryReport& report, Activations activations) {
     return format_bytes(static_cast<double>(report.ranks[most].current(category) +
                                             report.devices[most].current(category)));
   };
+  const std::int64_t snapshot = report.ranks[most].current(Memory::snapshot);
   const bool stores = activations == Activations::store;
   const std::int64_t host = host_memory_bytes(), on_device = report.devices[most].total();
   std::string text = fmt::format(
       "memory of rank {}, which holds most{}\n"
       "  grows with depth  weights {}, gradients {}, momentum {},\n"
-      "                    kernel-layout copies {}{}\n"
+      "                    kernel-layout copies {}{}{}\n"
       "  does not          states and messages {}, data {};\n"
       "                    {}workspace with the first step\n",
       most,
       host > 0 ? fmt::format("; {} has {}", host_name(), format_bytes(static_cast<double>(host)))
                : "",
       bytes_of(Memory::weights), bytes_of(Memory::gradients), bytes_of(Memory::momentum),
-      bytes_of(Memory::packed_weights), stores ? ", stash as above" : "", bytes_of(Memory::state),
-      bytes_of(Memory::data), stores ? "" : "stash as above; ");
+      bytes_of(Memory::packed_weights),
+      snapshot > 0 ? fmt::format(", snapshot for saves {}", bytes_of(Memory::snapshot)) : "",
+      stores ? ", stash as above" : "", bytes_of(Memory::state), bytes_of(Memory::data),
+      stores ? "" : "stash as above; ");
   if (on_device > 0)
     text += fmt::format("  of this           {} on its device\n",
                         format_bytes(static_cast<double>(on_device)));
@@ -164,7 +167,8 @@ std::string memory_lines(const MemoryReport& report, Activations activations) {
 struct PeakParts {
   explicit PeakParts(const MemoryUse& use)
       : weights(use.peak(Memory::weights) + use.peak(Memory::gradients) +
-                use.peak(Memory::momentum) + use.peak(Memory::packed_weights)),
+                use.peak(Memory::momentum) + use.peak(Memory::packed_weights) +
+                use.peak(Memory::snapshot)),
         states(use.peak(Memory::state) + use.peak(Memory::stash) + use.peak(Memory::workspace)),
         data(use.peak(Memory::data)) {}
 

@@ -24,6 +24,8 @@ double seconds_since(Clock::time_point start) {
 
 using Pauses = std::vector<std::chrono::seconds>;
 
+constexpr const char* best_name = "best.h5";
+
 /// Between tries to save what the run ends with: a minute in all where it is done, less where who
 /// stopped it may soon end it.
 Pauses pauses_at_end() {
@@ -46,7 +48,12 @@ RunSaver::RunSaver(Session& session, StartPoint& start, RunReport& report, TimeL
       time_limit_(time_limit),
       checkpoint_every_(config_.checkpoint_every.value_or(session.steps_per_epoch())) {
   if (start.kind == StartPoint::Kind::resume) last_saved_step_ = session.start_progress().step;
+  CheckpointContents contents = session.contents(session.start_progress());
+  keep_rows_of_first_replica(session.grid(), contents);
+  snapshot_.reserve(contents);
 }
+
+RunSaver::~RunSaver() = default;
 
 std::vector<std::string> RunSaver::prepare(const RunProgress& progress,
                                            std::optional<std::int64_t> step,
@@ -67,24 +74,48 @@ std::vector<std::string> RunSaver::prepare(const RunProgress& progress,
 
 bool RunSaver::is_due(const RunProgress& progress) {
   if (is_planned(progress)) return true;
-  if (!retry_.is_pending()) return false;
+  if (!retry_.is_pending() || is_writing()) return false;
   double due = retry_.is_due(seconds_since(begun_)) ? 1 : 0;  // by one clock
   world_.broadcast(std::span<double>(&due, 1), 0);
   return due > 0;
 }
 
-// Told once: a disk may be full for hours.
 void RunSaver::save(const RunProgress& progress) {
-  if (const Failure failure = try_to_save(progress))
-    go_on_without(progress, *failure,
-                  retry_.num_failures() > 1
-                      ? ""
-                      : "training goes on; tried again after 10 s, then less often, and "
-                        "at the next checkpoint");
+  if (const Failure failure = begin_checkpoint(progress))
+    do_without(checkpoint_name(progress.step), progress, *failure);
+}
+
+void RunSaver::attend(const RunProgress& progress) {
+  while (is_writing()) {
+    const std::vector<std::int64_t> idle =
+        world_.all_gather(std::int64_t{writing_.front().write->is_idle()});
+    if (std::ranges::min(idle) == 0) return;
+    const std::string name = writing_.front().name;
+    if (const Failure failure = go_on_with_first()) do_without(name, progress, *failure);
+  }
+}
+
+void RunSaver::settle(const RunProgress& progress) {
+  while (is_writing()) {
+    const std::string name = writing_.front().name;
+    if (const Failure failure = go_on_with_first()) do_without(name, progress, *failure);
+  }
+}
+
+RunSaver::Failure RunSaver::save_now(const RunProgress& progress) {
+  if (snapshot_step_ != progress.step) settle(progress);
+  if (progress.step == last_saved_step_) return published_ ? Failure() : publish();
+  const std::string name = checkpoint_name(progress.step);
+  const bool has_begun =
+      std::ranges::any_of(writing_, [&](const Writing& file) { return file.name == name; });
+  Failure failure = has_begun ? Failure() : begin_checkpoint(progress);
+  if (!failure) failure = wait_for(name, progress);
+  if (failure) retry_.failed(seconds_since(begun_));
+  return failure;
 }
 
 void RunSaver::save_at_stop(const RunProgress& progress) {
-  insist(progress, pauses_at_stop(), [&] { return try_to_save(progress); });
+  insist(progress, pauses_at_stop(), [&] { return save_now(progress); });
 }
 
 void RunSaver::write_metrics_at_stop(const RunProgress& progress) {
@@ -92,19 +123,19 @@ void RunSaver::write_metrics_at_stop(const RunProgress& progress) {
 }
 
 void RunSaver::save_at_end(const RunProgress& progress, const Evaluation& test) {
+  insist(progress, pauses_at_end(), [&] { return save_now(progress); });
   insist(progress, pauses_at_end(), [&] {
-    const bool is_saved = progress.step == last_saved_step_ && published_;
-    return is_saved ? Failure() : try_to_save(progress);
+    Failure failure = begin_best(progress, test);
+    return failure ? failure : wait_for(best_name, progress);
   });
-  insist(progress, pauses_at_end(), [&] { return try_to_keep_if_best(progress, test); });
   report_.end_record(progress, test);
   insist(progress, pauses_at_end(), [&] { return write_metrics(); });
 }
 
 void RunSaver::keep_if_best(const RunProgress& progress, const Evaluation& test) {
-  if (const Failure failure = try_to_keep_if_best(progress, test))
-    go_on_without(progress, *failure,
-                  "training goes on, and best.h5 stays as it is until a better one");
+  if (test.accuracy <= best_in_file_) return;
+  settle(progress);  // of a better one, perhaps
+  if (const Failure failure = begin_best(progress, test)) do_without(best_name, progress, *failure);
 }
 
 // A run that was stopped and went on must go back to where one that nobody stopped would: to a
@@ -122,45 +153,128 @@ void RunSaver::settle_rewind_step(const RunProgress& progress) {
   });
   found = world_.all_gather(found).front();
   rewind_step_ = found >= 0 ? found : progress.step;
-  if (found < 0) insist(progress, pauses_at_end(), [&] { return try_to_save(progress); });
+  if (found < 0) insist(progress, pauses_at_end(), [&] { return save_now(progress); });
 }
 
 void RunSaver::went_back() {
+  snapshot_step_.reset();
   last_saved_step_ = *rewind_step_;
   saved_here_ = published_ = true;
   retry_.succeeded();
 }
 
-RunSaver::Failure RunSaver::try_to_save(const RunProgress& progress) {
+// Nothing is written where the file is there, and latest.h5 alone could not be pointed to it.
+RunSaver::Failure RunSaver::begin_checkpoint(const RunProgress& progress) {
+  if (progress.step == last_saved_step_) return publish();
+  check_weights_are_finite(progress);
+  return begin(checkpoint_name(progress.step), progress, progress.best_accuracy);
+}
+
+RunSaver::Failure RunSaver::begin_best(const RunProgress& progress, const Evaluation& test) {
+  if (test.accuracy <= best_in_file_) return std::nullopt;
+  check_weights_are_finite(progress);
+  return begin(best_name, progress, test.accuracy);
+}
+
+// Files of one step share its snapshot; of another, it is needed as long as they are written.
+RunSaver::Failure RunSaver::begin(const std::string& name, const RunProgress& progress,
+                                  double best_accuracy) {
+  if (snapshot_step_ != progress.step) settle(progress);
   const auto start = Clock::now();
-  Failure failure = write_and_publish(progress);
-  if (failure) {
-    retry_.failed(seconds_since(begun_));
-    return failure;
+  const ActivityScope at({.what = "saves", .step = progress.step});
+  const TraceScope traced(session_.network().trace(), TraceAction::checkpoint);
+  world_.agree([&] {
+    if (world_.is_root()) start_.folder->check_held();
+  });
+  Writing file{.name = name, .progress = progress, .begin_seconds = 0, .write = nullptr};
+  file.progress.best_accuracy = best_accuracy;
+  CheckpointContents contents = session_.contents(file.progress);
+  keep_rows_of_first_replica(session_.grid(), contents);
+  if (snapshot_step_ != progress.step) {
+    require_equal_replicas(session_.network());
+    snapshot_.take(contents);
+    snapshot_step_ = progress.step;
   }
-  if (retry_.is_pending()) report_.saved_again(last_checkpoint(), retry_.num_failures());
-  retry_.succeeded();
-  time_limit_.note_save(seconds_since(start));
+  snapshot_.point(contents);
+  Failure failure = failure_of([&] {
+    file.write = std::make_unique<CheckpointWrite>(std::filesystem::path(config_.output) / name,
+                                                   contents, world_.handle());
+  });
+  if (failure) return failure;
+  file.begin_seconds = seconds_since(start);
+  writing_.push_back(std::move(file));
   return std::nullopt;
 }
 
-RunSaver::Failure RunSaver::write_and_publish(const RunProgress& progress) {
-  if (progress.step != last_saved_step_) {
-    check_weights_are_finite(progress);
-    Failure failure = write_file(checkpoint_name(progress.step), progress, progress.best_accuracy);
-    if (failure) return failure;
-    last_saved_step_ = progress.step;
-    saved_here_ = true;
-    if (rewind_step_ && is_planned(progress)) rewind_step_ = progress.step;
+RunSaver::Failure RunSaver::go_on_with_first() {
+  const ActivityScope at({.what = "saves", .step = writing_.front().progress.step});
+  TraceRecorder* trace = session_.network().trace();
+  const TraceScope traced(trace, TraceAction::checkpoint);
+  bool is_in_place = false;
+  const Failure failure = failure_of([&] { is_in_place = writing_.front().write->advance(); });
+  if (!failure && !is_in_place) return std::nullopt;
+  const Writing file = std::move(writing_.front());
+  writing_.pop_front();
+  if (trace != nullptr)
+    for (const auto& [begin, end] : file.write->times_at_work())
+      trace->add({.action = TraceAction::write, .begin = begin, .end = end});
+  return failure ? failure : written(file);
+}
+
+RunSaver::Failure RunSaver::written(const Writing& file) {
+  if (file.name == best_name) {
+    best_in_file_ = file.progress.best_accuracy;
+    return std::nullopt;
   }
+  last_saved_step_ = file.progress.step;
+  saved_here_ = true;
+  if (rewind_step_ && is_planned(file.progress)) rewind_step_ = file.progress.step;
+  double seconds = 0;
+  for (const auto& [begin, end] : file.write->times_at_work())
+    seconds += std::chrono::duration<double>(end - begin).count();
+  const std::vector<double> of_ranks = world_.all_gather(std::span<const double>(&seconds, 1));
+  time_limit_.note_save(file.begin_seconds + std::ranges::max(of_ranks));
+  return publish();
+}
+
+RunSaver::Failure RunSaver::publish() {
   Failure failure = failure_of([&] {
     world_.agree([&] {
       if (world_.is_root())
-        start_.folder->publish(progress.step, config_.keep_checkpoints, rewind_step_);
+        start_.folder->publish(last_saved_step_, config_.keep_checkpoints, rewind_step_);
     });
   });
   published_ = !failure;
-  return failure;
+  if (failure) return failure;
+  if (retry_.is_pending()) report_.saved_again(last_checkpoint(), retry_.num_failures());
+  retry_.succeeded();
+  return std::nullopt;
+}
+
+RunSaver::Failure RunSaver::wait_for(const std::string& name, const RunProgress& progress) {
+  while (is_writing()) {
+    const std::string first = writing_.front().name;
+    Failure failure = go_on_with_first();
+    if (failure && first == name) return failure;
+    if (failure) do_without(first, progress, *failure);
+  }
+  return std::nullopt;
+}
+
+// Told once: a disk may be full for hours.
+void RunSaver::do_without(const std::string& name, const RunProgress& progress,
+                          const Error& failure) {
+  if (name == best_name) {
+    go_on_without(progress, failure,
+                  "training goes on, and best.h5 stays as it is until a better one");
+    return;
+  }
+  retry_.failed(seconds_since(begun_));
+  go_on_without(progress, failure,
+                retry_.num_failures() > 1
+                    ? ""
+                    : "training goes on; tried again after 10 s, then less often, and "
+                      "at the next checkpoint");
 }
 
 void RunSaver::insist(const RunProgress& progress, const Pauses& pauses,
@@ -174,7 +288,7 @@ void RunSaver::insist(const RunProgress& progress, const Pauses& pauses,
       std::this_thread::sleep_for(std::chrono::seconds(1));
     }
   }
-  if (const Failure failure = write()) throw Error(*failure);
+  if (const Failure failure = write()) give_up(*failure);
 }
 
 RunSaver::Failure RunSaver::write_metrics() {
@@ -183,8 +297,17 @@ RunSaver::Failure RunSaver::write_metrics() {
 
 void RunSaver::go_on_without(const RunProgress& progress, const Error& failure,
                              const std::string& what_now) {
-  if (config_.on_save_error == "stop") throw Error(failure);
-  report_.save_failed(progress, failure.what(), what_now);
+  if (config_.on_save_error == "stop") give_up(failure);
+  report_.save_failed(progress, fmt::format("{}; {}", failure.what(), last_checkpoint_in_words()),
+                      what_now);
+}
+
+// What else is being written may be the last checkpoint.
+void RunSaver::give_up(const Error& failure) {
+  while (is_writing()) go_on_with_first();
+  throw Error(ExitStatus::failure,
+              fmt::format("{}; {}", failure.what(), last_checkpoint_in_words()),
+              ErrorScope::all_ranks);
 }
 
 // What the ranks have not agreed on ends the run.
@@ -193,48 +316,22 @@ RunSaver::Failure RunSaver::failure_of(const std::function<void()>& write) const
     write();
   } catch (const Error& error) {
     if (error.scope() != ErrorScope::all_ranks) throw;
-    return Error(ExitStatus::failure,
-                 fmt::format("{}; {}", error.what(), last_checkpoint_in_words()),
-                 ErrorScope::all_ranks);
+    return error;
   }
   return std::nullopt;
 }
 
-RunSaver::Failure RunSaver::try_to_keep_if_best(const RunProgress& progress,
-                                                const Evaluation& test) {
-  if (test.accuracy <= best_in_file_) return std::nullopt;
-  check_weights_are_finite(progress);
-  Failure failure = write_file("best.h5", progress, test.accuracy);
-  if (!failure) best_in_file_ = test.accuracy;
-  return failure;
-}
-
-RunSaver::Failure RunSaver::write_file(const std::string& name, const RunProgress& progress,
-                                       double best_accuracy) {
-  const ActivityScope at({.what = "saves", .step = progress.step});
-  const TraceScope traced(session_.network().trace(), TraceAction::checkpoint);
-  world_.agree([&] {
-    if (world_.is_root()) start_.folder->check_held();
-  });
-  RunProgress in_file = progress;
-  in_file.best_accuracy = best_accuracy;
-  require_equal_replicas(session_.network());
-  CheckpointContents contents = session_.contents(in_file);
-  return failure_of([&] {
-    write_together(session_.grid(), std::filesystem::path(config_.output) / name,
-                   std::move(contents));
-  });
-}
-
 void RunSaver::check_weights_are_finite(const RunProgress& progress) {
-  if (const std::optional<std::string> array = session_.non_finite_array())
-    throw NonFiniteError(
-        {.what = "the weights are not finite",
-         .event = fmt::format("after step {}, {} is not finite: the run has diverged",
-                              progress.step, *array),
-         .advice = divergence_advice,
-         .step = progress.step},
-        last_checkpoint_in_words());
+  const std::optional<std::string> array = session_.non_finite_array();
+  if (!array) return;
+  settle(progress);
+  throw NonFiniteError(
+      {.what = "the weights are not finite",
+       .event = fmt::format("after step {}, {} is not finite: the run has diverged", progress.step,
+                            *array),
+       .advice = divergence_advice,
+       .step = progress.step},
+      last_checkpoint_in_words());
 }
 
 std::string RunSaver::checkpoint_of(std::int64_t step) const {

@@ -125,23 +125,49 @@ std::string microseconds(std::int64_t time) {
   return fmt::format("{}.{:03}", time / 1000, time % 1000);
 }
 
-/// Threads for messages, each for those that do not overlap: the format has no other place for
-/// events of one thread that do.
-class MessageThreads {
+/// What the events of a thread have in common.
+enum class Lane { work, messages, files };
+
+Lane lane_of(TraceAction action) {
+  if (is_message(action)) return Lane::messages;
+  return action == TraceAction::write ? Lane::files : Lane::work;
+}
+
+constexpr std::string_view category_of(Lane lane) {
+  constexpr std::string_view names[] = {"work", "message", "file"};
+  return names[static_cast<int>(lane)];
+}
+
+constexpr std::string_view name_of(Lane lane) {
+  constexpr std::string_view names[] = {"work", "messages", "files"};
+  return names[static_cast<int>(lane)];
+}
+
+/// The threads of a rank, each for events of a lane that do not overlap: the format has no other
+/// place for events of one thread that do.
+class Threads {
  public:
-  /// Of messages in the order of their beginnings.
-  int thread_of(const Record& message) {
-    const auto free =
-        std::ranges::find_if(ends_, [&](std::int64_t end) { return end <= message.begin; });
-    const auto index = free - ends_.begin();
-    if (free == ends_.end()) ends_.push_back(0);
-    ends_[index] = message.end;
-    return static_cast<int>(index) + 1;
+  /// Of events in the order of their beginnings.
+  int thread_of(Lane lane, const Record& event) {
+    // What the main thread does is in scopes, one within the other perhaps.
+    if (lane == Lane::work) return 0;
+    const auto free = std::ranges::find_if(threads_, [&](const Thread& thread) {
+      return thread.lane == lane && thread.end <= event.begin;
+    });
+    const auto index = free - threads_.begin();
+    if (free == threads_.end()) threads_.push_back({lane, 0});
+    threads_[index].end = event.end;
+    return static_cast<int>(index);
   }
-  int size() const { return static_cast<int>(ends_.size()); }
+  int size() const { return static_cast<int>(threads_.size()); }
+  Lane lane(int thread) const { return threads_[thread].lane; }
 
  private:
-  std::vector<std::int64_t> ends_;
+  struct Thread {
+    Lane lane;
+    std::int64_t end;
+  };
+  std::vector<Thread> threads_{{Lane::work, 0}};
 };
 
 std::string metadata(std::string_view kind, int rank, int thread, const std::string& name) {
@@ -161,18 +187,19 @@ std::string text_of(std::vector<std::vector<Record>> ranks, const std::vector<st
     std::ranges::stable_sort(records, {}, &Record::begin);
     items.push_back(
         metadata("process_name", rank, 0, fmt::format("rank {} ({})", rank, hosts[rank])));
-    items.push_back(metadata("thread_name", rank, 0, "work"));
-    MessageThreads threads;
+    Threads threads;
     for (const Record& record : records) {
       const TraceAction action = action_of(record);
+      const Lane lane = lane_of(action);
       items.push_back(fmt::format(
           R"({{"name":"{}","cat":"{}","ph":"X","pid":{},"tid":{},"ts":{},"dur":{},"args":{{{}}}}})",
-          to_string(action), is_message(action) ? "message" : "work", rank,
-          is_message(action) ? threads.thread_of(record) : 0, microseconds(record.begin - start),
-          microseconds(record.end - record.begin), arguments_of(record)));
+          to_string(action), category_of(lane), rank, threads.thread_of(lane, record),
+          microseconds(record.begin - start), microseconds(record.end - record.begin),
+          arguments_of(record)));
     }
-    for (int thread = 1; thread <= threads.size(); ++thread)
-      items.push_back(metadata("thread_name", rank, thread, "messages"));
+    for (int thread = 0; thread < threads.size(); ++thread)
+      items.push_back(
+          metadata("thread_name", rank, thread, std::string(name_of(threads.lane(thread)))));
   }
   return fmt::format("{}", fmt::join(items, ",\n"));
 }

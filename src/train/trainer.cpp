@@ -115,6 +115,7 @@ ExitStatus Trainer::train() {
     stopped = step().stop_requested;
     if (progress_.step % steps_per_epoch_ == 0) finish_epoch();
     time_limit_.note_round(seconds_since(round));
+    saver_.attend(progress_);
     if (finished() || !(saver_.is_due(progress_) || stopped)) continue;
     // Without the signal the step after this would have failed, and gone back: so it will when the
     // run goes on.
@@ -149,7 +150,8 @@ StepReport Trainer::step() {
       progress_.rate_factor() * rate_policy_.at(progress_.epoch, step_in_epoch, steps_per_epoch_);
 
   // One rank looks at the clock, so that all stop at the same step.
-  out_of_time_ = world_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_));
+  out_of_time_ = world_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_),
+                                                                       saver_.is_writing() ? 2 : 1);
   TrainingStep& training = session_.training();
   const StepReport report =
       training.compute_gradient(source, stop_signal_seen() || out_of_time_ || report_.must_stop());
@@ -180,15 +182,19 @@ void Trainer::skip_update(const MiniBatchSource& source, const StepReport& repor
     found.step = progress_.step + 1;
     return found;
   };
-  if (session_.plan().on_nonfinite != OnNonFinite::skip)
+  if (session_.plan().on_nonfinite != OnNonFinite::skip) {
+    saver_.settle(progress_);
     throw NonFiniteError(explain(), saver_.last_checkpoint_in_words());
+  }
   ++progress_.skipped;
-  if (++progress_.skipped_in_a_row >= most_skipped_in_a_row)
+  if (++progress_.skipped_in_a_row >= most_skipped_in_a_row) {
+    saver_.settle(progress_);
     throw NonFiniteError(
         explain(),
         fmt::format("it is the {}th step in a row without an update, which --on-nonfinite "
                     "skip can't mend; {}",
                     most_skipped_in_a_row, saver_.last_checkpoint_in_words()));
+  }
   if (num_skip_notes_ == most_skip_notes) return;
   ++num_skip_notes_;
   report_.skipped(explain(), num_skip_notes_ == most_skip_notes);
@@ -229,7 +235,8 @@ Evaluation Trainer::evaluate_test() {
     const DataFeed& test_data = session_.test_data();
     last_evaluation_ = evaluate(session_.network(), test_data, test_data.indices());
     last_evaluation_step_ = progress_.step;
-    if (!std::isfinite(last_evaluation_->loss))
+    if (!std::isfinite(last_evaluation_->loss)) {
+      saver_.settle(progress_);
       throw NonFiniteError(
           {.what = "the test loss is not finite",
            .event =
@@ -238,6 +245,7 @@ Evaluation Trainer::evaluate_test() {
            .advice = divergence_advice,
            .step = progress_.step},
           saver_.last_checkpoint_in_words());
+    }
   }
   return *last_evaluation_;
 }

@@ -63,6 +63,8 @@ class Trace(program.ProgramTest):
             self.assertGreaterEqual(count["checkpoint", rank], 1)
             self.assertGreaterEqual(count["optimizer", rank], 4)
             self.assertGreaterEqual(count["wait", rank], 1)
+            # The last checkpoint and best.h5, by the ranks of a replica; rank 0 gives them their names.
+            self.assertGreaterEqual(count["write", rank], (4, 2, 0, 0)[rank])
             self.assertEqual(count["data", rank], 4 if rank in (0, 2) else 0)
             # What a replica takes, by the numbers of the mini-batch.
             self.assertEqual({e["args"]["micro_batch"] for e in events if e["pid"] == rank and e["name"] == "forward"},

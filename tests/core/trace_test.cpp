@@ -61,7 +61,7 @@ TEST(TraceScope, DoesNothingWithoutARecorder) {
 TEST(TraceAction, EachHasItsName) {
   EXPECT_EQ(to_string(TraceAction::forward), "forward");
   EXPECT_EQ(to_string(TraceAction::wait), "wait");
-  EXPECT_EQ(to_string(TraceAction::receive), "receive");
+  EXPECT_EQ(to_string(TraceAction::write), "write");  // the last one
 }
 
 }  // namespace

@@ -243,6 +243,22 @@ class Faults(program.ProgramTest):
     def test_slow_disk(self):
         self.strike_all([Strike(",".join(KINDS), 1, 0, "5", None, policy) for policy in ("stop", "continue")])
 
+    def test_training_goes_on_while_a_save_is_written(self):
+        number = next(call.number for call in self.count_calls()
+                      if call.rank == 0 and call.kind == "sync" and call.file.startswith(".checkpoint-3.h5"))
+        place = self.folder_for("behind")
+        job = self.start(place, Strike("sync", number, 1, "4000", 0, "stop"))
+        metrics, lines, seen = place / "run" / "metrics.jsonl", [], False
+        while not seen and job.poll() is None:
+            time.sleep(0.01)
+            lines = metrics.read_text().splitlines() if metrics.exists() else []
+            trained = any('"kind":"step"' in line and '"step":6' in line for line in lines)
+            seen = trained and list(place.glob("run/.checkpoint-3.h5.*.tmp")) and not (place / "run/checkpoint-3.h5").exists()
+        status, _, errors = self.finish(job)
+        self.assertTrue(seen, "\n".join(lines) + errors)
+        self.assertEqual(status, 0, errors)
+        self.assertEqual(self.troubles_of_end(place / "run") + self.troubles_of_folder(place / "run"), [])
+
     def read_until(self, job, words):
         """Lines of standard error up to one that has the words."""
         lines = []
@@ -296,6 +312,20 @@ class Faults(program.ProgramTest):
         self.assertIn("save_error", [record["kind"] for record in records])
         self.run_program("train", *RUN, "--output", place / "run", "--resume", "auto")
         self.assertEqual(self.troubles_of_end(place / "run"), [])
+
+    @unittest.skipUnless(ALL_CASES, "takes a minute")
+    def test_the_end_is_tried_for_a_minute(self):
+        last = max(call.number for call in self.count_calls() if call.kind == "reserve" and "checkpoint-6" in call.file)
+        place = self.folder_for("end")
+        status, _, errors = self.finish(self.start(place, Strike("reserve", last, 0, "ENOSPC", None, "continue")))
+        self.assertEqual(status, 1, errors)
+        for pause in (1, 2, 4, 8, 16, 32):
+            self.assertIn(f"trying again in {pause} s", errors)
+        lines = [line for line in errors.splitlines() if "revode: error:" in line]
+        self.assertEqual(len(lines), 1, errors)
+        for words in ("checkpoint-6.h5", "No space left on device", "the last checkpoint is", "checkpoint-3.h5"):
+            self.assertIn(words, lines[0])
+        self.assertEqual(self.troubles_of_folder(place / "run"), [])
 
     def test_resume_passes_over_what_it_cannot_read(self):
         place = self.folder_for("unread")

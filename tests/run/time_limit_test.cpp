@@ -26,6 +26,14 @@ TEST(TimeLimit, LeavesTimeForTheLongestRoundAndTwiceTheLongestSave) {
   EXPECT_TRUE(limit.allows_one_round_only(73.5));
 }
 
+// One is being written, and one comes at the end.
+TEST(TimeLimit, LeavesTimeForSeveralSaves) {
+  TimeLimit limit(100, 0);
+  limit.note_save(3);
+  EXPECT_FALSE(limit.allows_one_round_only(87, 2));
+  EXPECT_TRUE(limit.allows_one_round_only(87.5, 2));
+}
+
 TEST(TimeLimit, AssumesASaveUntilOneWasMeasured) {
   TimeLimit limit(100, 20);
   EXPECT_FALSE(limit.allows_one_round_only(78));

@@ -6,12 +6,15 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/buffer.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/run_log.hpp"
 #include "revode/train/memory_forecast.hpp"
+#include "revode/train/model_file.hpp"
 #include "revode/train/network.hpp"
 #include "revode/train/report.hpp"
+#include "revode/train/snapshot.hpp"
 #include "revode/train/training_step.hpp"
 
 #include "support/mini_batch_source.hpp"
@@ -150,6 +153,26 @@ TEST_F(MemoryForecastOf, AStepOfUnequalMicroBatchesTakesNoMore) {
       EXPECT_LE(allocated.of(Memory::stash), forecast.stash);
     });
   }
+}
+
+TEST_F(MemoryForecastOf, ARunHasASnapshotOfWhatItSaves) {
+  for_each_grid([&](const Grid& grid) {
+    RunPlan plan = plan_of(config_of("hamiltonian", "1f1b"), grid, 1);
+    Network network(plan, grid, largest_micro_batch(plan));
+    CheckpointContents contents{
+        .config = {}, .root_attributes = {}, .progress = {}, .arrays = model_slices(network)};
+    for (const ArraySlice& slice : momentum_slices(network)) contents.arrays.push_back(slice);
+    const Allocated allocated;
+    Snapshot snapshot;
+    snapshot.reserve(contents);
+    const auto forecast = [&] {
+      return forecast_memory(plan, largest_micro_batch(plan))[grid.time().rank()].snapshot;
+    };
+
+    EXPECT_EQ(forecast(), allocated.of(Memory::snapshot));
+    plan.config.command = Command::bench;
+    EXPECT_EQ(forecast(), 0);
+  });
 }
 
 TEST_F(MemoryForecastOf, AnEvaluationIsWhatItAllocates) {

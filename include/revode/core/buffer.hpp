@@ -25,9 +25,10 @@ enum class Memory {
   state,           ///< P, Q and their adjoints, and messages of them
   stash,           ///< what the forward sweep keeps for the backward sweep
   workspace,       ///< scratch of the kernels
+  snapshot,        ///< weights and momentum on their way to a checkpoint
   data,            ///< images and labels
 };
-inline constexpr int num_memory_categories = 8;
+inline constexpr int num_memory_categories = 9;
 std::string_view to_string(Memory category);
 
 /// Bytes held by Buffers now, and the most there have been, by category.

@@ -24,13 +24,14 @@ enum class TraceAction {
   checkpoint,      ///< checks and files
   send,            ///< a message on its way, from when it leaves until its memory is free
   receive,         ///< from when it is asked for until it has arrived
+  write,           ///< bytes of a checkpoint, by a thread of its own
 };
-inline constexpr int num_trace_actions = 10;
+inline constexpr int num_trace_actions = 11;
 
 constexpr std::string_view to_string(TraceAction action) {
   constexpr std::string_view names[num_trace_actions] = {
-      "forward",        "backward",  "data",       "wait", "allreduce",
-      "regularization", "optimizer", "checkpoint", "send", "receive"};
+      "forward",   "backward",   "data", "wait",    "allreduce", "regularization",
+      "optimizer", "checkpoint", "send", "receive", "write"};
   return names[static_cast<int>(action)];
 }
 

@@ -19,9 +19,9 @@ class TimeLimit {
   void note_round(double seconds);
   void note_save(double seconds);
 
-  /// True where, after another two rounds as long as the longest, there might not be time to save:
-  /// then the next round is to be the last.
-  bool allows_one_round_only(double elapsed_seconds) const;
+  /// True where, after another two rounds as long as the longest, there might not be time for so
+  /// many saves: then the next round is to be the last.
+  bool allows_one_round_only(double elapsed_seconds, int num_saves = 1) const;
 
  private:
   double seconds_ = 0;  ///< 0: none

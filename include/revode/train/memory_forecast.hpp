@@ -19,12 +19,15 @@ struct MemoryForecast {
   double gradients = 0;  ///< where the command needs them
   double momentum = 0;   ///< likewise
   double packed_weights = 0;
+  double snapshot = 0;  ///< of weights and momentum, where the command saves
   double state =
       0;  ///< slots of states and adjoints, being computed in, sent and received; scratch
   double stash = 0;  ///< of all micro-batches in flight, recordings included
 
   /// Parameters and what belongs to them.
-  double of_parameters() const { return weights + gradients + momentum + packed_weights; }
+  double of_parameters() const {
+    return weights + gradients + momentum + packed_weights + snapshot;
+  }
   double of_states() const { return state + stash; }
   double total() const { return of_parameters() + of_states(); }
 };

@@ -1,11 +1,14 @@
 // What a run leaves behind while it trains: checkpoints, best.h5 and the lines of metrics.jsonl;
 // what is done where one of them can't be written (--on-save-error); and which checkpoint a rewind
-// goes back to. All of it is collective.
+// goes back to. Checkpoints are written behind the steps that follow, from a snapshot. All of it is
+// collective.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,14 +21,18 @@
 #include "revode/train/evaluation.hpp"
 #include "revode/train/run_report.hpp"
 #include "revode/train/session.hpp"
+#include "revode/train/snapshot.hpp"
 #include "revode/train/start_point.hpp"
 
 namespace revode {
+
+class CheckpointWrite;
 
 class RunSaver {
  public:
   /// All must outlive it. time_limit: is told how long saves take.
   RunSaver(Session& session, StartPoint& start, RunReport& report, TimeLimit& time_limit);
+  ~RunSaver();
 
   /// See RunFolder::prepare(). record: of the start from there. Returns what was set aside.
   std::vector<std::string> prepare(const RunProgress& progress, std::optional<std::int64_t> step,
@@ -37,10 +44,16 @@ class RunSaver {
   }
   /// Planned, or to be tried again after a failure.
   bool is_due(const RunProgress& progress);
-  /// Throws where a file can't be written, and the run does not outlive that. Weights must be
-  /// finite: throws NonFiniteError.
+  /// Begins a save; attend() sees to the rest. Throws where a file can't be written, and the run
+  /// does not outlive that. Weights must be finite: throws NonFiniteError.
   void save(const RunProgress& progress);
-  /// The same where nothing comes after: it has to succeed, after some tries.
+  /// Looks after the files that are being written, without waiting for them; to be called after
+  /// each step. Throws as save() does.
+  void attend(const RunProgress& progress);
+  /// The same, and waits until none is.
+  void settle(const RunProgress& progress);
+  bool is_writing() const { return !writing_.empty(); }
+  /// A save where nothing comes after: it has to succeed, after some tries.
   void save_at_stop(const RunProgress& progress);
   /// So have the lines of metrics.jsonl that are not written yet.
   void write_metrics_at_stop(const RunProgress& progress);
@@ -50,7 +63,7 @@ class RunSaver {
   /// checkpoint says of the best accuracy are the epochs alone: a run that was stopped and went on
   /// says the same as one that was not.
   void keep_if_best(const RunProgress& progress, const Evaluation& test);
-  /// Accuracy that best.h5 has.
+  /// Accuracy that best.h5 has, once it is written.
   double best_accuracy() const { return best_in_file_; }
 
   /// From now on there is a checkpoint to go back to.
@@ -65,16 +78,31 @@ class RunSaver {
   std::string last_checkpoint_in_words() const;
 
  private:
-  /// What kept all ranks from writing a file, with the last checkpoint that is there; nothing where
-  /// it was written.
+  /// What kept all ranks from writing a file; nothing where it was written.
   using Failure = std::optional<Error>;
   using Pauses = std::vector<std::chrono::seconds>;
 
-  Failure try_to_save(const RunProgress& progress);
-  Failure write_and_publish(const RunProgress& progress);
-  Failure try_to_keep_if_best(const RunProgress& progress, const Evaluation& test);
-  Failure write_file(const std::string& name, const RunProgress& progress, double best_accuracy);
+  /// A file that is being written.
+  struct Writing {
+    std::string name;
+    RunProgress progress;  // as in the file
+    double begin_seconds;  // that this took
+    std::unique_ptr<CheckpointWrite> write;
+  };
+
+  Failure save_now(const RunProgress& progress);
+  Failure begin_checkpoint(const RunProgress& progress);
+  Failure begin_best(const RunProgress& progress, const Evaluation& test);
+  Failure begin(const std::string& name, const RunProgress& progress, double best_accuracy);
+  /// Waits for what the threads do for the first of writing_, which leaves them where that was all.
+  Failure go_on_with_first();
+  Failure written(const Writing& file);
+  Failure publish();
+  /// Waits for all files; what kept the one of this name from being written.
+  Failure wait_for(const std::string& name, const RunProgress& progress);
   Failure write_metrics();
+  /// Goes on without a file that could not be written behind training.
+  void do_without(const std::string& name, const RunProgress& progress, const Error& failure);
   /// write: what it throws is shared by all ranks.
   Failure failure_of(const std::function<void()>& write) const;
   void check_weights_are_finite(const RunProgress& progress);
@@ -82,6 +110,8 @@ class RunSaver {
   /// Where the run goes on without the file: says so. Throws where it does not.
   void go_on_without(const RunProgress& progress, const Error& failure,
                      const std::string& what_now);
+  /// Throws the failure, with the last checkpoint that is there.
+  [[noreturn]] void give_up(const Error& failure);
   /// Tries again after each of `pauses`. Throws what kept the last try.
   void insist(const RunProgress& progress, const Pauses& pauses,
               const std::function<Failure()>& write);
@@ -94,6 +124,9 @@ class RunSaver {
   RunReport& report_;
   TimeLimit& time_limit_;
   std::int64_t checkpoint_every_;
+  Snapshot snapshot_;
+  std::optional<std::int64_t> snapshot_step_;  // that it was taken at
+  std::deque<Writing> writing_;                // all from the snapshot, which they use
   std::int64_t last_saved_step_ = -1;
   bool saved_here_ = false;  // by this process
   bool published_ = true;    // latest.h5 points to it
