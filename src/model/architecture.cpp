@@ -30,7 +30,6 @@ std::int64_t sum(const std::vector<int>& values) {
 constexpr std::int64_t max_blocks = 1'000'000;
 constexpr int max_width = 1'000'000;
 constexpr double max_parameters = 1e11;  ///< 400 GB of weights
-constexpr std::size_t max_stages = 31;   ///< an int can't be halved more often
 
 /// Depths from here on get 128 channels in the last stage by default, smaller ones 112.
 constexpr int wide_depth = 100;

@@ -224,12 +224,13 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
       inspect(piece, micro_batch, batch, state);
     } else {
       const PhaseScope timed(timer_, Phase::stage_forward, piece.stage);
-      RangeCounts* counts = mode == Mode::train ? &notes_.data()[micro_batch].counts : nullptr;
+      StateNotes* notes =
+          mode == Mode::train ? &notes_.data()[micro_batch].states[piece.stage] : nullptr;
       const std::vector<CouplingRange> chunks = cut(piece.all(), couplings_a_chunk(piece, false));
       for (auto range = chunks.rbegin(); range != chunks.rend(); ++range) {
         if (mode == Mode::train)
           show(micro_batch, {block_of(piece, range->first)}, piece, batch, state);
-        piece.segment->advance(*range, view(state, piece, batch), counts, recording);
+        piece.segment->advance(*range, view(state, piece, batch), notes, recording);
       }
       if (mode == Mode::train)
         show(micro_batch, {block_of(piece, piece.all().last - 1), true}, piece, batch, state);

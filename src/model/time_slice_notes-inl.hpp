@@ -78,8 +78,18 @@ MicroBatchResult TimeSlice<Real>::result(int micro_batch) const {
 template <typename Real>
 RangeCounts TimeSlice<Real>::range_counts() const {
   RangeCounts sum;
-  for (const MicroBatchNotes& notes : found_) sum += notes.counts;
+  for (const MicroBatchNotes& notes : found_)
+    for (const StateNotes& of_stage : notes.states) sum += of_stage;
   return sum;
+}
+
+template <typename Real>
+std::vector<float> TimeSlice<Real>::largest_states() const {
+  std::vector<float> largest(architecture_.stages().size());
+  for (const MicroBatchNotes& notes : found_)
+    for (std::size_t stage = 0; stage < largest.size(); ++stage)
+      largest[stage] = std::max(largest[stage], notes.states[stage].largest);
+  return largest;
 }
 
 template <typename Real>

@@ -80,7 +80,7 @@ struct Sweep {
   std::vector<float> state[2], adjoint[2];
   std::vector<ExactSum> kernel_sums, bias_sums;
   std::vector<float> grad_kernel, grad_bias;  ///< their values
-  RangeCounts counts;
+  StateNotes counts;
   int overflow = 0;
   int batch = 0;
 

@@ -25,6 +25,7 @@ void expect_same_values(const Sweep& a, const Sweep& b) {
   EXPECT_EQ(a.grad_bias, b.grad_bias);
   EXPECT_EQ(a.counts.out_of_range, b.counts.out_of_range);
   EXPECT_EQ(a.counts.rounded_to_zero, b.counts.rounded_to_zero);
+  EXPECT_EQ(a.counts.largest, b.counts.largest);
 }
 
 void expect_same_bits(const Sweep& a, const Sweep& b) {
@@ -41,7 +42,7 @@ void expect_same_bits(const Sweep& a, const Sweep& b) {
 TEST(EachBackend, EqualsReferenceWhereSumsAreExact) {
   if (backends_under_test().empty()) GTEST_SKIP() << "no backend to test";
   const auto reference = make_reference_backend<float>();
-  RangeCounts seen;
+  StateNotes seen;
   for (std::size_t k = 0; k < sizes.size(); ++k) {
     const Size& size = sizes[k];
     for (const Dynamics& line : lines_at(k)) {
@@ -72,6 +73,7 @@ TEST(EachBackend, EqualsReferenceWhereSumsAreExact) {
   }
   EXPECT_GT(seen.out_of_range, 0);  // or the counts were compared in vain
   EXPECT_GT(seen.rounded_to_zero, 0);
+  EXPECT_GT(seen.largest, 0);
 }
 
 TEST(EachBackend, SweepsAreCloseToReference) {

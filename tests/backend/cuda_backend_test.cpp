@@ -172,7 +172,7 @@ void sweep_there_and_back(Backend<float>& backend, Segment<float>& segment, Swee
     state[slot] = place(backend, sweep.state[slot]);
     adjoint[slot] = place(backend, sweep.adjoint[slot]);
   }
-  StagedBuffer<RangeCounts> counts(1, Memory::workspace, backend);
+  StagedBuffer<StateNotes> counts(1, Memory::workspace, backend);
   StagedBuffer<int> overflow(1, Memory::workspace, backend);
   const StateView<float> view{{state[0].data(), state[1].data()}, sweep.batch};
   segment.advance(all(segment.shape()), view, counts.data(), nullptr);
@@ -227,6 +227,7 @@ TEST(CudaBackend, ReplayedSweepsGiveTheSameBits) {
         EXPECT_EQ(read(bias_sums), sums_of_bias);
         EXPECT_EQ(again.counts.out_of_range, first.counts.out_of_range);
         EXPECT_EQ(again.counts.rounded_to_zero, first.counts.rounded_to_zero);
+        EXPECT_EQ(again.counts.largest, first.counts.largest);
         EXPECT_EQ(again.overflow, first.overflow);
       }
     }

@@ -131,7 +131,7 @@ struct OneCoupling {
   double gamma = 1, beta = 0, scale = 1;
   Values kernel, bias;
 
-  RangeCounts advance(Values& target, Values& other) const {
+  StateNotes advance(Values& target, Values& other) const {
     SegmentShape shape;
     shape.force = force;
     shape.num_couplings = 1;
@@ -144,7 +144,7 @@ struct OneCoupling {
     shape.grid_bits = grid_bits;
     const auto segment = make_reference_backend<double>()->make_segment(shape);
     load_weights(*segment, kernel, bias);
-    RangeCounts counts;
+    StateNotes counts;
     segment->advance({0, 1}, {{target.data(), other.data()}, 1}, &counts, nullptr);
     return counts;
   }
@@ -202,7 +202,7 @@ OneCoupling identity_coupling(int grid_bits) {
 }
 
 // Grid 22 is exact below 2^(24 - 22) = 4.
-TEST(RangeCounts, SumsFromTheLimitOnAreCounted) {
+TEST(StateNotes, SumsFromTheLimitOnAreCounted) {
   const OneCoupling coupling = identity_coupling(22);
   const auto count = [&](double target_value, double other_value) {
     Values target{target_value}, other{other_value};
@@ -216,7 +216,7 @@ TEST(RangeCounts, SumsFromTheLimitOnAreCounted) {
 }
 
 // Leapfrog forms 2 Q - P first: that sum counts by itself.
-TEST(RangeCounts, TheInnerSumIsCountedToo) {
+TEST(StateNotes, TheInnerSumIsCountedToo) {
   OneCoupling coupling = identity_coupling(22);
   coupling.gamma = -1;
   coupling.beta = 2;
@@ -231,7 +231,7 @@ TEST(RangeCounts, TheInnerSumIsCountedToo) {
   EXPECT_EQ(count(2, 2.5), 0);   // 3, then 0.5
 }
 
-TEST(RangeCounts, IncrementsThatRoundToZeroAreCounted) {
+TEST(StateNotes, IncrementsThatRoundToZeroAreCounted) {
   OneCoupling coupling = identity_coupling(8);
   const auto count = [&](double scale, double other_value) {
     coupling.scale = scale;
@@ -246,12 +246,23 @@ TEST(RangeCounts, IncrementsThatRoundToZeroAreCounted) {
   EXPECT_EQ(count(0x1p-10, -1), 0);  // F = 0: nothing is lost
 }
 
-TEST(RangeCounts, NothingIsCountedWithoutAGrid) {
+// With a grid and without, of what was written: not of the other slot.
+TEST(StateNotes, TheLargestMagnitudeIsNoted) {
+  for (const int grid_bits : {0, 16}) {
+    const OneCoupling coupling = identity_coupling(grid_bits);
+    Values target{-5.5}, other{1.25};
+    EXPECT_EQ(coupling.advance(target, other).largest, 4.25f);
+    other = {-9};
+    EXPECT_EQ(coupling.advance(target, other).largest, 4.25f);
+  }
+}
+
+TEST(StateNotes, NothingIsCountedWithoutAGrid) {
   OneCoupling coupling = identity_coupling(0);
   coupling.scale = 1e-20;
   Values target{1e30}, other{1};
 
-  const RangeCounts counts = coupling.advance(target, other);
+  const StateNotes counts = coupling.advance(target, other);
 
   EXPECT_EQ(counts.out_of_range, 0);
   EXPECT_EQ(counts.rounded_to_zero, 0);
@@ -311,7 +322,7 @@ struct Sweep {
 
   std::vector<Real> kernel, bias, state[2], adjoint[2], grad_kernel, grad_bias;
   int overflow = 0;
-  RangeCounts counts;
+  StateNotes counts;
 };
 
 template <typename Real>

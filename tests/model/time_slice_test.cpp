@@ -1,6 +1,7 @@
 // Time slices: any cut gives the same bits; what the modes keep, change and look for; memory.
 #include "revode/model/time_slice.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <ostream>
@@ -61,6 +62,8 @@ TEST_P(TimeSliceOf, AChainOfSlicesEqualsOneSliceBitForBit) {
       EXPECT_EQ(num_differing(chain.logits(), whole.logits()), 0u);
       EXPECT_EQ(counts.out_of_range, expected_counts.out_of_range);
       EXPECT_EQ(counts.rounded_to_zero, expected_counts.rounded_to_zero);
+      EXPECT_EQ(chain.largest_states(), whole.largest_states());
+      EXPECT_GT(std::ranges::min(chain.largest_states()), 0);
     }
   }
 }

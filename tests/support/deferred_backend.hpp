@@ -215,10 +215,10 @@ class DeferredBackend final : public Backend<Real> {
       return recording;
     }
     std::size_t recording_bytes(int batch) const override { return inner_->recording_bytes(batch); }
-    void advance(CouplingRange range, StateView<Real> state, RangeCounts* counts,
+    void advance(CouplingRange range, StateView<Real> state, StateNotes* notes,
                  Recording* recording) override {
       backend_.defer([=, inner = inner_, recorded = inner_of(recording)] {
-        inner->advance(range, state, counts, recorded.get());
+        inner->advance(range, state, notes, recorded.get());
       });
     }
     void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,

@@ -162,6 +162,17 @@ class SliceChain {
     for (auto& part : parts_) counts += part->slice().range_counts();
     return counts;
   }
+  /// Of each stage.
+  std::vector<float> largest_states() const {
+    std::vector<float> all;
+    for (auto& part : parts_) {
+      const std::vector<float> of_part = part->slice().largest_states();
+      all.resize(of_part.size());
+      std::ranges::transform(all, of_part, all.begin(),
+                             [](float a, float b) { return std::max(a, b); });
+    }
+    return all;
+  }
 
  private:
   Real* room(Buffer<Real>& buffer, int batch) {

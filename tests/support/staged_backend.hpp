@@ -82,10 +82,10 @@ class StagedSegment final : public Segment<float> {
     return inner_->make_recording(batch);
   }
   std::size_t recording_bytes(int batch) const override { return inner_->recording_bytes(batch); }
-  void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
+  void advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                Recording* recording) override {
     StagedCall call(backend_);
-    inner_->advance(range, call.in_out(state, shape().image_size()), call.in_out(counts, 1),
+    inner_->advance(range, call.in_out(state, shape().image_size()), call.in_out(notes, 1),
                     recording);
   }
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,

@@ -92,7 +92,7 @@ struct Bench {
   std::unique_ptr<Segment<float>> segment;
   Buffer<float> start, state, adjoint;
   Buffer<ExactSum> grad_kernel, grad_bias;
-  RangeCounts counts;
+  StateNotes counts;
 };
 
 double flops_of(const SegmentShape& shape, Direction direction) {

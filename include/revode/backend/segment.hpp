@@ -95,6 +95,17 @@ struct RangeCounts {
   }
 };
 
+/// What the forward sweep notes of the states that it makes. Put together with +=.
+struct StateNotes : RangeCounts {
+  float largest = 0;  ///< magnitude of a value that a coupling wrote; NaN does not count
+
+  StateNotes& operator+=(const StateNotes& more) {
+    RangeCounts::operator+=(more);
+    largest = std::max(largest, more.largest);
+    return *this;
+  }
+};
+
 /// Where a gradient that leaves the range of exact sums is noted: *highest becomes at least
 /// first + i for an entry that belongs to coupling i (0 for the layers beside the couplings).
 struct OverflowNote {
@@ -133,10 +144,10 @@ class Segment {
   /// Bytes that it takes.
   virtual std::size_t recording_bytes(int batch) const = 0;
 
-  /// Takes `state` through the couplings of `range`, in place. *counts += this call's; may be null.
+  /// Takes `state` through the couplings of `range`, in place. *notes += this call's; may be null.
   /// With a recording (of this segment and at least this batch), keeps there what retreat() over
   /// the same range will need.
-  virtual void advance(CouplingRange range, StateView<Real> state, RangeCounts* counts,
+  virtual void advance(CouplingRange range, StateView<Real> state, StateNotes* notes,
                        Recording* recording) = 0;
 
   /// Takes `state` back through the couplings of `range`, last to first, in place, by solving each

@@ -13,6 +13,9 @@
 
 namespace revode {
 
+/// Of any network: each halves the image, and an int can't be halved more often.
+inline constexpr std::size_t max_stages = 31;
+
 /// The differential equation in depth whose time steps the blocks are.
 enum class Equation {
   pair,          ///< dP/dt = F1(Q), dQ/dt = -F2(P)

@@ -44,11 +44,11 @@ struct NonFiniteLayer {
 
 /// What the backend notes of a micro-batch in one sweep; fetched together at its end.
 struct MicroBatchNotes {
-  RangeCounts counts;   ///< Mode::train
-  LossSums loss;        ///< last slice
-  Comparison reversal;  ///< where measured: the state at the front of the slice, rebuilt
-  int overflow = 0;     ///< 1 + the layer nearest the closing that overflowed; 0: none
-  int non_finite = 0;   ///< 1 + the first layer; Mode::inspect
+  StateNotes states[max_stages];  ///< of each stage; Mode::train
+  LossSums loss;                  ///< last slice
+  Comparison reversal;            ///< where measured: the state at the front of the slice, rebuilt
+  int overflow = 0;               ///< 1 + the layer nearest the closing that overflowed; 0: none
+  int non_finite = 0;             ///< 1 + the first layer; Mode::inspect
 };
 
 /// Between blocks: in front of one, or behind the last that a slice has of a stage.
@@ -173,6 +173,9 @@ class TimeSlice {
   MicroBatchResult result(int micro_batch) const;
   /// Sums over the micro-batches.
   RangeCounts range_counts() const;
+  /// The largest magnitude of a state of each stage, over the micro-batches; 0 where the slice has
+  /// none of it.
+  std::vector<float> largest_states() const;
   Comparison reversal() const;
   /// The lowest micro-batch whose gradient left the range.
   std::optional<GradientOverflow> gradient_overflow() const;

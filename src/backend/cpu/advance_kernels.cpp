@@ -19,8 +19,8 @@ HWY_BEFORE_NAMESPACE();
 namespace revode::cpu::HWY_NAMESPACE {
 
 template <typename FormOfForce, Force force, bool on_grid, Keep keep>
-RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const ImageGroup& group,
-                             GroupRecord record, float* scratch) {
+StateNotes advance_group_as(const SegmentPlan& plan, CouplingRange range, const ImageGroup& group,
+                            GroupRecord record, float* scratch) {
   const Planes& planes = plan.planes;
   const int num_images = group.num_images;
   const std::size_t size = planes.tensor_size(num_images);
@@ -31,7 +31,7 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
   clear_border(planes, num_images, hidden);
   const FormOfForce form(plan, num_images, scratch + 3 * size);
 
-  RangeCounts counts;
+  StateNotes notes;
   if (record) {
     store_bare(planes, num_images, state[plan.target(range.first)],
                record.state + range.first * record.stride);
@@ -40,8 +40,7 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
     const Line line(plan, j, state, hidden);
     Advance<force, on_grid, keep> advance(plan, line);
     form.template evaluate_force<force>(j, line, advance);
-    counts += {static_cast<std::int64_t>(advance.out_of_range),
-               static_cast<std::int64_t>(advance.rounded_to_zero)};
+    notes += advance.notes();
     if (record) {
       store_bare(planes, num_images, line.other, record.state + (j + 1) * record.stride);
       store_bare(planes, num_images, hidden, record.hidden + j * record.stride);
@@ -49,12 +48,12 @@ RangeCounts advance_group_as(const SegmentPlan& plan, CouplingRange range, const
   }
   for (int slot = 0; slot < 2; ++slot)
     unpack_images(planes, num_images, state[slot], group.slot[slot]);
-  return counts;
+  return notes;
 }
 
 // Not a template, as the table of instruction sets holds plain functions.
-RangeCounts advance_images(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
-                           GroupRecord record, float* scratch) {
+StateNotes advance_images(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
+                          GroupRecord record, float* scratch) {
   return with_plan(plan, [&]<typename FormOfForce, Force force, bool on_grid, Keep keep>() {
     return advance_group_as<FormOfForce, force, on_grid, keep>(plan, range, state, record, scratch);
   });
@@ -74,8 +73,8 @@ std::size_t advance_scratch_size(const SegmentPlan& plan, int num_images) {
   return 3 * plan.planes.tensor_size(num_images) + workspace;  // two slots, hidden
 }
 
-RangeCounts advance_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
-                          GroupRecord record, float* scratch) {
+StateNotes advance_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
+                         GroupRecord record, float* scratch) {
   return HWY_DYNAMIC_DISPATCH(advance_images)(plan, range, state, record, scratch);
 }
 

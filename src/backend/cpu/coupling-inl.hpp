@@ -92,7 +92,8 @@ HWY_INLINE FloatVector finish_force(const Line& line, FloatVector sum, int chann
   return value;
 }
 
-/// target <- (gamma * target + beta * other) + round(s * F), counting what leaves the exact range.
+/// target <- (gamma * target + beta * other) + round(s * F), noting the largest magnitude and
+/// counting what leaves the exact range.
 template <Force force, bool on_grid, Keep keep>
 struct Advance {
   Advance(const SegmentPlan& plan, const Line& line_in)
@@ -108,7 +109,9 @@ struct Advance {
           hn::Add(hn::Mul(line.gamma, base), hn::Mul(line.beta, hn::Load(d, line.other + offset)));
     }
     if constexpr (!on_grid) {
-      hn::Store(hn::Add(base, hn::Mul(line.scale, value)), d, line.target + offset);
+      const FloatVector result = hn::Add(base, hn::Mul(line.scale, value));
+      hn::Store(result, d, line.target + offset);
+      largest = hn::Max(largest, hn::Abs(result));
       return;
     }
     const FloatVector increment = hn::Mul(line.scale_in_units, value);
@@ -117,14 +120,22 @@ struct Advance {
     if constexpr (keep == Keep::combination) result = hn::Add(result, zero);  // -0 + 0 = +0
     hn::Store(result, d, line.target + offset);
 
-    out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(result), limit));
+    const FloatVector magnitude = hn::Abs(result);
+    largest = hn::Max(largest, magnitude);
+    out_of_range += hn::CountTrue(d, hn::Ge(magnitude, limit));
     if constexpr (keep == Keep::combination)
       out_of_range += hn::CountTrue(d, hn::Ge(hn::Abs(base), limit));
     rounded_to_zero += hn::CountTrue(d, hn::And(hn::Ne(increment, zero), hn::Eq(rounded, zero)));
   }
 
+  StateNotes notes() const {
+    return {{static_cast<std::int64_t>(out_of_range), static_cast<std::int64_t>(rounded_to_zero)},
+            hn::GetLane(hn::MaxOfLanes(FloatTag(), largest))};
+  }
+
   Line line;
   FloatVector limit;
+  FloatVector largest = hn::Zero(FloatTag());
   std::size_t out_of_range = 0;
   std::size_t rounded_to_zero = 0;
 };

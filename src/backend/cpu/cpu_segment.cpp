@@ -182,7 +182,7 @@ ImageGroup CpuSegment::group_of(const StateView<float>& state, int first_image,
   return {{state.slot[0] + offset, state.slot[1] + offset}, num_images};
 }
 
-void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
+void CpuSegment::advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                          Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
   engine_->reserve_scratch(advance_scratch_size(plan_, images_an_advance_));
@@ -194,15 +194,15 @@ void CpuSegment::advance(CouplingRange range, StateView<float> state, RangeCount
   const auto first_of = [&](int group) {
     return static_cast<int>(static_cast<std::int64_t>(group) * state.batch / num_groups);
   };
-  std::vector<RangeCounts> group_counts(num_groups);
+  std::vector<StateNotes> group_notes(num_groups);
   engine_->pool.parallel_for(num_groups, [&](int group, int thread) {
     const int first = first_of(group);
-    group_counts[group] =
+    group_notes[group] =
         advance_group(plan_, range, group_of(state, first, first_of(group + 1) - first),
                       record_of(recording, first, state.batch), engine_->scratch(thread));
   });
-  if (counts == nullptr) return;
-  for (const RangeCounts& more : group_counts) *counts += more;
+  if (notes == nullptr) return;
+  for (const StateNotes& more : group_notes) *notes += more;
 }
 
 int CpuSegment::couplings_a_chunk() const {

@@ -83,9 +83,9 @@ struct PackedGradient {
 std::size_t advance_scratch_size(const SegmentPlan& plan, int num_images);
 std::size_t retreat_scratch_size(const SegmentPlan& plan, int num_images);
 
-/// Segment::advance() for a group; returns its counts.
-RangeCounts advance_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
-                          GroupRecord record, float* scratch);
+/// Segment::advance() for a group; returns its notes.
+StateNotes advance_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,
+                         GroupRecord record, float* scratch);
 
 /// Segment::retreat() for a group; with a record, `state` is written only.
 void retreat_group(const SegmentPlan& plan, CouplingRange range, const ImageGroup& state,

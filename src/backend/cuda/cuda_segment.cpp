@@ -71,7 +71,7 @@ CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engi
   if (shape.force == Force::symmetric)
     adjoint_kernel_ = Buffer<float>(kernel_.size(), Memory::packed_weights, space);
   bias_ = Buffer<float>(couplings * shape.channels, Memory::packed_weights, space);
-  counts_ = Buffer<RangeCounts>(1, Memory::workspace, space);
+  notes_ = Buffer<StateNotes>(1, Memory::workspace, space);
   overflow_ = Buffer<int>(1, Memory::workspace, space);
 }
 
@@ -183,7 +183,7 @@ void CudaSegment::play(Sweep sweep, CouplingRange range, int batch, Work&& work)
   engine_->play(replays_[key], work);
 }
 
-void CudaSegment::advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
+void CudaSegment::advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                           Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
   Pair at(*this, state.batch, Scratch::state_0, Scratch::state_1);
@@ -193,7 +193,7 @@ void CudaSegment::advance(CouplingRange range, StateView<float> state, RangeCoun
   else
     play(Sweep::advance, range, state.batch, [&] { advance_through(range, at); });
   at.bring_back(state);
-  engine_->launch(TakeRangeCounts{counts_.data(), counts});
+  engine_->launch(TakeStateNotes{notes_.data(), notes});
 }
 
 void CudaSegment::advance_through(CouplingRange range, const Pair& state) {
@@ -226,7 +226,7 @@ void CudaSegment::advance_line(int j, const Pair& state, const float* hidden) {
                               .force = evaluate_force(j, state.batch(), hidden),
                               .other = state.slot[1 - target],
                               .target = state.slot[target],
-                              .counts = counts_.data()});
+                              .notes = notes_.data()});
 }
 
 void CudaSegment::retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,

@@ -26,7 +26,7 @@ class CudaSegment final : public Segment<float> {
   void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   std::size_t recording_bytes(int batch) const override;
-  void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
+  void advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
                const Recording* recording, OverflowNote overflow) override;
@@ -60,7 +60,7 @@ class CudaSegment final : public Segment<float> {
   Buffer<float> kernel_;           ///< [num_couplings, c, 3, 3, c]: K, or K - K^T
   Buffer<float> adjoint_kernel_;   ///< [num_couplings, c, 3, 3, c]: K^T, for the symmetric force
   Buffer<float> bias_;             ///< [num_couplings, c]
-  Buffer<RangeCounts> counts_;     ///< of the call under way
+  Buffer<StateNotes> notes_;       ///< of the call under way
   Buffer<int> overflow_;           ///< 1 + the last coupling whose gradient left the range, or 0
   std::map<std::tuple<Sweep, int, int, int>, Replay> replays_;  ///< by range and batch
 };

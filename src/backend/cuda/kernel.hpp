@@ -107,6 +107,16 @@ REVODE_ON_DEVICE inline void raise_atomically(std::int64_t* to, std::int64_t val
 #endif
 }
 
+/// value >= 0 and *to >= 0, whose bits are in the order of the numbers. Most threads only look.
+REVODE_ON_DEVICE inline void raise_atomically(float* to, float value) {
+  if (!(*to < value)) return;
+#ifdef __CUDA_ARCH__
+  atomicMax(reinterpret_cast<int*>(to), __float_as_int(value));
+#else
+  *to = value;
+#endif
+}
+
 /// Four numbers that are loaded and stored as one.
 struct alignas(16) Four {
   float of[4];

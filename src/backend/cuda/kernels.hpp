@@ -18,7 +18,7 @@ namespace revode::cuda {
 using Kernel = std::variant<
     CutImages, ChannelsLast, ChannelsFirst,
     BiasRelu, AdvanceLine, RetreatLine, AdjointLine, Mask, RoundOperand, AddScaled,
-    TakeRangeCounts, TakeOverflow,
+    TakeStateNotes, TakeOverflow,
     PackForBlocks, AdvanceImages<4>, AdvanceImages<8>, RetreatImages<4>, RetreatImages<8>,
     PackKernels, AddKernelGradient, AddBiasGradient,
     ComputeStatistics, NormaliseFeatures, NormBackwardSums, NormBackward,

@@ -151,7 +151,7 @@ ImageSweep WholeSegment::sweep(CouplingRange range, const ImageLayout& layout,
           .state = {state.slot[0], state.slot[1]}};
 }
 
-void WholeSegment::advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
+void WholeSegment::advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                            Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
   ImageSweep of_images = sweep(range, advance_, state);
@@ -162,7 +162,7 @@ void WholeSegment::advance(CouplingRange range, StateView<float> state, RangeCou
     of_images.record_batch = record->batch;
   }
   with_channels(advance_.channels_a_thread, [&](auto channels) {
-    engine_->launch(AdvanceImages<channels.value>{of_images, counts});
+    engine_->launch(AdvanceImages<channels.value>{of_images, notes});
   });
   engine_->make_progress();
 }

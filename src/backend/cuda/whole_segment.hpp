@@ -34,7 +34,7 @@ class WholeSegment final : public Segment<float> {
   void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   std::size_t recording_bytes(int batch) const override;
-  void advance(CouplingRange range, StateView<float> state, RangeCounts* counts,
+  void advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
                const Recording* recording, OverflowNote overflow) override;

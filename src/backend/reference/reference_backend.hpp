@@ -47,7 +47,7 @@ class ReferenceSegment final : public Segment<Real> {
   void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   std::size_t recording_bytes(int batch) const override;
-  void advance(CouplingRange range, StateView<Real> state, RangeCounts* counts,
+  void advance(CouplingRange range, StateView<Real> state, StateNotes* notes,
                Recording* recording) override;
   void retreat(CouplingRange range, StateView<Real> state, StateView<Real> adjoint,
                const Recording* recording, OverflowNote overflow) override;

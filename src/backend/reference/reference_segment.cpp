@@ -165,8 +165,8 @@ typename ReferenceSegment<Real>::Evaluation ReferenceSegment<Real>::evaluate(int
 }
 
 template <typename Real>
-void ReferenceSegment<Real>::advance(CouplingRange range, StateView<Real> state,
-                                     RangeCounts* counts, Recording* recording) {
+void ReferenceSegment<Real>::advance(CouplingRange range, StateView<Real> state, StateNotes* notes,
+                                     Recording* recording) {
   const auto gamma = static_cast<Real>(shape_.gamma), beta = static_cast<Real>(shape_.beta);
   const Real limit = std::ldexp(Real{1}, 24 - shape_.grid_bits);
   const std::size_t size = shape_.image_size();
@@ -188,10 +188,12 @@ void ReferenceSegment<Real>::advance(CouplingRange range, StateView<Real> state,
         const Real increment = scale * at.force[p];
         const Real rounded = round_to_grid(increment, shape_.grid_bits);
         target[p] = base + rounded;
-        if (shape_.grid_bits == 0 || counts == nullptr) continue;
-        counts->out_of_range +=
+        if (notes == nullptr) continue;
+        notes->largest = std::max(notes->largest, static_cast<float>(std::abs(target[p])));
+        if (shape_.grid_bits == 0) continue;
+        notes->out_of_range +=
             (std::abs(target[p]) >= limit) + (beta != 0 && std::abs(base) >= limit);
-        counts->rounded_to_zero += (increment != 0 && rounded == 0);
+        notes->rounded_to_zero += (increment != 0 && rounded == 0);
       }
     }
   }

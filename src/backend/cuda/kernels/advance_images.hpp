@@ -9,16 +9,17 @@
 
 namespace revode::cuda {
 
-/// state <- through the couplings of the range; *counts += what left the range of exact reversal.
+/// state <- through the couplings of the range; *notes += this call's.
 template <int channels_a_thread>
 struct AdvanceImages {
   static constexpr std::string_view name = "advance_images";
   struct Registers {
     OutputSums<channels_a_thread> sums;
     int out_of_range, rounded_to_zero;
+    float largest;
   };
   ImageSweep sweep;
-  RangeCounts* counts = nullptr;  ///< may be null
+  StateNotes* notes = nullptr;  ///< may be null
 
   REVODE_ON_DEVICE std::int64_t num_clusters() const { return sweep.batch; }
   REVODE_ON_DEVICE int cluster_size() const { return sweep.image.cluster_size; }
@@ -40,6 +41,7 @@ struct AdvanceImages {
         take_band(image, shared.rank, thread, sweep.image_of(sweep.state, slot, n),
                   shared.own + slot * image.slot_fours());
       own.out_of_range = own.rounded_to_zero = 0;
+      own.largest = 0;
       fetch_weights(0, thread, shared);
     } else if (phase < num_phases() - 1) {
       fetch_weights(phase, thread, shared);
@@ -49,13 +51,14 @@ struct AdvanceImages {
         bring_back_band(image, shared.rank, thread, shared.own + slot * image.slot_fours(),
                         sweep.image_of(sweep.state, slot, n));
       if (sweep.record != nullptr) record_last(n, thread, shared);
-      if (counts == nullptr) return;
-      if (own.out_of_range > 0) add_atomically(&counts->out_of_range, own.out_of_range);
-      if (own.rounded_to_zero > 0) add_atomically(&counts->rounded_to_zero, own.rounded_to_zero);
+      if (notes == nullptr) return;
+      raise_atomically(&notes->largest, own.largest);
+      if (own.out_of_range > 0) add_atomically(&notes->out_of_range, own.out_of_range);
+      if (own.rounded_to_zero > 0) add_atomically(&notes->rounded_to_zero, own.rounded_to_zero);
     }
   }
 
-  Accesses accesses() const { return sweep.accesses().adds(counts, 1); }
+  Accesses accesses() const { return sweep.accesses().adds(notes, 1); }
 
  private:
   REVODE_ON_DEVICE void record_last(std::int64_t n, int thread, const ClusterShared& shared) const {
@@ -112,6 +115,7 @@ struct AdvanceImages {
       REVODE_UNROLL for (int o = 0; o < 4; ++o) {
         const LineStep stepped = advance_line(line, value.of[o], other.of[o], force.of[o]);
         value.of[o] = stepped.value;
+        own.largest = fmaxf(own.largest, fabsf(stepped.value));
         own.out_of_range += stepped.num_out_of_range;
         own.rounded_to_zero += stepped.num_rounded_to_zero;
       }

@@ -63,7 +63,7 @@ struct BiasRelu {
   Accesses accesses() const { return Accesses().reads(bias, channels).writes(values, num_values); }
 };
 
-/// target <- (gamma target + beta other) + round(scale F); *counts += what left the range.
+/// target <- (gamma target + beta other) + round(scale F); *notes += this call's.
 struct AdvanceLine {
   static constexpr std::string_view name = "advance_line";
   CouplingLine line;
@@ -71,22 +71,23 @@ struct AdvanceLine {
   const float* force = nullptr;
   const float* other = nullptr;
   float* target = nullptr;
-  RangeCounts* counts = nullptr;  ///< may be null
+  StateNotes* notes = nullptr;  ///< may be null
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
     const LineStep step = advance_line(line, target[i], other[i], force[i]);
     target[i] = step.value;
-    if (counts == nullptr) return;
-    if (step.num_out_of_range > 0) add_atomically(&counts->out_of_range, step.num_out_of_range);
-    if (step.num_rounded_to_zero > 0) add_atomically(&counts->rounded_to_zero, 1);
+    if (notes == nullptr) return;
+    raise_atomically(&notes->largest, fabsf(step.value));
+    if (step.num_out_of_range > 0) add_atomically(&notes->out_of_range, step.num_out_of_range);
+    if (step.num_rounded_to_zero > 0) add_atomically(&notes->rounded_to_zero, 1);
   }
   Accesses accesses() const {
     return Accesses()
         .reads(force, num_values)
         .reads(other, num_values)
         .writes(target, num_values)
-        .adds(counts, 1);
+        .adds(notes, 1);
   }
 };
 
@@ -178,19 +179,21 @@ struct AddScaled {
 };
 
 /// *to += *from, where there is a `to`; *from becomes 0.
-struct TakeRangeCounts {
-  static constexpr std::string_view name = "take_range_counts";
-  RangeCounts* from = nullptr;
-  RangeCounts* to = nullptr;
+struct TakeStateNotes {
+  static constexpr std::string_view name = "take_state_notes";
+  StateNotes* from = nullptr;
+  StateNotes* to = nullptr;
 
   REVODE_ON_DEVICE std::int64_t size() const { return 1; }
   REVODE_ON_DEVICE void operator()(std::int64_t) const {
     if (to != nullptr) {
       to->out_of_range += from->out_of_range;
       to->rounded_to_zero += from->rounded_to_zero;
+      if (to->largest < from->largest) to->largest = from->largest;
     }
     from->out_of_range = 0;
     from->rounded_to_zero = 0;
+    from->largest = 0;
   }
   Accesses accesses() const { return Accesses().writes(from, 1).writes(to, 1); }
 };
