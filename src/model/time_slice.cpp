@@ -210,8 +210,10 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
     kept.front_state.ensure(input_size(batch), Memory::stash, backend_.space());
     copy(kept.front_state.data(), state, input_size(batch));
   }
+  const bool checks = checks_reversal_ && mode == Mode::train;
   for (std::size_t i = 0; i < pieces_.size(); ++i) {
     const Piece& piece = pieces_[i];
+    if (checks) edge_digests(micro_batch, i).front = digest_of_state(state, piece, batch);
     Recording* recording = nullptr;
     if (mode == Mode::train && activations_ == Activations::store) {
       if (!kept.recordings[i] || kept.recorded_batch < batch) {
@@ -234,6 +236,11 @@ void TimeSlice<Real>::forward(int micro_batch, int batch, Mode mode, Real* messa
       }
       if (mode == Mode::train)
         show(micro_batch, {block_of(piece, piece.all().last - 1), true}, piece, batch, state);
+    }
+    if (mode == Mode::train) tell_state("state", piece, batch, state);
+    if (checks) {
+      edge_digests(micro_batch, i).end = digest_of_state(state, piece, batch);
+      if (is_stashed(piece)) tell_state("kept state", piece, batch, state);
     }
     if (!piece.ends_in_transition) continue;
     const PhaseScope timed(timer_, Phase::transition);
@@ -284,6 +291,7 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
     const Recording* recording =
         activations_ == Activations::store ? kept.recordings[i].get() : nullptr;
     show(micro_batch, {block_of(piece, piece.all().last - 1), true}, piece, batch, state, adjoint);
+    if (checks_reversal_) check_end(i, micro_batch, batch, state);
     const int size = couplings_a_chunk(piece, static_cast<bool>(on_gradient));
     for (const CouplingRange range : cut(piece.all(), size)) {
       piece.segment->retreat(range, view(state, piece, batch), view(adjoint, piece, batch),
@@ -292,6 +300,7 @@ void TimeSlice<Real>::backward(int micro_batch, int batch, int mini_batch, Real*
       tell(on_gradient, *piece.kernel, range.first, range.last);
     }
     tell_whole(on_gradient, *piece.bias);
+    if (checks_reversal_) check_front(i, micro_batch, batch, state);
   }
   if (measures_reversal_)
     backend_.compare(input_size(batch), state, kept.front_state.data(),

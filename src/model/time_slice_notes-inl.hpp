@@ -2,6 +2,8 @@
 // finite. Noted by the backend, fetched once.
 #pragma once
 
+#include "revode/core/digest.hpp"
+
 #include "model/stash.hpp"
 
 namespace revode {
@@ -13,6 +15,8 @@ void TimeSlice<Real>::begin_sweep(int num_micro_batches) {
   backend_.zero(notes_.data(), notes_.bytes());
   num_samples_.assign(num_micro_batches, 0);
   found_.clear();
+  damage_.clear();
+  if (checks_reversal_) edge_digests_.assign(num_micro_batches * pieces_.size(), {});
   opening_statistics_.counts.clear();
   closing_statistics_.counts.clear();
 }
@@ -22,6 +26,69 @@ void TimeSlice<Real>::finish_sweep() {
   notes_.fetch();
   const std::span<const MicroBatchNotes> notes = notes_.host();
   found_.assign(notes.begin(), notes.begin() + num_micro_batches_);
+  // Out of range the sum is an ordinary one, and a state is rebuilt approximately.
+  std::erase_if(damage_, [&](const ReversalDamage& damage) {
+    return !damage.was_kept && found_[damage.micro_batch].range_counts().out_of_range > 0;
+  });
+}
+
+// Waits for it.
+template <typename Real>
+std::uint64_t TimeSlice<Real>::digest_of_state(const Real* state, const Piece& piece, int batch) {
+  const std::size_t size = piece_size(piece, batch);
+  if (!backend_.space().host_accessible()) {
+    looked_at_.ensure(size, Memory::workspace, backend_.staging());
+    backend_.copy_out(looked_at_.data(), state, size * sizeof(Real));
+    state = looked_at_.data();
+  }
+  backend_.wait(backend_.mark());
+  return digest_of(std::span<const Real>(state, size));
+}
+
+template <typename Real>
+typename TimeSlice<Real>::EdgeDigests& TimeSlice<Real>::edge_digests(int micro_batch,
+                                                                     std::size_t piece) {
+  return edge_digests_[micro_batch * pieces_.size() + piece];
+}
+
+// The state that a piece is rewound from. What was not kept here comes from the next slice, which
+// has looked at it itself.
+template <typename Real>
+void TimeSlice<Real>::check_end(std::size_t piece, int micro_batch, int batch, const Real* state) {
+  EdgeDigests& digests = edge_digests(micro_batch, piece);
+  digests.end_is_same = digest_of_state(state, pieces_[piece], batch) == digests.end;
+  if (!digests.end_is_same && is_stashed(pieces_[piece])) note_damage(piece, micro_batch, true);
+}
+
+// The state that it was rewound to. From another end it can't be the same.
+template <typename Real>
+void TimeSlice<Real>::check_front(std::size_t piece, int micro_batch, int batch,
+                                  const Real* state) {
+  const EdgeDigests& digests = edge_digests(micro_batch, piece);
+  if (digests.end_is_same && digest_of_state(state, pieces_[piece], batch) != digests.front)
+    note_damage(piece, micro_batch, false);
+}
+
+template <typename Real>
+void TimeSlice<Real>::note_damage(std::size_t piece, int micro_batch, bool was_kept) {
+  const Piece& where = pieces_[piece];
+  damage_.push_back({.micro_batch = micro_batch,
+                     .first_block = block_of(where, 0),
+                     .last_block = block_of(where, where.all().last - 1),
+                     .was_kept = was_kept});
+}
+
+template <typename Real>
+std::optional<ReversalDamage> TimeSlice<Real>::reversal_damage() const {
+  return damage_.empty() ? std::nullopt : std::optional(damage_.front());
+}
+
+// Tests flip bits of a state there.
+template <typename Real>
+void TimeSlice<Real>::tell_state(std::string_view what, const Piece& piece, int batch,
+                                 Real* state) {
+  if (backend_.space().host_accessible())
+    tell_guarded(what, std::span<Real>(state, piece_size(piece, batch)));
 }
 
 template <typename Real>
@@ -78,8 +145,7 @@ MicroBatchResult TimeSlice<Real>::result(int micro_batch) const {
 template <typename Real>
 RangeCounts TimeSlice<Real>::range_counts() const {
   RangeCounts sum;
-  for (const MicroBatchNotes& notes : found_)
-    for (const StateNotes& of_stage : notes.states) sum += of_stage;
+  for (const MicroBatchNotes& notes : found_) sum += notes.range_counts();
   return sum;
 }
 

@@ -3,11 +3,14 @@
 // messages: states come in and go out as flat arrays.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "revode/backend/backend.hpp"
@@ -42,6 +45,15 @@ struct NonFiniteLayer {
   int layer = 0;
 };
 
+/// Where a state is not what it was in the forward sweep though no value left the range in which
+/// reversal is exact.
+struct ReversalDamage {
+  int micro_batch = 0;
+  int first_block = 0,
+      last_block = 0;     ///< the blocks, over all stages, that it was rebuilt through
+  bool was_kept = false;  ///< not rebuilt but kept: the state behind these blocks
+};
+
 /// What the backend notes of a micro-batch in one sweep; fetched together at its end.
 struct MicroBatchNotes {
   StateNotes states[max_stages];  ///< of each stage; Mode::train
@@ -49,6 +61,13 @@ struct MicroBatchNotes {
   Comparison reversal;            ///< where measured: the state at the front of the slice, rebuilt
   int overflow = 0;               ///< 1 + the layer nearest the closing that overflowed; 0: none
   int non_finite = 0;             ///< 1 + the first layer; Mode::inspect
+
+  /// Of all stages.
+  RangeCounts range_counts() const {
+    RangeCounts sum;
+    for (const StateNotes& of_stage : states) sum += of_stage;
+    return sum;
+  }
 };
 
 /// Between blocks: in front of one, or behind the last that a slice has of a stage.
@@ -164,6 +183,11 @@ class TimeSlice {
   /// (one more state a micro-batch in flight).
   void measure_reversal() { measures_reversal_ = true; }
 
+  /// Whether the sweeps from now on note digests of the states that forward(train) meets at both
+  /// ends of each of the slice's segments, and hold those against them that backward() meets there.
+  /// On a grid, with Activations::reverse.
+  void check_reversal(bool on) { checks_reversal_ = on; }
+
   /// From now on sweeps go block by block and show the probe every edge (null: none).
   void set_probe(Probe<Real>* probe) { probe_ = probe; }
 
@@ -179,6 +203,8 @@ class TimeSlice {
   Comparison reversal() const;
   /// The lowest micro-batch whose gradient left the range.
   std::optional<GradientOverflow> gradient_overflow() const;
+  /// Where the reversal is checked: the first that backward() met.
+  std::optional<ReversalDamage> reversal_damage() const;
   /// Mode::inspect: the lowest micro-batch in which the output of a layer of this slice held a
   /// value that is not finite, and the first such layer.
   std::optional<NonFiniteLayer> non_finite_layer() const;
@@ -207,6 +233,17 @@ class TimeSlice {
   Real* place_of_state(InFlight& kept, std::size_t i, int batch, Real* message);
   Real* place_of_adjoint(std::size_t transitions, int batch, Real* adjoint);
   void copy(Real* to, const Real* from, std::size_t size);
+  /// What forward() met at the ends of a segment.
+  struct EdgeDigests {
+    std::uint64_t front = 0, end = 0;
+    bool end_is_same = false;  ///< backward() began with it
+  };
+  std::uint64_t digest_of_state(const Real* state, const Piece& piece, int batch);
+  EdgeDigests& edge_digests(int micro_batch, std::size_t piece);
+  void check_end(std::size_t piece, int micro_batch, int batch, const Real* state);
+  void check_front(std::size_t piece, int micro_batch, int batch, const Real* state);
+  void tell_state(std::string_view what, const Piece& piece, int batch, Real* state);
+  void note_damage(std::size_t piece, int micro_batch, bool was_kept);
   void inspect(const Piece& piece, int micro_batch, int batch, Real* state);
   void find_non_finite(int micro_batch, const Real* values, std::size_t size, int layer);
 
@@ -229,6 +266,10 @@ class TimeSlice {
   SweepStatistics opening_statistics_, closing_statistics_;
   PhaseTimer* timer_ = nullptr;
   bool measures_reversal_ = false;
+  bool checks_reversal_ = false;
+  std::vector<EdgeDigests> edge_digests_;  // by micro-batch, by piece
+  std::vector<ReversalDamage> damage_;     // of the sweep
+  Buffer<Real> looked_at_;                 // a state, where the host can't touch the backend's
   Probe<Real>* probe_ = nullptr;
 };
 
