@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "revode/core/digest.hpp"
+
 namespace revode {
 namespace {
 
@@ -13,15 +15,28 @@ MessageTag tag_of(MessageKind kind, const Work& entered) {
   return {kind, entered.slice, entered.micro_batch};
 }
 
+/// Floats behind the values of an array in which a message carries its digest; none in a simulation
+/// that stores nothing.
+std::size_t room_for_digest(std::size_t state_size) { return state_size > 0 ? digest_floats : 0; }
+
 }  // namespace
 
-bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace) {
+std::span<float> Mailbox::Slot::Message::floats() const {
+  return array->host().first(array->size() > 0 ? size + digest_floats : 0);
+}
+
+bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace,
+                            std::vector<MessageTag>& damaged) {
   if (sending.empty() && receiving.empty()) return true;
   for (Message& message : sending) {
     if (message.transfer || !message.array->settled()) continue;
     if (trace != nullptr) message.event.begin = TraceEvent::Clock::now();
-    message.transfer =
-        transport.send(message.array->host().first(message.size), message.peer, message.tag);
+    const std::span<float> floats = message.floats();
+    if (!floats.empty()) {
+      seal(floats);
+      tell_guarded("message", floats);
+    }
+    message.transfer = transport.send(floats, message.peer, message.tag);
   }
   const auto over = [&](const Message& message) {
     if (!message.transfer || !message.transfer->done()) return false;
@@ -36,14 +51,16 @@ bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace) {
   };
   std::erase_if(sending, over);
   std::erase_if(receiving, [&](const Message& message) {
-    const bool arrived = over(message);
-    if (arrived) message.array->store(message.size);
-    return arrived;
+    if (!over(message)) return false;
+    if (const std::span<float> floats = message.floats(); !floats.empty() && !is_sealed(floats))
+      damaged.push_back(message.tag);
+    message.array->store(message.size);
+    return true;
   });
   return sending.empty() && receiving.empty();
 }
 
-bool Mailbox::settled(Slot& slot) { return slot.settled(transport_, trace_); }
+bool Mailbox::settled(Slot& slot) { return slot.settled(transport_, trace_, damaged_); }
 
 Mailbox::Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size,
                  CallQueue& queue)
@@ -54,15 +71,16 @@ Mailbox::Mailbox(int rank, const Placement& placement, Transport& transport, Slo
       queue_(queue) {}
 
 void Mailbox::reserve(const Program& program) {
+  const std::size_t room = room_for_digest(slot_size_.state);
   for (const SlotPool& plan : program.pools) {
     Pool& pool = pools_[{plan.sweep, plan.sender}];
     while (static_cast<int>(pool.slots.size()) < plan.num_slots) {
       auto slot = std::make_unique<Slot>();
       slot->state =
-          StagedBuffer<float>(slot_size_.state, Memory::state, queue_, transport_.memory());
+          StagedBuffer<float>(slot_size_.state + room, Memory::state, queue_, transport_.memory());
       if (plan.sweep == Sweep::backward)
-        slot->adjoint =
-            StagedBuffer<float>(slot_size_.adjoint, Memory::state, queue_, transport_.memory());
+        slot->adjoint = StagedBuffer<float>(slot_size_.adjoint + room, Memory::state, queue_,
+                                            transport_.memory());
       pool.slots.push_back(std::move(slot));
     }
   }
@@ -71,6 +89,7 @@ void Mailbox::reserve(const Program& program) {
 
 void Mailbox::begin(const Program& program, const SliceWork& sizes) {
   sizes_ = &sizes;
+  damaged_.clear();
   for (auto& [key, pool] : pools_) pool.plan = nullptr;
   for (const SlotPool& plan : program.pools) {
     Pool& pool = pools_.at({plan.sweep, plan.sender});
@@ -123,10 +142,10 @@ void Mailbox::post_receive(Pool& pool, Slot& slot) {
   const std::size_t size = forward ? sizes_->input_size(work.slice, work.micro_batch)
                                    : sizes_->output_size(work.slice, work.micro_batch);
   const auto receive = [&](StagedBuffer<float>& array, MessageKind kind) {
-    const MessageTag tag = tag_of(kind, work);
-    slot.receiving.push_back({&array, size, from, tag,
-                              transport_.receive(array.host().first(size), from, tag),
+    slot.receiving.push_back({&array, size, from, tag_of(kind, work), nullptr,
                               event_of(TraceAction::receive, work, from, kind)});
+    Slot::Message& message = slot.receiving.back();
+    message.transfer = transport_.receive(message.floats(), from, message.tag);
   };
   receive(slot.state, forward ? MessageKind::state : MessageKind::rebuilt_state);
   if (!forward) receive(slot.adjoint, MessageKind::adjoint);
@@ -221,6 +240,12 @@ std::vector<std::size_t> Mailbox::exhausted_pools() {
     ++index;
   }
   return exhausted;
+}
+
+std::vector<MessageTag> Mailbox::damaged_messages() const {
+  std::vector<MessageTag> tags = damaged_;
+  for (MessageTag& tag : tags) tag.micro_batch = sizes_->number_of(tag.micro_batch);
+  return tags;
 }
 
 std::size_t Mailbox::bytes() const {

@@ -183,6 +183,7 @@ SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& sou
     work_seconds_ += work.work_seconds();
   }
   const SweepResult mine = work.finish();
+  damaged_ = mailbox_.damaged_messages();
   return grid_.num_replicas() == 1 ? mine : of_all_replicas(mine, grid_);
 }
 

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "revode/backend/exact_sum.hpp"
+#include "revode/core/digest.hpp"
 #include "revode/core/error.hpp"
 #include "revode/data/dataset.hpp"
 #include "revode/model/parameters.hpp"
@@ -53,10 +54,14 @@ JobPlan::Rank rank_of(const RunPlan& plan, int time_rank, const MemoryForecast& 
     rank.slices.push_back(range);
     rank.work_seconds +=
         plan.micro_batches_of_a_replica() * static_cast<double>(costs[slice].total()) / giga;
-    if (!placement.is_last(slice) && placement.rank_of(slice + 1) != time_rank)
+    if (!placement.is_last(slice) && placement.rank_of(slice + 1) != time_rank) {
       rank.sent_by_an_image += state_bytes(plan.architecture, range.last);
-    if (!placement.is_first(slice) && placement.rank_of(slice - 1) != time_rank)
+      rank.sent_by_a_micro_batch += 1;
+    }
+    if (!placement.is_first(slice) && placement.rank_of(slice - 1) != time_rank) {
       rank.sent_by_an_image += 2 * state_bytes(plan.architecture, range.first);
+      rank.sent_by_a_micro_batch += 2;
+    }
     rank.num_parameters += static_cast<std::int64_t>(ParameterMap(plan.architecture, range).size());
   }
   if (plan.data_ranks > 1)
@@ -136,9 +141,12 @@ double JobPlan::bubble() const {
 
 std::int64_t JobPlan::message_bytes(int time_rank, int replica) const {
   const std::vector<int> sizes = cut_evenly(plan.config.batch_size, plan.num_micro_batches);
-  std::int64_t images = 0;
-  for (std::size_t m = replica; m < sizes.size(); m += plan.data_ranks) images += sizes[m];
-  return images * ranks[time_rank].sent_by_an_image;
+  constexpr auto digest_bytes = static_cast<std::int64_t>(digest_floats * sizeof(float));
+  const Rank& rank = ranks[time_rank];
+  std::int64_t bytes = 0;
+  for (std::size_t m = replica; m < sizes.size(); m += plan.data_ranks)
+    bytes += sizes[m] * rank.sent_by_an_image + rank.sent_by_a_micro_batch * digest_bytes;
+  return bytes;
 }
 
 double JobPlan::most_memory() const {

@@ -7,6 +7,7 @@
 #include "revode/backend/backend.hpp"
 #include "revode/backend/exact_sum.hpp"
 #include "revode/core/buffer.hpp"
+#include "revode/core/digest.hpp"
 #include "revode/core/error.hpp"
 #include "revode/core/host_memory.hpp"
 #include "revode/files/host.hpp"
@@ -17,6 +18,9 @@
 
 namespace revode {
 namespace {
+
+/// Behind each state or adjoint of a slot.
+constexpr double digest_bytes = digest_floats * sizeof(float);
 
 /// Micro-batches of an evaluation, whose number follows from data: with any more a rank has no more
 /// slots.
@@ -93,6 +97,8 @@ MemoryForecast forecast_rank(const RunPlan& plan, int rank, const Program& progr
   for (const SlotPool& pool : program.pools) {
     const std::size_t slot = message + (pool.sweep == Sweep::backward ? adjoint : 0);
     forecast.state += pool.num_slots * static_cast<double>(slot) * an_element;
+    if (message > 0)
+      forecast.state += pool.num_slots * (pool.sweep == Sweep::backward ? 2.0 : 1.0) * digest_bytes;
   }
   return forecast;
 }

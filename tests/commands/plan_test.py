@@ -29,11 +29,12 @@ class Plan(program.ProgramTest):
         self.assertEqual([sum(rank["blocks"] for rank in result["ranks"][at:at + 3]) for at in (0, 3)], [7, 7])
         work = [rank["work_seconds"] for rank in result["ranks"]]
         self.assertAlmostEqual(result["bubble"], 1 - sum(work) / (6 * result["step_seconds"]))
-        # The last rank sends the states of its first block, rebuilt, and their adjoints: 12 images a replica.
+        # The last rank sends the states of its first block, rebuilt, and their adjoints: 12 images a replica, in two
+        # micro-batches; each message has a digest of 8 bytes.
         first = result["ranks"][2]["slices"][0][0]
         stage = 0 if first < 3 else 1 if first < 5 else 2
         values = (6, 10, 16)[stage] * (32 >> stage) ** 2
-        self.assertEqual(result["ranks"][2]["message_bytes"], 12 * 2 * values * 4)
+        self.assertEqual(result["ranks"][2]["message_bytes"], 12 * 2 * values * 4 + 2 * 2 * 8)
 
     def test_the_trace_of_a_planned_step(self):
         result = self.plan("--ranks", "4", "--data-ranks", "2", "--schedule", "1f1b", "--trace", "planned.json")

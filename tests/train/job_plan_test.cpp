@@ -85,11 +85,12 @@ TEST_F(JobPlanTest, MessagesAreCountedByteForByte) {
                12, machine_with());
   const std::int64_t state = job.plan.architecture.stages().front().channels * 2 * 32 * 32 * 4;
 
-  // Micro-batches of 8, 8, 7, 7 images: 15 for each replica.
-  EXPECT_EQ(job.message_bytes(0, 0), 15 * state);
-  EXPECT_EQ(job.message_bytes(0, 1), 15 * state);
+  // Micro-batches of 8, 8, 7, 7 images: two with 15 for each replica. Each message has a digest.
+  constexpr std::int64_t digest = 8;
+  EXPECT_EQ(job.message_bytes(0, 0), 15 * state + 2 * digest);
+  EXPECT_EQ(job.message_bytes(0, 1), 15 * state + 2 * digest);
   const std::int64_t between = job.message_bytes(1, 0);  // the cut behind ends stage 1
-  EXPECT_EQ(between, 15 * (2 * state + state / 2));
+  EXPECT_EQ(between, 15 * (2 * state + state / 2) + 2 * 3 * digest);
 }
 
 TEST_F(JobPlanTest, ReplicasShareTheMicroBatchesAndAddTheirGradients) {

@@ -20,6 +20,7 @@
 #include <simgrid/s4u.hpp>
 #include <xbt/log.h>
 
+#include "revode/core/digest.hpp"
 #include "revode/core/error.hpp"
 #include "revode/pipeline/layer_costs.hpp"
 #include "revode/pipeline/simulation.hpp"
@@ -52,8 +53,9 @@ struct Step {
     const bool forward = entered.sweep == Sweep::forward;
     const std::int64_t states = forward ? 1 : 2;  // back: with the adjoint
     return static_cast<std::uint64_t>(
-        states * batch * static_cast<std::int64_t>(sizeof(float)) *
-        state_size(plan.architecture, forward ? slice.first : slice.last));
+        states * static_cast<std::int64_t>(sizeof(float)) *
+        (batch * state_size(plan.architecture, forward ? slice.first : slice.last) +
+         static_cast<std::int64_t>(digest_floats)));
   }
 };
 

@@ -1,13 +1,15 @@
 // The states of a rank that are on their way: received ahead, waiting for their turn, computed in,
 // handed over, sent. Messages leave from and arrive in the host's memory; where slices compute in
-// another, they are copied on the way, which only this file knows. Knows nothing of what a slice
-// computes, nor of how messages travel.
+// another, they are copied on the way, which only this file knows. A message carries its digest, so
+// that one that arrives with other bits is found. Knows nothing of what a slice computes, nor of
+// how messages travel.
 #pragma once
 
 #include <cstddef>
 #include <deque>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,7 +24,8 @@ namespace revode {
 
 class Mailbox {
  public:
-  /// Elements that a slot has room for; 0 in a simulation, where nothing is stored.
+  /// Elements that a slot has room for, beside digests; 0 in a simulation, where nothing is stored.
+  /// Where no state travels, no message does.
   struct SlotSize {
     std::size_t state = 0;
     std::size_t adjoint = 0;  ///< backward sweeps only
@@ -59,6 +62,10 @@ class Mailbox {
   bool idle();
   /// Messages under way and states that wait, in words; empty where there are none.
   std::vector<std::string> leftovers() const;
+  /// Of the program that begin() was called for last: messages that arrived with other bits than
+  /// they left with. Their micro-batches have the numbers of the mini-batch; `sizes` of begin()
+  /// must be there still.
+  std::vector<MessageTag> damaged_messages() const;
   /// Pools of the program in which a receive or a sweep that begins finds no free slot.
   std::vector<std::size_t> exhausted_pools();
 
@@ -89,6 +96,7 @@ class Mailbox {
   std::map<std::pair<Sweep, int>, Pool> pools_;  // by direction and sender
   std::map<Work, Slot*> inputs_;                 // arrived or handed over: what enters, by its work
   std::map<Work, Slot*> outputs_;                // computed, to be sent
+  std::vector<MessageTag> damaged_;              // as the program numbers micro-batches
 };
 
 /// Where a slice computes.
@@ -101,6 +109,9 @@ struct Mailbox::Slot {
     MessageTag tag;
     std::unique_ptr<Transfer> transfer;  // none: not yet on its way
     TraceEvent event{};                  // where it is traced
+
+    /// What travels: the values and their digest. On the host.
+    std::span<float> floats() const;
   };
 
   StagedBuffer<float> state, adjoint;
@@ -109,8 +120,9 @@ struct Mailbox::Slot {
   std::vector<Message> receiving;
 
   /// Moves messages along; true from when none is under way. What has arrived is handed to the
-  /// backend by then. Those that are over are noted in `trace`, unless that is null.
-  bool settled(Transport& transport, TraceRecorder* trace);
+  /// backend by then. Those that are over are noted in `trace`, unless that is null, and those that
+  /// arrived with other bits than they left with in `damaged`.
+  bool settled(Transport& transport, TraceRecorder* trace, std::vector<MessageTag>& damaged);
 };
 
 }  // namespace revode

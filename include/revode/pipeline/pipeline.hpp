@@ -48,6 +48,9 @@ class Pipeline {
   /// in the first micro-batch that has one. Collective.
   std::optional<NonFiniteLayer> inspect(const MiniBatchSource& source);
 
+  /// Of the last sweep: messages that arrived at this rank with other bits than they left with.
+  const std::vector<MessageTag>& damaged_messages() const { return damaged_; }
+
   /// Seconds of train() in which this rank has waited for messages, since the last call.
   double take_waiting_seconds();
   /// Seconds of train() in which this rank's slices went forward or back, since the last call.
@@ -89,6 +92,7 @@ class Pipeline {
   Made trained_, evaluated_;
   bool playing_ = false;
   GradientListener* gradients_ = nullptr;  // of the sweep that is played
+  std::vector<MessageTag> damaged_;        // of the last sweep
   double waiting_seconds_ = 0, work_seconds_ = 0;
   PhaseTimer* timer_ = nullptr;
   TraceRecorder* trace_ = nullptr;

@@ -19,9 +19,10 @@ struct JobPlan {
   /// A time rank; those of all replicas are alike.
   struct Rank {
     std::vector<BlockRange> slices;
-    double work_seconds = 0;            ///< a step
-    MemoryForecast memory;              ///< bytes
-    std::int64_t sent_by_an_image = 0;  ///< bytes of states and adjoints, forward and back
+    double work_seconds = 0;                 ///< a step
+    MemoryForecast memory;                   ///< bytes
+    std::int64_t sent_by_an_image = 0;       ///< bytes of states and adjoints, forward and back
+    std::int64_t sent_by_a_micro_batch = 0;  ///< messages that these are in
     std::int64_t num_parameters = 0;
     std::int64_t bytes_of_sums = 0;  ///< of the gradients that replicas add
   };
