@@ -153,6 +153,7 @@ class Try:
             ["--activations", "store"], ["--checkpoint-every", "1000000"], ["--keep-checkpoints", "1"],
             ["--on-nonfinite", self.random.choice(["skip", "rewind"])], ["--max-rewinds", self.random.choice(["0", "1", "101"])],
             ["--hang-timeout", self.random.choice(["-1", "0", "60"])],
+            ["--check-reversal", self.random.choice(["1", "-1", "often"])],
             ["--on-save-error", self.random.choice(["continue", "go-on"])],
             ["--log-every", "1"], ["--progress", "on"], ["--time-limit", self.random.choice(["00:01", "00:00:01"])],
             ["--eval-every", "0"], ["--warmup-epochs", self.random.choice(["1", "100"])], ["--augment", "off"],

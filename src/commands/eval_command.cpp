@@ -51,6 +51,8 @@ ExitStatus eval_command(Config given, const Communicator& world) {
   }
   const MemoryReport memory = gather_memory(world);
   if (!grid.is_printer()) return ExitStatus::success;
+  for (const Damage& damage : result.repeated)
+    print_note(fmt::format("{}; the evaluation was repeated", to_string(damage)));
   if (!config.json_to_stdout())
     print_result("{} on the {} split of {}: loss {:.6f}, accuracy {:.4f}, {} samples\n",
                  config.checkpoint, to_string(plan.split), config.dataset, result.loss,

@@ -254,6 +254,10 @@ std::vector<Option> make_table() {
       {"activations", "NAME", "rebuild states on the way back, or store them for comparison", "",
        computing, trains | gradient | verify | plan, Stored::no, &Config::activations,
        one_of({"reverse", "store"})},
+      {"check-reversal", "N",
+       "hold the states of every N-th step that are rebuilt against those of its forward sweep; 0: "
+       "never",
+       "", computing, train, Stored::no, &Config::check_reversal, whole(0, " (0: never)")},
 
       {"eigenvalues", "N", "eigenvalues of largest magnitude of each block and image; 0: all", "",
        computing, analyze, Stored::no, &Config::eigenvalues, whole(0, " (0: all)")},

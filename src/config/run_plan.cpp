@@ -73,6 +73,16 @@ Architecture resolve(Config& config) {
   config.widths = architecture.widths();
   config.micro_batches = static_cast<int>(std::min<std::int64_t>(
       config.micro_batches.value_or(default_micro_batches), mini_batch_size(config)));
+  if (config.check_reversal > 0) {
+    REVODE_REQUIRE(config.grid_bits > 0,
+                   "--check-reversal {}: with --grid-bits 0 states are rebuilt approximately; "
+                   "expected --grid-bits 8 to 22, or --check-reversal 0",
+                   config.check_reversal);
+    REVODE_REQUIRE(config.activations == "reverse",
+                   "--check-reversal {}: with --activations {} no state is rebuilt; expected "
+                   "--activations reverse, or --check-reversal 0",
+                   config.check_reversal, config.activations);
+  }
   REVODE_REQUIRE(
       *config.micro_batches <= most_contributions,
       "--micro-batches {}: expected at most {}, the terms that a sum of gradients may have",

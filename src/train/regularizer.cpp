@@ -4,6 +4,8 @@
 #include <array>
 #include <numeric>
 
+#include "revode/core/digest.hpp"
+
 namespace revode {
 namespace {
 
@@ -36,7 +38,8 @@ Regularizer::Regularizer(const Architecture& architecture, BlockRange range,
                   architecture.stage_of_block(range.last) == last_stage_;
   const auto block_size = [&](int stage) {
     return couplings_per_block_ *
-           (map_.stages[stage].kernel.row_size() + map_.stages[stage].bias.row_size());
+               (map_.stages[stage].kernel.row_size() + map_.stages[stage].bias.row_size()) +
+           digest_floats;
   };
   if (joined_before_) {
     before_ = StagedBuffer<float>(block_size(first_stage_), Memory::workspace, backend_);
@@ -61,6 +64,8 @@ void Regularizer::post_edges(const float* values) {
     backend_.copy(block.data() + kernels, values + stage.bias.offset + row * stage.bias.row_size(),
                   couplings_per_block_ * stage.bias.row_size() * sizeof(float));
     block.fetch();
+    seal(block.host());
+    tell_guarded("edge weights", block.host());
   };
   const auto exchange = [&](int neighbour, StagedBuffer<float>& theirs, MessageKind kind_of_theirs,
                             StagedBuffer<float>& mine, MessageKind kind_of_mine) {
@@ -79,11 +84,16 @@ void Regularizer::post_edges(const float* values) {
   }
 }
 
-void Regularizer::wait_for_edges() {
+bool Regularizer::wait_for_edges() {
   for (Request& request : requests_) request.wait();
   requests_.clear();
-  before_.store();
-  after_.store();
+  bool intact = true;
+  for (StagedBuffer<float>* block : {&before_, &after_}) {
+    if (block->size() == 0) continue;
+    intact = is_sealed(block->host()) && intact;
+    block->store();
+  }
+  return intact;
 }
 
 void Regularizer::regularize_whole(const ParameterEntry& entry, const float* values,

@@ -1,7 +1,6 @@
 #include "revode/train/replicas.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -9,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "revode/core/digest.hpp"
 #include "revode/core/error.hpp"
 
 namespace revode {
@@ -56,20 +56,13 @@ std::size_t num_trainable(const ParameterMap& map) {
   return count;
 }
 
-/// Of the bits of an array: FNV-1a over its 32-bit words, 64 bits.
-std::int64_t digest_of(std::span<const float> values) {
-  std::uint64_t digest = 14695981039346656037u;
-  for (const float value : values)
-    digest = (digest ^ std::bit_cast<std::uint32_t>(value)) * 1099511628211u;
-  return static_cast<std::int64_t>(digest);
-}
-
 /// The first array of `share` whose bits differ between replicas, as a checkpoint names it.
 std::optional<std::string> first_difference(const Grid& grid, Share<float>& share) {
   std::optional<std::string> found;
   const auto compare = [&](const std::string& group, const ParameterEntry& entry,
                            std::span<const float> array) {
-    const std::int64_t digest = digest_of(array.subspan(entry.offset, entry.size()));
+    const auto digest =
+        static_cast<std::int64_t>(digest_of(array.subspan(entry.offset, entry.size())));
     const std::vector<std::int64_t> all = grid.data().all_gather(digest);
     if (!found && digest != all.front()) found = group + "/" + entry.name;
   };
@@ -88,7 +81,8 @@ GradientExchange::GradientExchange(Network& network)
       early_(network.backend().space().host_accessible()),
       complete_(network.shares().size()),
       share_(network.shares().size()),
-      left_(num_trainable(network.shares().back()->map())) {}
+      left_(num_trainable(network.shares().back()->map())),
+      added_(network.shares().size()) {}
 
 void GradientExchange::complete(int slice, std::size_t first, std::size_t last) {
   if (!early_) return;
@@ -116,8 +110,39 @@ void GradientExchange::start_complete_buckets() {
 
 void GradientExchange::start(Range range) {
   if (range.size() == 0) return;
-  const std::span<ExactSum> sums = network_.shares()[share_ - 1]->gradient().staged_sums().host();
+  const std::size_t share = share_ - 1;
+  const std::span<ExactSum> sums = network_.shares()[share]->gradient().staged_sums().host();
+  note(share, range, sums);
   requests_.push_back(network_.grid().data().sum(sums.subspan(range.first, range.size())));
+}
+
+// Addition modulo 2^64 is associative, too: the sum of all sums is that of what was added up.
+void GradientExchange::note(std::size_t share, Range range, std::span<ExactSum> sums) {
+  const std::span<ExactSum> mine = sums.subspan(range.first, range.size());
+  added_[share] += wrapping_sum(mine);
+  exchanged_.emplace_back(share, range);
+  tell_guarded("gradient sums", mine);
+}
+
+void GradientExchange::start_checks() {
+  for (const std::uint64_t sum : added_) {
+    checks_.push_back(static_cast<std::int64_t>(sum & 0xffffffffu));
+    checks_.push_back(static_cast<std::int64_t>(sum >> 32));
+  }
+  requests_.push_back(network_.grid().data().sum(checks_));
+}
+
+std::optional<int> GradientExchange::damaged_slice() const {
+  std::vector<std::uint64_t> found(added_.size());
+  for (const auto& [share, range] : exchanged_)
+    found[share] += wrapping_sum(network_.shares()[share]->gradient().staged_sums().host().subspan(
+        range.first, range.size()));
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const auto low = static_cast<std::uint64_t>(checks_[2 * i]);
+    const auto high = static_cast<std::uint64_t>(checks_[2 * i + 1]);
+    if (found[i] != low + (high << 32)) return network_.shares()[i]->index();
+  }
+  return std::nullopt;
 }
 
 void GradientExchange::progress() {
@@ -128,13 +153,18 @@ void GradientExchange::finish() {
   const TraceScope traced(network_.trace(), TraceAction::allreduce);
   if (early_) {
     REVODE_CHECK(share_ == 0, "gradients of {} shares were not told of as complete", share_);
+    start_checks();
     for (Request& request : requests_) request.wait();
     requests_.clear();
     return;
   }
   for (const auto& share : network_.shares()) share->gradient().staged_sums().fetch();
-  for (const auto& share : network_.shares())
-    requests_.push_back(network_.grid().data().sum(share->gradient().staged_sums().host()));
+  for (std::size_t i = 0; i < network_.shares().size(); ++i) {
+    const std::span<ExactSum> sums = network_.shares()[i]->gradient().staged_sums().host();
+    note(i, {0, sums.size()}, sums);
+    requests_.push_back(network_.grid().data().sum(sums));
+  }
+  start_checks();
   for (Request& request : requests_) request.wait();
   for (const auto& share : network_.shares()) share->gradient().staged_sums().store();
 }

@@ -145,6 +145,21 @@ void RunReport::skipped(const NonFinite& found, bool is_last) {
                          is_last ? "; others are counted at the end of their epoch" : ""));
 }
 
+void RunReport::repeated(const std::vector<Damage>& found, const std::string& when,
+                         std::int64_t epoch, std::int64_t step) {
+  num_repeated_ += std::ssize(found);
+  if (!speaks()) return;
+  for (const Damage& damage : found) {
+    log_.finish();
+    print_note(fmt::format("{}: {}; it is computed again", when, to_string(damage)));
+    nlohmann::ordered_json line{{"kind", "repeat"},    {"epoch", epoch},
+                                {"step", step},        {"found", to_string(damage.kind)},
+                                {"rank", damage.rank}, {"slice", damage.slice}};
+    if (damage.micro_batch != Damage::none) line["micro_batch"] = damage.micro_batch;
+    record(line);
+  }
+}
+
 void RunReport::rewinding(const NonFinite& found, const std::string& checkpoint, std::int64_t count,
                           int max_rewinds) {
   if (!speaks()) return;
@@ -266,11 +281,13 @@ void RunReport::stopped(const RunProgress& progress, const std::string& why,
 
 void RunReport::end_record(const RunProgress& progress, const Evaluation& test) {
   if (!speaks()) return;
-  record({{"kind", "end"},
-          {"epoch", progress.epoch},
-          {"step", progress.step},
-          {"test_loss", test.loss},
-          {"test_accuracy", test.accuracy}});
+  nlohmann::ordered_json line{{"kind", "end"},
+                              {"epoch", progress.epoch},
+                              {"step", progress.step},
+                              {"test_loss", test.loss},
+                              {"test_accuracy", test.accuracy}};
+  if (num_repeated_ > 0) line["repeated"] = num_repeated_;
+  record(line);
 }
 
 void RunReport::end(const RunProgress& progress, const Evaluation& test, double best_accuracy,
@@ -296,6 +313,7 @@ void RunReport::end(const RunProgress& progress, const Evaluation& test, double 
                                 {"rounded_to_zero", progress.range.rounded_to_zero},
                                 {"skipped_steps", progress.skipped},
                                 {"rewinds", progress.num_rewinds()},
+                                {"repeated", num_repeated_},
                                 {"output", session_.config().output},
                                 {"checkpoint", checkpoint}};
   if (!device_memory_text(memory).empty()) result["device_memory_bytes"] = device_peaks(memory);
@@ -338,6 +356,9 @@ void RunReport::print_summary(const RunProgress& progress, const Evaluation& tes
                                           format_count(progress.range.out_of_range)));
   if (progress.skipped > 0)
     text += fmt::format("{:<20}{}\n", "skipped steps", format_count(progress.skipped));
+  if (num_repeated_ > 0)
+    text += fmt::format("{:<20}{}: numbers had changed\n", "computed again",
+                        format_count(num_repeated_));
   if (progress.num_rewinds() > 0)
     text +=
         fmt::format("{:<20}{}, to step{} {}\n", "rewinds", progress.num_rewinds(),

@@ -45,6 +45,7 @@ Session::Session(const RunPlan& plan, const StartPoint& start, const Communicato
                cut_evenly(plan.config.batch_size, plan.num_micro_batches).front()),
       training_(network_) {
   load(start);
+  training_.guard_weights();
 }
 
 void Session::load(const StartPoint& start) {
@@ -83,6 +84,7 @@ void Session::load_training(const CheckpointReader& reader, const std::string& f
 RunProgress Session::go_back(const std::string& file) {
   RunProgress progress;
   load_training(CheckpointReader(file, grid_.world().handle()), file, progress);
+  training_.guard_weights();
   return progress;
 }
 
@@ -128,6 +130,7 @@ MiniBatchSource Session::mini_batch(std::int64_t epoch, std::int64_t step_in_epo
 }
 
 CheckpointContents Session::contents(const RunProgress& progress) const {
+  require_intact_weights(progress);
   CheckpointContents contents{.config = stored_config(config(), network_.architecture()),
                               .root_attributes = Attributes::object(),
                               .progress = to_attributes(progress, config().seed),
@@ -135,6 +138,16 @@ CheckpointContents Session::contents(const RunProgress& progress) const {
   store_training_data({train_data_.size(), train_digest_}, contents.config);
   for (ArraySlice& slice : momentum_slices(network_)) contents.arrays.push_back(std::move(slice));
   return contents;
+}
+
+void Session::require_intact_weights(const RunProgress& progress) const {
+  std::optional<Damage> mine = training_.find_weight_damage();
+  if (mine) mine->rank = grid_.world().rank();
+  grid_.world().agree([&] {
+    if (mine)
+      throw damage_error(*mine, fmt::format("before a save after step {}", progress.step),
+                         resume_advice);
+  });
 }
 
 std::optional<std::string> Session::first_non_finite() const {

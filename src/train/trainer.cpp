@@ -153,8 +153,17 @@ StepReport Trainer::step() {
   out_of_time_ = world_.is_root() && time_limit_.allows_one_round_only(seconds_since(begun_),
                                                                        saver_.is_writing() ? 2 : 1);
   TrainingStep& training = session_.training();
+  const int check_every = config_.check_reversal;
+  training.check_reversal(check_every > 0 && (progress_.step + 1) % check_every == 0);
   const StepReport report =
       training.compute_gradient(source, stop_signal_seen() || out_of_time_ || report_.must_stop());
+  const std::string when = fmt::format("step {} (epoch {})", progress_.step + 1, progress_.epoch);
+  report_.repeated(report.repeated, when, progress_.epoch, progress_.step + 1);
+  if (report.damage) {
+    saver_.settle(progress_);
+    throw damage_error(*report.damage, when,
+                       fmt::format("{}; {}", resume_advice, saver_.last_checkpoint_in_words()));
+  }
   if (report.is_finite()) {
     training.update(rate, report);
     progress_.skipped_in_a_row = 0;
@@ -164,8 +173,7 @@ StepReport Trainer::step() {
     progress_.epoch_regularization_sum += report.regularization;
     progress_.range += report.range;
   } else {
-    skip_update(source, report,
-                fmt::format("step {} (epoch {})", progress_.step + 1, progress_.epoch));
+    skip_update(source, report, when);
   }
   ++progress_.step;
   progress_.samples_seen += report.num_samples;
@@ -235,6 +243,9 @@ Evaluation Trainer::evaluate_test() {
     const DataFeed& test_data = session_.test_data();
     last_evaluation_ = evaluate(session_.network(), test_data, test_data.indices());
     last_evaluation_step_ = progress_.step;
+    report_.repeated(last_evaluation_->repeated,
+                     fmt::format("evaluation after step {}", progress_.step), progress_.epoch,
+                     progress_.step);
     if (!std::isfinite(last_evaluation_->loss)) {
       saver_.settle(progress_);
       throw NonFiniteError(

@@ -31,6 +31,7 @@ int layer_of_entry(const Architecture& architecture, const ParameterMap& map, st
 TrainingStep::TrainingStep(Network& network)
     : network_(network),
       schedule_(*network.plan().schedule),
+      guard_(network),
       momentum_(network.plan().config.momentum),
       clip_norm_(network.plan().config.clip_norm) {
   const Config& config = network.plan().config;
@@ -44,7 +45,7 @@ TrainingStep::TrainingStep(Network& network)
 }
 
 // Of all slices, in their order: so the sums do not depend on who owns what.
-RowSums TrainingStep::add_regularization() {
+RowSums TrainingStep::add_regularization(std::optional<Damage>& damage) {
   PhaseTimer* timer = network_.phase_timer();
   TraceRecorder* trace = network_.trace();
   {
@@ -52,7 +53,9 @@ RowSums TrainingStep::add_regularization() {
     const TraceScope traced(trace, TraceAction::wait);
     for (std::size_t s = 0; s < regularizers_.size(); ++s)
       regularizers_[s].post_edges(network_.shares()[s]->values().data());
-    for (Regularizer& regularizer : regularizers_) regularizer.wait_for_edges();
+    for (std::size_t s = 0; s < regularizers_.size(); ++s)
+      if (!regularizers_[s].wait_for_edges() && !damage)
+        damage = Damage{.kind = DamageKind::edge_weights, .slice = network_.shares()[s]->index()};
   }
   std::vector<RowSums> mine;
   {
@@ -68,8 +71,28 @@ RowSums TrainingStep::add_regularization() {
   return gather_row_sums(network_.grid().time(), network_.placement(), mine);
 }
 
+void TrainingStep::check_reversal(bool on) {
+  for (const auto& share : network_.shares()) share->slice().check_reversal(on);
+}
+
 StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool stop_requested,
                                           const OnLogits& on_logits) {
+  std::vector<Damage> repeated;
+  while (true) {
+    StepReport report = try_gradient(source, stop_requested, on_logits);
+    const bool is_last_try = std::ssize(repeated) + 1 == most_damaged_tries;
+    if (!report.damage || !report.damage->can_be_repeated() || is_last_try) {
+      report.repeated = std::move(repeated);
+      return report;
+    }
+    repeated.push_back(*report.damage);
+  }
+}
+
+// What a rank finds is agreed on with the other sums over the ranks, so that looking costs no more
+// of those.
+StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_requested,
+                                      const OnLogits& on_logits) {
   const Communicator& world = network_.grid().world();
   PhaseTimer* timer = network_.phase_timer();
   TraceRecorder* trace = network_.trace();
@@ -89,6 +112,11 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
     if (exchange) exchange->finish();
     share_statistics(network_);
   }
+  std::optional<Damage> damage = message_damage(network_);
+  if (!damage) damage = reversal_damage(network_);
+  if (exchange && !damage)
+    if (const std::optional<int> slice = exchange->damaged_slice())
+      damage = Damage{.kind = DamageKind::gradient_sums, .slice = *slice};
   std::vector<int> layers_of_sums;  // whose sums left the range
   {
     const PhaseScope timed(timer, Phase::optimizer);
@@ -97,7 +125,8 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
       if (const auto entry = share->gradient().finish())
         layers_of_sums.push_back(layer_of_entry(network_.architecture(), share->map(), *entry));
   }
-  const RowSums rows = add_regularization();
+  const RowSums rows = add_regularization(damage);
+  if (const std::optional<Damage> of_weights = guard_.find_damage()) damage = of_weights;
 
   // What is left are sums over ranks: the time goes into waiting for the last of them.
   const PhaseScope timed(timer, Phase::waiting);
@@ -105,7 +134,15 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   RangeCounts counts;
   for (const auto& share : network_.shares()) counts += share->slice().range_counts();
   // What the ranks add up; counts of a mini-batch are exact in a double.
-  enum Field { loss, correct, out_of_range, rounded_to_zero, ranks_that_stop, num_fields };
+  enum Field {
+    loss,
+    correct,
+    out_of_range,
+    rounded_to_zero,
+    ranks_that_stop,
+    ranks_with_damage,
+    num_fields
+  };
   const MicroBatchResult result = sweep.total();
   std::array<double, num_fields> mine{};
   if (network_.grid().replica() == 0) {  // all replicas have the same
@@ -115,6 +152,7 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   mine[out_of_range] = static_cast<double>(counts.out_of_range);
   mine[rounded_to_zero] = static_cast<double>(counts.rounded_to_zero);
   mine[ranks_that_stop] = stop_requested ? 1 : 0;
+  mine[ranks_with_damage] = damage ? 1 : 0;
   const std::vector<double> all = world.all_gather(mine);
   const auto sum_over_ranks = [&](Field field) {
     double sum = 0;
@@ -130,7 +168,9 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
       .range = {static_cast<std::int64_t>(sum_over_ranks(out_of_range)),
                 static_cast<std::int64_t>(sum_over_ranks(rounded_to_zero))},
       .overflow = first_overflow(layers_of_sums),
-      .stop_requested = sum_over_ranks(ranks_that_stop) > 0};
+      .stop_requested = sum_over_ranks(ranks_that_stop) > 0,
+      .repeated = {},
+      .damage = sum_over_ranks(ranks_with_damage) > 0 ? first_damage(damage, world) : std::nullopt};
 }
 
 // The lowest micro-batch of all ranks, then the layer nearest the closing. A sum counts as a
@@ -174,6 +214,7 @@ void TrainingStep::update(double rate, const StepReport& report) {
     share->slice().update_running_averages();
   }
   network_.load_weights();
+  guard_.note();
 }
 
 NonFinite TrainingStep::explain(const MiniBatchSource& source, const StepReport& report,
@@ -202,6 +243,7 @@ NonFinite TrainingStep::explain(const MiniBatchSource& source, const StepReport&
 
 void TrainingStep::require_finite(const MiniBatchSource& source, const StepReport& report,
                                   const std::string& when) {
+  if (report.damage) throw damage_error(*report.damage, when);
   if (!report.is_finite()) throw NonFiniteError(explain(source, report, when));
 }
 

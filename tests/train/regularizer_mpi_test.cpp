@@ -93,7 +93,7 @@ Result regularize(const Architecture& architecture, BlockRange range, const Para
   Regularizer regularizer(architecture, range, map, weight_decay, smoothness, *backend,
                           communicator, placement, communicator.rank());
   regularizer.post_edges(values.data());
-  regularizer.wait_for_edges();
+  EXPECT_TRUE(regularizer.wait_for_edges());
   const RowSums sums =
       gather_row_sums(communicator, placement, {regularizer.add(values.data(), gradient.data())});
   return {.gradient = std::move(gradient),

@@ -73,6 +73,7 @@ struct Config {
   std::string backend = "auto";
   std::string precision = "fp32";
   std::string activations = "reverse";
+  int check_reversal = 0;  ///< steps from one check to the next; 0: never
 
   // Files and reports.
   std::string output;  ///< train: default "runs/<arch>-<depth>-<dataset>"; eval, gradient: a file

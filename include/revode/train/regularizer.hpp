@@ -39,7 +39,8 @@ class Regularizer {
   /// Neighbouring slices exchange their edge blocks: all of a rank's slices post theirs, then wait
   /// for those of others. Collective; before each add().
   void post_edges(const float* values);
-  void wait_for_edges();
+  /// Whether they arrived with the bits that they left with.
+  bool wait_for_edges();
   /// gradient += dR/dvalues; returns the slice's row sums. Arrays are in the backend's memory.
   RowSums add(const float* values, float* gradient);
 
@@ -63,7 +64,7 @@ class Regularizer {
   bool joined_after_ = false;
   int first_stage_ = 0;
   int last_stage_ = 0;
-  /// Edge blocks of the neighbours, and copies of this slice's, to send: kernels, then biases.
+  /// Edge blocks of the neighbours, and copies of this slice's, to send: kernels, biases, a digest.
   StagedBuffer<float> before_, after_, first_block_, last_block_;
   StagedBuffer<RowSum> sums_;  ///< by array in the order of the map, by row
   std::vector<Request> requests_;

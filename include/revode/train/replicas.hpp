@@ -4,7 +4,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "revode/comm/grid.hpp"
@@ -24,6 +28,9 @@ class GradientExchange final : public GradientListener {
   void progress() override;
   /// After the sweep: waits until all sums are those of all replicas.
   void finish();
+  /// After finish(): the first of this rank's slices the sum of whose sums, modulo 2^64, is not
+  /// that of what the replicas added.
+  std::optional<int> damaged_slice() const;
 
  private:
   /// Entries [first, last) of a share's gradient.
@@ -33,6 +40,8 @@ class GradientExchange final : public GradientListener {
   };
   void start_complete_buckets();
   void start(Range range);
+  void note(std::size_t share, Range range, std::span<ExactSum> sums);
+  void start_checks();
 
   Network& network_;
   bool early_;                                ///< sums lie where the MPI library may read them
@@ -44,6 +53,10 @@ class GradientExchange final : public GradientListener {
   std::size_t left_ = 0;  // of its entries, not yet in a bucket
   Range bucket_;
   std::vector<Request> requests_;
+  std::vector<std::uint64_t> added_;  // by share: the sum of what this replica adds, modulo 2^64
+  // The lower and the upper 32 bits of these, which do not overflow where replicas add them up.
+  std::vector<std::int64_t> checks_;
+  std::vector<std::pair<std::size_t, Range>> exchanged_;  // share, entries
 };
 
 /// Every replica gets the batch-norm statistics of all micro-batches.

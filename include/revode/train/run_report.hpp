@@ -11,6 +11,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "revode/run/run_log.hpp"
+#include "revode/train/damage.hpp"
 #include "revode/train/evaluation.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/session.hpp"
@@ -29,6 +30,9 @@ class RunReport {
   void step(const StepReport& report, const RunProgress& progress, double seconds);
   /// Before step() of a step without an update. is_last: of others only numbers are told.
   void skipped(const NonFinite& found, bool is_last);
+  /// Before step() or after an evaluation that was computed again for each of these.
+  void repeated(const std::vector<Damage>& found, const std::string& when, std::int64_t epoch,
+                std::int64_t step);
   /// Before and after going back for the `count`-th time.
   void rewinding(const NonFinite& found, const std::string& checkpoint, std::int64_t count,
                  int max_rewinds);
@@ -88,7 +92,8 @@ class RunReport {
   Timing timing_;
   std::chrono::steady_clock::time_point last_line_{};
   bool warned_of_range_ = false;
-  std::string metrics_failure_;  // empty where all records are written
+  std::int64_t num_repeated_ = 0;  // by this process
+  std::string metrics_failure_;    // empty where all records are written
 };
 
 }  // namespace revode

@@ -44,7 +44,8 @@ class Session {
   /// Collective; the file is held against its checksums.
   RunProgress go_back(const std::string& file);
 
-  /// Weights and momentum as they are, for a checkpoint of a run that stands at `progress`.
+  /// Weights and momentum as they are, for a checkpoint of a run that stands at `progress`. Throws
+  /// an error that all ranks share where they have changed since the last update. Collective.
   CheckpointContents contents(const RunProgress& progress) const;
   /// The first of this rank's arrays, momentum included, in which a value is not finite.
   std::optional<std::string> first_non_finite() const;
@@ -52,6 +53,7 @@ class Session {
   std::optional<std::string> non_finite_array() const;
 
  private:
+  void require_intact_weights(const RunProgress& progress) const;
   void load(const StartPoint& start);
   void load_training(const CheckpointReader& reader, const std::string& file,
                      RunProgress& progress);
