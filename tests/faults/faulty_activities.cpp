@@ -7,8 +7,16 @@
 //                                       rank's activities, from 1
 //     REVODE_FAULT="RANK wait MICROSECONDS"   before every activity of the rank
 //     REVODE_ACTIVITIES=FILE            every rank appends its activities to FILE.RANK, one a line
+//
+// Or a bit flips in an array that a check may look at later (core/digest.hpp).
+//
+//     REVODE_FLIP="RANK STEP NUMBER BIT TIMES WHAT"   from the NUMBER-th array of that kind in the
+//                                       step on, counted from 0, in so many; BIT: modulo its bits
+//     REVODE_ARRAYS=FILE                every rank appends the arrays to FILE.RANK, one a line:
+//                                       step, bits, kind
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -21,6 +29,7 @@
 
 #include "revode/comm/agreement.hpp"
 #include "revode/core/activity.hpp"
+#include "revode/core/digest.hpp"
 
 namespace {
 
@@ -62,8 +71,45 @@ void strike(const revode::Activity& activity) {
   throw std::runtime_error(text);
 }
 
+struct Flip {
+  int rank = -1;
+  long step = 0, number = 0;
+  std::size_t bit = 0;
+  int times = 0;
+  std::string what;
+};
+
+Flip read_flip() {
+  Flip flip;
+  std::istringstream words(variable("REVODE_FLIP"));
+  words >> flip.rank >> flip.step >> flip.number >> flip.bit >> flip.times >> std::ws;
+  std::getline(words, flip.what);
+  return flip;
+}
+
+Flip flip = read_flip();
+long step = 0;
+
+void flip_bit(const revode::GuardedArray& array) {
+  if (const std::string file = variable("REVODE_ARRAYS"); !file.empty())
+    std::ofstream(file + "." + this_rank, std::ios::app)
+        << step << ' ' << 8 * array.bytes.size() << ' ' << array.what << '\n';
+  if (std::to_string(flip.rank) != this_rank || flip.step != step || flip.what != array.what)
+    return;
+  if (flip.number-- > 0 || flip.times-- <= 0) return;
+  std::fputs("a bit flips\n", stderr);
+  const std::size_t bit = flip.bit % (8 * array.bytes.size());
+  array.bytes[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+}
+
+void watch(const revode::Activity& activity) {
+  if (activity.what == "takes a step") step = static_cast<long>(activity.step);
+  strike(activity);
+}
+
 const bool planted = [] {
-  revode::on_activity = strike;
+  revode::on_activity = watch;
+  revode::on_guarded_array = flip_bit;
   return true;
 }();
 
