@@ -119,6 +119,7 @@ void RunReport::step(const StepReport& report, const RunProgress& progress, doub
                               {"learning_rate", progress.learning_rate},
                               {"out_of_range", report.range.out_of_range},
                               {"rounded_to_zero", report.range.rounded_to_zero},
+                              {"largest_state", report.largest_state},
                               {"images_per_second", rate_now},
                               {"waiting_seconds", timing_.waiting_seconds},
                               {"seconds", timing_.total_seconds}};

@@ -1,9 +1,10 @@
 #include "revode/train/training_step.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numeric>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "revode/core/error.hpp"
@@ -144,8 +145,9 @@ StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_r
     num_fields
   };
   const MicroBatchResult result = sweep.total();
-  std::array<double, num_fields> mine{};
-  if (network_.grid().replica() == 0) {  // all replicas have the same
+  const std::size_t num_stages = network_.architecture().stages().size();
+  std::vector<double> mine(num_fields + num_stages);  // with the largest state of each stage
+  if (network_.grid().replica() == 0) {               // all replicas have the same
     mine[loss] = result.loss_sum;
     mine[correct] = static_cast<double>(result.num_correct);
   }
@@ -153,12 +155,21 @@ StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_r
   mine[rounded_to_zero] = static_cast<double>(counts.rounded_to_zero);
   mine[ranks_that_stop] = stop_requested ? 1 : 0;
   mine[ranks_with_damage] = damage ? 1 : 0;
+  const auto raise = [num_stages](std::span<double> largest, const auto& of_stages) {
+    for (std::size_t k = 0; k < num_stages; ++k)
+      largest[k] = std::max(largest[k], static_cast<double>(of_stages[k]));
+  };
+  for (const auto& share : network_.shares())
+    raise(std::span(mine).last(num_stages), share->slice().largest_states());
   const std::vector<double> all = world.all_gather(mine);
   const auto sum_over_ranks = [&](Field field) {
     double sum = 0;
-    for (std::size_t i = field; i < all.size(); i += num_fields) sum += all[i];
+    for (std::size_t i = field; i < all.size(); i += mine.size()) sum += all[i];
     return sum;
   };
+  std::vector<double> largest_state(num_stages);
+  for (std::size_t i = num_fields; i < all.size(); i += mine.size())
+    raise(largest_state, std::span(all).subspan(i, num_stages));
   return {
       .loss = sum_over_ranks(loss) / source.size(),
       .regularization = regularizers_.front().value(rows),
@@ -167,6 +178,7 @@ StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_r
       .num_samples = source.size(),
       .range = {static_cast<std::int64_t>(sum_over_ranks(out_of_range)),
                 static_cast<std::int64_t>(sum_over_ranks(rounded_to_zero))},
+      .largest_state = std::move(largest_state),
       .overflow = first_overflow(layers_of_sums),
       .stop_requested = sum_over_ranks(ranks_that_stop) > 0,
       .repeated = {},

@@ -185,7 +185,19 @@ class Reports(program.ProgramTest):
     def test_values_beyond_the_exact_range_are_reported(self):
         text = self.train("run", "--steps", "1", "--arch", "midpoint", "--grid-bits", "22", "--step-size", "1").stdout
         self.assertIn("left the range", text)
-        self.assertGreater(self.metrics("run")[0]["out_of_range"], 0)
+        step = self.metrics("run")[0]
+        self.assertGreater(step["out_of_range"], 0)
+        self.assertEqual(len(step["largest_state"]), 3)
+        self.assertGreaterEqual(max(step["largest_state"]), 4)  # 2^(24 - 22)
+
+    def test_the_largest_states_are_those_of_the_step_on_any_ranks(self):
+        arguments = ["--steps", "2", "--log-every", "1"]
+        self.train("alone", *arguments)
+        self.train("together", *arguments, ranks=3)
+        alone, together = ([record["largest_state"] for record in self.metrics(run) if record["kind"] == "step"]
+                           for run in ("alone", "together"))
+        self.assertEqual(alone, together)
+        self.assertTrue(all(0 < value < 256 for values in alone for value in values), alone)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ struct StepReport {
   std::int64_t num_correct = 0;
   std::int64_t num_samples = 0;
   RangeCounts range;
+  std::vector<double> largest_state;  ///< magnitude, of each stage
   /// Where the gradient left the range of exact sums: the lowest micro-batch, in it the layer
   /// nearest the closing. The gradient is of no use then.
   struct Overflow {
