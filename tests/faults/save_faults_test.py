@@ -33,6 +33,8 @@ RUN = ["--blocks", "1,1,1", "--widths", "4,6,8", "--image-size", "16", "--thread
 AFTER_A_RESUME = {"metrics.jsonl.left-behind"}
 FILES = {"config.ini", "metrics.jsonl", "checkpoint-3.h5", "checkpoint-6.h5", "latest.h5", "best.h5"}
 KINDS = ("open", "write", "sync", "rename", "link", "reserve", "mkdir", "unlink", "close")
+# The hidden file by which ranks check that they see one folder.
+SIGN = "revode-sign"
 # What the system says of each kind on a disk that is full, damaged, over its quota, read-only, or gone.
 REASONS = {"open": ("EACCES", "ENOENT", "EROFS", "EIO"), "write": ("ENOSPC", "EIO", "EDQUOT", "short"),
            "sync": ("EIO", "ENOSPC", "EDQUOT"), "rename": ("EIO", "EACCES", "ENOSPC"), "link": ("ENOSPC", "EROFS"),
@@ -131,15 +133,17 @@ class Faults(program.ProgramTest):
             troubles.append("the metrics differ")
         return troubles
 
-    def troubles_of_error(self, strike, struck, output, errors, newest):
-        """One sentence that names the file, the reason, and the last checkpoint."""
+    def troubles_of_error(self, strike, struck, run, output, errors, newest):
+        """One sentence that names the file, or the folder where no file of its own can be made there, the reason, and the last
+        checkpoint."""
         lines = [line for line in errors.splitlines() if "revode: error:" in line]
         if len(lines) != 1:
             return [f"{len(lines)} sentences"]
         troubles, line = [], lines[0]
         names = {re.sub(r"^\.(.+)\.\w{6}\.tmp$", r"\1", Path(call.file).name) for call in struck}
-        if not any(name in line for name in names) and not names <= {".", ".revode-lock"}:
-            troubles.append(f"does not name {' or '.join(sorted(names))}")
+        told = {f"--output {run}: can't be written to" if name == SIGN else name for name in names}
+        if not any(words in line for words in told) and not names <= {".", ".revode-lock"}:
+            troubles.append(f"does not say {' or '.join(sorted(told))}")
         if strike.how != "short" and words_of(strike.how) not in line:
             troubles.append(f"does not say '{words_of(strike.how)}'")
         if "training to step" in output:
@@ -167,7 +171,7 @@ class Faults(program.ProgramTest):
         if status == 0:
             troubles += self.troubles_of_end(run)
         elif status in (1, 2) and (status == 1 or not trains):
-            troubles += self.troubles_of_error(strike, struck, output, errors, max(steps, default=-1))
+            troubles += self.troubles_of_error(strike, struck, run, output, errors, max(steps, default=-1))
             if trains and strike.policy == "continue" and strike.times > 0:
                 troubles.append("ends, although these faults are to be outlived")
         else:
