@@ -4,12 +4,15 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include <mpi.h>
 
 #include "revode/comm/communicator.hpp"
 #include "revode/config/config.hpp"
+#include "revode/core/activity.hpp"
 #include "revode/core/console.hpp"
+#include "revode/train/job_watch.hpp"
 
 #include "commands/commands.hpp"
 #include "commands/common_ground.hpp"
@@ -23,13 +26,19 @@ using revode::Error;
 using revode::ErrorScope;
 using revode::ExitStatus;
 
-using RunCommand = ExitStatus (*)(Config, const Communicator&);
+struct CommandOfRanks {
+  ExitStatus (*run)(Config, const Communicator&);
+  std::string_view doing;  ///< what a rank that hangs is at, as a whole
+};
 
-const std::map<Command, RunCommand>& commands() {
-  static const std::map<Command, RunCommand> table{
-      {Command::train, revode::train_command},       {Command::eval, revode::eval_command},
-      {Command::gradient, revode::gradient_command}, {Command::verify, revode::verify_command},
-      {Command::bench, revode::bench_command},       {Command::analyze, revode::analyze_command}};
+const std::map<Command, CommandOfRanks>& commands() {
+  static const std::map<Command, CommandOfRanks> table{
+      {Command::train, {revode::train_command, "trains"}},
+      {Command::eval, {revode::eval_command, "evaluates"}},
+      {Command::gradient, {revode::gradient_command, "computes a gradient"}},
+      {Command::verify, {revode::verify_command, "verifies"}},
+      {Command::bench, {revode::bench_command, "measures"}},
+      {Command::analyze, {revode::analyze_command, "analyzes"}}};
   return table;
 }
 
@@ -96,13 +105,22 @@ int run_without_mpi(const Options& options) {
   }
 }
 
+ExitStatus run_command(const Config& config, const Communicator& world) {
+  const CommandOfRanks& command = commands().at(config.command);
+  const revode::ActivityScope at({.what = command.doing});
+  // A run is watched from its own folder, which is found first.
+  const bool is_run = config.command == Command::train;
+  const auto watch =
+      is_run ? std::optional<revode::HangWatch>() : revode::watch_over_command(config, world);
+  return command.run(config, world);
+}
+
 ExitStatus run_on_all_ranks(const Options& options, const Communicator& world) {
   world.agree([&] {
     if (options.refused) throw Error(*options.refused);
   });
   revode::find_common_ground(options.config, world);
-  if (!needs_no_ranks(options.config))
-    return commands().at(options.config.command)(options.config, world);
+  if (!needs_no_ranks(options.config)) return run_command(options.config, world);
   world.agree([&] {
     if (world.is_root()) run_on_one_rank(options.config);
   });

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "revode/core/activity.hpp"
 #include "revode/data/dataset.hpp"
 
 namespace revode {
@@ -44,6 +45,7 @@ Measurements measure(Network& network, TrainingStep& training, const DataFeed& f
 
   Measurements seen;
   for (int step = 0; step < num_warm_up_steps + num_steps; ++step) {
+    const ActivityScope at({.what = "times a step", .step = step + 1});
     const MiniBatchSource source =
         feed.mini_batch(indices_of_step(order, step, config.batch_size), 0, plan.num_micro_batches);
     communicator.barrier();

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "revode/analysis/spectrum.hpp"
+#include "revode/core/activity.hpp"
 #include "revode/core/random.hpp"
 
 namespace revode {
@@ -98,6 +99,8 @@ NetworkAnalysis::NetworkAnalysis(const RecordedSweep& sweep, int num_eigenvalues
 
 ordered_json NetworkAnalysis::do_task(int task) {
   const Task& what = tasks_[task];
+  const ActivityScope at({.what = what.is_growth ? "computes how much blocks magnify"
+                                                 : "computes the spectrum of a block"});
   return what.is_growth ? growth_of(what) : spectrum_of(what.blocks.first);
 }
 

@@ -12,6 +12,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include "revode/core/activity.hpp"
 #include "revode/core/console.hpp"
 #include "revode/core/random.hpp"
 #include "revode/run/write_permission.hpp"
@@ -205,6 +206,7 @@ double fitted_slope(const std::vector<double>& x, const std::vector<double>& y) 
 // initial weights are zero, which puts flat parts of an image right on a kink: the test is made at
 // a point nearby.
 Check check_taylor(const Trial& base) {
+  const ActivityScope at({.what = "compares the gradient with the loss"});
   const Grid& grid = base.network().grid();
   Config config = base.network().plan().config;
   // A loss of rounded operands is no smooth function of the weights.
@@ -262,6 +264,7 @@ Check check_taylor(const Trial& base) {
 
 /// The gradient of `variant` against the one that `base` has computed, on the same ranks.
 Check check_variant(const std::string& name, Trial& base, const RunPlan& variant) {
+  const ActivityScope at({.what = "computes the gradient in another way"});
   const Communicator& communicator = base.network().grid().world();
   Trial other(variant, base.network().grid(), &base);
   other.compute();
@@ -275,6 +278,7 @@ Check check_variant(const std::string& name, Trial& base, const RunPlan& variant
 
 // Rank 0 computes alone; its gradient goes to every rank.
 Check check_serial(Trial& base) {
+  const ActivityScope at({.what = "compares the gradient with that of one rank"});
   const Communicator& communicator = base.network().grid().world();
   const Architecture& architecture = base.network().architecture();
   const ParameterMap whole(architecture, {0, architecture.num_blocks()});

@@ -76,15 +76,17 @@ std::optional<int> rank_of_file(std::string_view name) {
                                                                   : std::nullopt;
 }
 
-void write_report(const fs::path& folder, const HangWatch::Job& job, const ActivityState& state,
+void write_report(const ReportFolder& folder, const HangWatch::Job& job, const ActivityState& state,
                   double seconds) {
+  std::error_code ignored;
+  if (folder.is_of_watch) fs::create_directory(folder.path, ignored);
   const Activity& innermost = state.stack.back();
   std::string text = fmt::format("rank {}, {}, {}\n", job.rank, job.places[job.rank], utc_time());
   text += fmt::format("{}{}\n{}{:.1f}\n{}{}\n{}{}\n", job_key, job.name, seconds_key, seconds,
                       at_key, to_string(innermost), waits_key, whom(innermost.waits_for));
   text += "\nfrom the outermost to the innermost:\n";
   for (const Activity& activity : state.stack) text += fmt::format("  {}\n", to_string(activity));
-  const fs::path file = folder / hang_file_name(job.rank);
+  const fs::path file = folder.path / hang_file_name(job.rank);
   write_text_file(file, text, fmt::format("'{}'", file.string()));
 }
 
@@ -182,7 +184,14 @@ std::string describe_hang(const std::vector<HangReport>& reports,
   return fmt::format("{} for each other: {}", head, fmt::join(each, "; "));
 }
 
-HangWatch::HangWatch(Job job, fs::path folder, std::optional<double> seconds,
+std::string describe_hang_alone(const HangReport& report, const std::string& place) {
+  const bool waits = report.waits_for != Activity::nobody;
+  return fmt::format("nothing has moved for {:.0f} s on rank {} ({}), which {}{}", report.seconds,
+                     report.rank, place, report.at,
+                     waits ? fmt::format(" (for {})", whom(report.waits_for)) : "");
+}
+
+HangWatch::HangWatch(Job job, ReportFolder folder, std::optional<double> seconds,
                      std::function<void(const std::string*)> end_job, const WatchPace& pace)
     : job_(std::move(job)),
       folder_(std::move(folder)),
@@ -234,32 +243,55 @@ void HangWatch::watch() {
       if (reports().empty()) continue;
     }
 
-    without_hanging<bool>([folder = folder_, job = job_, state, seconds] {
-      write_report(folder, job, state, seconds);
-      return true;
-    });
+    write(state, seconds);
     std::this_thread::sleep_for(pace_.gather_for);
     if (moves_again(changes)) {
       // And so may the others. Where one of them has ended the job, its end is near.
       std::this_thread::sleep_for(pace_.give_way_for);
-      without_hanging<bool>([file = folder_ / hang_file_name(job_.rank)] {
-        std::error_code ignored;
-        return fs::remove(file, ignored);
-      });
+      withdraw();
       continue;
     }
-    std::vector<HangReport> all = reports();
-    if (all.empty())  // It could not be written: for want of better, what is known here.
-      all.push_back(
-          {job_.rank, state.stack.back().waits_for, to_string(state.stack.back()), seconds});
-    const bool prints = all.front().rank == job_.rank;
-    if (!prints) std::this_thread::sleep_for(pace_.give_way_for);
-    const std::string error =
-        fmt::format("{} (--hang-timeout; {} has more)", describe_hang(all, job_.places),
-                    (folder_ / "hang-<rank>.txt").string());
-    end_job_(prints ? &error : nullptr);
+    end(state, seconds);
     return;
   }
+}
+
+void HangWatch::write(const ActivityState& state, double seconds) const {
+  if (folder_.path.empty()) return;
+  without_hanging<bool>([folder = folder_, job = job_, state, seconds] {
+    write_report(folder, job, state, seconds);
+    return true;
+  });
+}
+
+void HangWatch::withdraw() const {
+  if (folder_.path.empty()) return;
+  without_hanging<bool>([folder = folder_, file = folder_.path / hang_file_name(job_.rank)] {
+    std::error_code ignored;
+    fs::remove(file, ignored);
+    return folder.is_of_watch && fs::remove(folder.path, ignored);  // unless others report there
+  });
+}
+
+void HangWatch::end(const ActivityState& state, double seconds) const {
+  const HangReport mine{job_.rank, state.stack.back().waits_for, to_string(state.stack.back()),
+                        seconds};
+  if (folder_.path.empty()) {
+    // One that is printed is enough to end the job: the first rank's, if that can.
+    if (job_.rank > 0) std::this_thread::sleep_for(pace_.give_way_for);
+    const std::string error =
+        fmt::format("{} (--hang-timeout; there is no folder for reports that all ranks see)",
+                    describe_hang_alone(mine, job_.places[job_.rank]));
+    return end_job_(&error);
+  }
+  std::vector<HangReport> all = reports();
+  if (all.empty()) all.push_back(mine);  // It could not be written: for want of better.
+  const bool prints = all.front().rank == job_.rank;
+  if (!prints) std::this_thread::sleep_for(pace_.give_way_for);
+  const std::string error =
+      fmt::format("{} (--hang-timeout; {} has more)", describe_hang(all, job_.places),
+                  (folder_.path / "hang-<rank>.txt").string());
+  end_job_(prints ? &error : nullptr);
 }
 
 /// An error that comes while this rank is reported is taken for the end of another: the job ends as
@@ -270,8 +302,9 @@ bool HangWatch::moves_again(std::uint64_t changes) {
 }
 
 std::vector<HangReport> HangWatch::reports() const {
+  if (folder_.path.empty()) return {};
   return without_hanging<std::vector<HangReport>>(
-      [folder = folder_, job = job_.name] { return read_reports(folder, job); });
+      [folder = folder_.path, job = job_.name] { return read_reports(folder, job); });
 }
 
 std::string hang_file_name(int rank) {

@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "revode/core/activity.hpp"
 #include "revode/core/phase_timer.hpp"
 #include "revode/core/random.hpp"
 #include "revode/core/spread.hpp"
@@ -187,6 +188,7 @@ LayerCosts from_numbers(LayerCosts costs, std::span<const double> numbers) {
 }  // namespace
 
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch) {
+  const ActivityScope at({.what = "times layers"});
   const Architecture network = short_network(plan.architecture, plan.placement.num_ranks());
   OneSweep whole(network, network.num_blocks(), plan.activations, backend, batch);
   OneSweep in_blocks(network, 1, plan.activations, backend, batch);

@@ -1,11 +1,14 @@
 #include "revode/train/start_point.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -110,25 +113,20 @@ StartPoint choose_start(Config& config, const Communicator& communicator) {
   return start;
 }
 
-void check_folder_is_shared(const std::string& option, const fs::path& folder,
-                            const Communicator& communicator) {
-  if (communicator.size() == 1) return;
-  constexpr auto patience = std::chrono::seconds(10);
-  constexpr auto pause = std::chrono::milliseconds(100);
+namespace {
 
-  // A file with a name that nobody else has, for a moment.
-  std::string sign;
-  communicator.agree([&] {
-    if (!communicator.is_root()) return;
-    sign = (folder / fmt::format(".{}.XXXXXX.tmp", RunFolder::sign_name)).string();
-    const int descriptor = ::mkstemps(sign.data(), static_cast<int>(std::strlen(".tmp")));
-    if (descriptor < 0)
-      throw input_error("{} {}: can't be written to: {}", option, folder.string(),
-                        std::strerror(errno));
-    ::close(descriptor);
-  });
-  sign = communicator.broadcast(sign, 0);
-  const std::string place_of_root = communicator.broadcast(place_of_process(), 0);
+/// A file in the folder with a name that nobody else has, for a moment; nothing where it can't be
+/// made, for which errno has the reason.
+std::optional<std::string> make_sign(const fs::path& folder) {
+  std::string sign = (folder / fmt::format(".{}.XXXXXX.tmp", RunFolder::sign_name)).string();
+  const int descriptor = ::mkstemps(sign.data(), static_cast<int>(std::strlen(".tmp")));
+  if (descriptor < 0) return std::nullopt;
+  ::close(descriptor);
+  return sign;
+}
+
+bool comes_to_see(const fs::path& sign, std::chrono::milliseconds patience) {
+  constexpr auto pause = std::chrono::milliseconds(100);
   const auto begin = std::chrono::steady_clock::now();
   std::error_code ignored;
   bool seen = fs::exists(sign, ignored);
@@ -136,6 +134,26 @@ void check_folder_is_shared(const std::string& option, const fs::path& folder,
     std::this_thread::sleep_for(pause);
     seen = fs::exists(sign, ignored);
   }
+  return seen;
+}
+
+}  // namespace
+
+void check_folder_is_shared(const std::string& option, const fs::path& folder,
+                            const Communicator& communicator) {
+  if (communicator.size() == 1) return;
+  std::string sign;
+  communicator.agree([&] {
+    if (!communicator.is_root()) return;
+    const std::optional<std::string> made = make_sign(folder);
+    if (!made)
+      throw input_error("{} {}: can't be written to: {}", option, folder.string(),
+                        std::strerror(errno));
+    sign = *made;
+  });
+  sign = communicator.broadcast(sign, 0);
+  const std::string place_of_root = communicator.broadcast(place_of_process(), 0);
+  const bool seen = comes_to_see(sign, std::chrono::seconds(10));
   std::exception_ptr failure;
   try {
     communicator.agree([&] {
@@ -148,8 +166,20 @@ void check_folder_is_shared(const std::string& option, const fs::path& folder,
   } catch (...) {
     failure = std::current_exception();
   }
+  std::error_code ignored;
   if (communicator.is_root()) fs::remove(sign, ignored);
   if (failure) std::rethrow_exception(failure);
+}
+
+bool is_folder_shared(const fs::path& folder, const Communicator& communicator) {
+  std::string mine;
+  if (communicator.is_root()) mine = make_sign(folder).value_or("");
+  const std::string sign = communicator.broadcast(mine, 0);
+  const bool seen = !sign.empty() && comes_to_see(sign, std::chrono::seconds(1));
+  const std::vector<std::int64_t> all = communicator.all_gather(std::int64_t{seen});
+  std::error_code ignored;
+  if (communicator.is_root() && !sign.empty()) fs::remove(sign, ignored);
+  return std::ranges::find(all, 0) == all.end();
 }
 
 }  // namespace revode

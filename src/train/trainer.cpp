@@ -8,10 +8,10 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <unistd.h>
 
-#include "revode/files/host.hpp"
+#include "revode/core/activity.hpp"
 #include "revode/run/stop_signals.hpp"
+#include "revode/train/job_watch.hpp"
 #include "revode/train/provenance.hpp"
 
 namespace revode {
@@ -38,22 +38,6 @@ TimeLimit limit_from_now(const RunPlan& plan) {
                        2.0 * static_cast<double>(plan.architecture.num_parameters()));
 }
 
-/// Collective.
-HangWatch::Job job_of(const Communicator& world) {
-  const std::string place = fmt::format("process {} on {}", ::getpid(), host_name());
-  return {.rank = world.rank(),
-          .places = world.all_gather(place),
-          .name = world.broadcast(fmt::format("{} at {}", place, utc_time()), 0)};
-}
-
-/// Collective; nothing where --hang-timeout says so.
-std::optional<HangWatch> watch_over(const Config& config, const Communicator& world) {
-  HangWatch::Job job = job_of(world);
-  if (config.hang_timeout == 0) return std::nullopt;
-  return std::optional<HangWatch>(std::in_place, std::move(job), config.output, config.hang_timeout,
-                                  end_hanging_job);
-}
-
 /// The first of the two bounds.
 std::int64_t last_step_of(const Config& config, std::int64_t steps_per_epoch) {
   return std::min(*config.epochs * steps_per_epoch,
@@ -65,7 +49,7 @@ std::int64_t last_step_of(const Config& config, std::int64_t steps_per_epoch) {
 // 1. Who sees to it that all goes on.  2. Data, network, weights.  3. How far to go.  4. Output
 // files.
 Trainer::Trainer(const RunPlan& plan, StartPoint start, const Communicator& world)
-    : hang_watch_(watch_over(plan.config, world)),
+    : hang_watch_(watch_over_run(plan.config, world)),
       time_limit_(limit_from_now(plan)),
       world_(world),
       start_(std::move(start)),

@@ -2,9 +2,8 @@
 // beginning of an activity (core/activity.hpp), be it an instruction of its program, a wait, a
 // collective call or a save.
 //
-//     REVODE_FAULT="RANK KIND NUMBER"   KIND: kill (SIGKILL), exit (status 3), throw; NUMBER: of
-//     the
-//                                       rank's activities, from 1
+//     REVODE_FAULT="RANK KIND NUMBER"   KIND: kill (SIGKILL), stop (SIGSTOP), exit (status 3),
+//                                       throw; NUMBER: of the rank's activities, from 1
 //     REVODE_FAULT="RANK wait MICROSECONDS"   before every activity of the rank
 //     REVODE_ACTIVITIES=FILE            every rank appends its activities to FILE.RANK, one a line
 //
@@ -63,6 +62,7 @@ void strike(const revode::Activity& activity) {
   if (fault.kind == "wait" || fault.number != num_activities) return;
   std::fputs("a fault strikes\n", stderr);
   if (fault.kind == "kill") ::raise(SIGKILL);
+  if (fault.kind == "stop") ::raise(SIGSTOP);
   if (fault.kind == "exit") ::_exit(3);
   if (fault.kind != "throw") return;
   // Of calls that others take part in, only MPI's own errors come up.

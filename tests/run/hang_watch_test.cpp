@@ -1,7 +1,10 @@
 #include "revode/run/hang_watch.hpp"
 
+#include <chrono>
 #include <fstream>
+#include <optional>
 #include <sstream>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -79,6 +82,14 @@ TEST(DescribeHang, NamesManyRanksShortly) {
               HasSubstr("ranks 0 to 4, 6 and 7 wait for rank 5 "));
 }
 
+TEST(DescribeHangAlone, SaysWhatTheRankKnowsOfItself) {
+  EXPECT_EQ(describe_hang_alone({2, Activity::everybody, "waits in MPI_Barrier", 9}, "process 1"),
+            "nothing has moved for 9 s on rank 2 (process 1), which waits in MPI_Barrier (for all "
+            "ranks)");
+  EXPECT_EQ(describe_hang_alone({0, Activity::nobody, "reads the dataset", 9}, "process 1"),
+            "nothing has moved for 9 s on rank 0 (process 1), which reads the dataset");
+}
+
 TEST(CurrentActivity, IsAStack) {
   const ActivityState before = current_activity();
   const ActivityScope outer({.what = "takes a step", .step = 12});
@@ -97,6 +108,9 @@ class HangWatchTest : public testing::Test {
  protected:
   /// The process plays `rank` of three; ended() says what was printed, once it is over.
   std::unique_ptr<HangWatch> watch(int rank, double seconds) {
+    return watch(rank, seconds, {.path = folder_.path()});
+  }
+  std::unique_ptr<HangWatch> watch(int rank, double seconds, const ReportFolder& folder) {
     using std::chrono::milliseconds;
     const WatchPace pace{.look_every = milliseconds(10),
                          .longest_look = milliseconds(200),
@@ -104,7 +118,7 @@ class HangWatchTest : public testing::Test {
                          .gather_for = milliseconds(600),
                          .give_way_for = milliseconds(600)};
     return std::make_unique<HangWatch>(
-        HangWatch::Job{rank, {"place 0", "place 1", "place 2"}, "job 7"}, folder_.path(), seconds,
+        HangWatch::Job{rank, {"place 0", "place 1", "place 2"}, "job 7"}, folder, seconds,
         [this, rank](const std::string* error) {
           const std::lock_guard lock(mutex_);
           endings_.emplace_back(rank, error != nullptr ? *error : "");
@@ -167,6 +181,44 @@ TEST_F(HangWatchTest, NothingEndsWhileSomethingMoves) {
   }
   EXPECT_TRUE(endings(0).empty());
   EXPECT_FALSE(std::filesystem::exists(folder_.path() / hang_file_name(0)));
+}
+
+TEST_F(HangWatchTest, MakesItsOwnFolderForTheFirstReport) {
+  const std::filesystem::path own = folder_.path() / "own";
+  const auto watching = watch(0, 0.3, {.path = own, .is_of_watch = true});
+  EXPECT_FALSE(std::filesystem::exists(own));
+  const ActivityScope at({.what = "waits for a message", .waits_for = 1});
+  const auto ended = endings(1);
+  ASSERT_EQ(ended.size(), 1);
+  EXPECT_THAT(ended[0].second, HasSubstr((own / "hang-<rank>.txt").string() + " has more"));
+  EXPECT_THAT(text_of("own/" + hang_file_name(0)), HasSubstr("\nwaits for: rank 1\n"));
+}
+
+TEST_F(HangWatchTest, RemovesItsOwnFolderWhereItGoesOn) {
+  const std::filesystem::path own = folder_.path() / "own";
+  const auto watching = watch(0, 0.3, {.path = own, .is_of_watch = true});
+  std::optional<ActivityScope> at(std::in_place, Activity{.what = "waits for a message"});
+  const auto until = [&](bool is_there) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (std::filesystem::exists(own) != is_there && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return std::filesystem::exists(own) == is_there;
+  };
+  EXPECT_TRUE(until(true));
+  at.reset();
+  EXPECT_TRUE(until(false));
+  EXPECT_TRUE(endings(0).empty());
+}
+
+TEST_F(HangWatchTest, SpeaksForItselfWhereThereIsNoFolder) {
+  const ActivityScope at({.what = "waits for a message", .waits_for = 1});
+  const auto first = watch(0, 0.3, {}), second = watch(2, 0.3, {});
+  const auto ended = endings(2);
+  ASSERT_EQ(ended.size(), 2);
+  EXPECT_THAT(ended[0].second,
+              AllOf(HasSubstr("on rank 0 (place 0), which waits for a message (for rank 1)"),
+                    HasSubstr("no folder")));
+  EXPECT_THAT(ended[1].second, HasSubstr("on rank 2 (place 2)"));
 }
 
 TEST_F(HangWatchTest, EndsTheJobWhereNoReportCanBeWritten) {

@@ -1,6 +1,6 @@
 // Ends a job in which nothing moves any more, and says whose fault that is. A thread of each rank
 // looks at what the main thread is at; it calls no MPI, so it also sees a rank that is caught
-// within a collective call or a library. Ranks tell each other through files in the run's folder.
+// within a collective call or a library. Ranks tell each other through files in a folder.
 #pragma once
 
 #include <chrono>
@@ -46,6 +46,9 @@ struct HangReport {
 std::string describe_hang(const std::vector<HangReport>& reports,
                           const std::vector<std::string>& places);
 
+/// The same for ranks that can't read each other's reports: what this one knows of itself.
+std::string describe_hang_alone(const HangReport& report, const std::string& place);
+
 /// What a watch takes its time for; shorter in tests.
 struct WatchPace {
   using Time = std::chrono::milliseconds;
@@ -62,6 +65,12 @@ struct WatchPace {
   Time give_way_for{2500};
 };
 
+/// Where ranks report. All see it, or there is none (an empty path): then each speaks for itself.
+struct ReportFolder {
+  std::filesystem::path path;
+  bool is_of_watch = false;  ///< made for the first report, and for reports alone
+};
+
 class HangWatch {
  public:
   struct Job {
@@ -70,10 +79,9 @@ class HangWatch {
     std::string name;                 ///< the same on all ranks, and no other job's
   };
 
-  /// folder: of the run, seen by all ranks. seconds: Patience's, above 0. end_job: called by the
-  /// watching thread with the error's sentence on the rank that is to print it, and with nothing on
-  /// the others; it is not to return.
-  HangWatch(Job job, std::filesystem::path folder, std::optional<double> seconds,
+  /// seconds: Patience's, above 0. end_job: called by the watching thread with the error's sentence
+  /// on the rank that is to print it, and with nothing on the others; it is not to return.
+  HangWatch(Job job, ReportFolder folder, std::optional<double> seconds,
             std::function<void(const std::string* error)> end_job, const WatchPace& pace = {});
   ~HangWatch();
 
@@ -82,9 +90,12 @@ class HangWatch {
   bool rest(std::chrono::milliseconds time);
   bool moves_again(std::uint64_t changes);
   std::vector<HangReport> reports() const;
+  void write(const ActivityState& state, double seconds) const;
+  void withdraw() const;
+  void end(const ActivityState& state, double seconds) const;
 
   Job job_;
-  std::filesystem::path folder_;
+  ReportFolder folder_;
   Patience patience_;
   std::function<void(const std::string*)> end_job_;
   WatchPace pace_;

@@ -34,4 +34,7 @@ StartPoint choose_start(Config& config, const Communicator& communicator);
 void check_folder_is_shared(const std::string& option, const std::filesystem::path& folder,
                             const Communicator& communicator);
 
+/// Collective. Whether all ranks see, without long waiting, what rank 0 makes in its `folder`.
+bool is_folder_shared(const std::filesystem::path& folder, const Communicator& communicator);
+
 }  // namespace revode

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "revode/core/activity.hpp"
 #include "revode/core/error.hpp"
 #include "revode/run/hang_watch.hpp"
 #include "revode/run/time_limit.hpp"
@@ -44,8 +43,7 @@ class Trainer {
   void finish();
 
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
-  ActivityScope at_{{.what = "trains"}};  // all the time
-  std::optional<HangWatch> hang_watch_;   // unless --hang-timeout is 0
+  std::optional<HangWatch> hang_watch_;  // unless --hang-timeout is 0
   TimeLimit time_limit_;
   const Communicator& world_;
   StartPoint start_;
