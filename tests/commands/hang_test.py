@@ -12,22 +12,6 @@ RUN = [*program.NETWORK, "--batch-size", "20", "--train-fraction", "0.05", "--st
        "--log-every", "1", "--progress", "off", "--eval-every", "0", "--output", "run"]
 
 
-def ranks_of(launcher):
-    """Processes of the job's ranks: {rank: process}."""
-    found = {}
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{process}/stat") as file:
-                parent = int(file.read().rsplit(")", 1)[1].split()[1])
-            with open(f"/proc/{process}/environ", "rb") as file:
-                variables = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
-        except OSError:
-            continue
-        if parent == launcher and b"OMPI_COMM_WORLD_RANK" in variables:
-            found[int(variables[b"OMPI_COMM_WORLD_RANK"])] = int(process)
-    return found
-
-
 class Hang(program.ProgramTest):
     def start(self, *arguments, ranks):
         with open(self.folder / "stdout", "w") as output, open(self.folder / "stderr", "w") as errors:
@@ -37,7 +21,7 @@ class Hang(program.ProgramTest):
         self.addCleanup(job.kill)
         self.job = job
         self.wait_for_steps(3)
-        processes = ranks_of(job.pid)
+        processes = program.ranks_of(job.pid)
         self.assertEqual(sorted(processes), list(range(ranks)))
         for process in processes.values():
             self.addCleanup(self.let_go, process)

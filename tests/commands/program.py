@@ -110,6 +110,22 @@ class ProgramTest(unittest.TestCase):
         return values
 
 
+def ranks_of(launcher):
+    """Processes of the job's ranks: {rank: process}."""
+    found = {}
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/stat") as file:
+                parent = int(file.read().rsplit(")", 1)[1].split()[1])
+            with open(f"/proc/{process}/environ", "rb") as file:
+                variables = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if b"=" in entry)
+        except OSError:
+            continue
+        if parent == launcher and b"OMPI_COMM_WORLD_RANK" in variables:
+            found[int(variables[b"OMPI_COMM_WORLD_RANK"])] = int(process)
+    return found
+
+
 def write_cifar10(folder, records_per_file):
     """CIFAR-10's files: gradients of brightness, the classes in turn."""
     folder.mkdir()
