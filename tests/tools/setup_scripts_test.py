@@ -323,7 +323,7 @@ class Check(ScriptTest):
     def test_alone_it_has_warnings_as_errors(self):
         self.run_script("check")
 
-        self.assertEqual(len([line for line in self.log("cmake -S") if "-DREVODE_WARNINGS_AS_ERRORS=ON" in line]), 2)
+        self.assertEqual(len([line for line in self.log("cmake -S") if "-DREVODE_WARNINGS_AS_ERRORS=ON" in line]), 3)
 
     def test_quickstart_goes_on_after_a_check_that_lacked_googletest(self):
         self.run_script("quickstart")

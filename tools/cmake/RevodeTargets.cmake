@@ -24,10 +24,14 @@ if(REVODE_FUZZ)
   target_link_options(revode_options INTERFACE -fsanitize=address,undefined)
 endif()
 if(REVODE_SANITIZE)
-  target_compile_options(revode_options INTERFACE
-    -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+  if(REVODE_SANITIZE STREQUAL thread)
+    set(revode_sanitizers -fsanitize=thread)
+  else()
+    set(revode_sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined)
+  endif()
+  target_compile_options(revode_options INTERFACE ${revode_sanitizers} -fno-omit-frame-pointer
     -fPIC)  # as what goes into a plug-in has: precompiled headers must agree on it
-  target_link_options(revode_options INTERFACE -fsanitize=address,undefined)
+  target_link_options(revode_options INTERFACE ${revode_sanitizers})
   # Checks make large programs: a fast linker, and a compiler that tidies its memory less often, save a tenth of the build.
   include(CheckLinkerFlag)
   check_linker_flag(CXX -fuse-ld=gold REVODE_HAS_GOLD)
@@ -106,12 +110,20 @@ function(revode_add_module name)
   endif()
 endfunction()
 
+function(revode_add_thread_test target)
+  if(NOT TARGET revode_thread_tests)
+    add_custom_target(revode_thread_tests)
+  endif()
+  add_dependencies(revode_thread_tests ${target})
+endfunction()
+
 # revode_add_test(<name> SOURCES <files> [LINK <targets>] [RANKS <counts>] [LABELS <labels>] [TIMEOUT <seconds>]
 #                 [UNOPTIMISED] [FULL_ONLY] [SHARDS <count>])
 # Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun). The target
 # revode_unit_tests builds those of one process and nothing else. UNOPTIMISED is for tests whose own code computes little: in
 # every build optimising it takes longer than running it. What they test keeps its optimisation.
 # FULL_ONLY keeps a test out of revode_unit_tests: it would take a module there that no other test takes.
+# LABELS threads is for what has several threads: the thread sanitizer's tests, which the target revode_thread_tests builds.
 # SHARDS is for long tests of one process: GoogleTest deals the cases out to <name>_shard_1 and so on, which run side by side.
 function(revode_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED;FULL_ONLY" "TIMEOUT;SHARDS" "SOURCES;LINK;RANKS;LABELS")
@@ -126,6 +138,9 @@ function(revode_add_test name)
     revode_precompile(${name} tests unoptimised)
   else()
     revode_precompile(${name} tests optimised)
+  endif()
+  if(threads IN_LIST arg_LABELS)
+    revode_add_thread_test(${name})
   endif()
   if(arg_RANKS)
     target_link_libraries(${name} PRIVATE ${arg_LINK} revode_test_mpi_main)
