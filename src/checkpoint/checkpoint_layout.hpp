@@ -18,6 +18,12 @@ std::int64_t num_elements(const std::vector<std::int64_t>& shape);
 /// The arrays, each once: a path that comes several times in a row is one array in pieces.
 std::vector<const ArraySlice*> arrays_of(const CheckpointContents& contents);
 
+/// Rows of an array that one rank writes in one piece.
+struct RowPiece {
+  std::int64_t first_row, num_rows;
+  int rank, slice;  ///< slice: which of the rank's contents.arrays
+};
+
 /// A file without the numbers in its arrays.
 struct Layout {
   std::vector<char> structure;     ///< what is in front of the arrays

@@ -82,16 +82,10 @@ Outline outline_of(const CheckpointContents& contents) {
   return outline;
 }
 
-/// Rows of an array that one rank writes in one piece.
-struct Piece {
-  std::int64_t first_row, num_rows;
-  int rank, slice;  ///< slice: which of the rank's contents.arrays
-};
-
 /// Collective: the pieces of every array, in the order of arrays_of() and of their rows. All ranks
 /// write the same tree, and every row of every array is written once.
-std::vector<std::vector<Piece>> agree_on_pieces(const CheckpointContents& contents,
-                                                const Outline& outline, MPI_Comm communicator) {
+std::vector<std::vector<RowPiece>> agree_on_pieces(const CheckpointContents& contents,
+                                                   const Outline& outline, MPI_Comm communicator) {
   const ActivityScope at(together);
   const std::vector<std::int64_t>& rows = outline.rows;
   std::uint64_t hash[2] = {outline.tree, ~outline.tree};
@@ -108,9 +102,9 @@ std::vector<std::vector<Piece>> agree_on_pieces(const CheckpointContents& conten
                           communicator),
             "MPI_Allgather");
   const int num_slices = static_cast<int>(contents.arrays.size());
-  std::vector<std::vector<Piece>> arrays;
+  std::vector<std::vector<RowPiece>> arrays;
   for (int begin = 0, end = 0; begin < num_slices; begin = end) {
-    std::vector<Piece> pieces;
+    std::vector<RowPiece> pieces;
     for (end = begin; end < num_slices && contents.arrays[end].path == contents.arrays[begin].path;
          ++end) {
       for (int rank = 0; rank < num_ranks; ++rank) {
@@ -118,9 +112,9 @@ std::vector<std::vector<Piece>> agree_on_pieces(const CheckpointContents& conten
         if (of_rank[1] > 0) pieces.push_back({of_rank[0], of_rank[1], rank, end});
       }
     }
-    std::ranges::sort(pieces, {}, &Piece::first_row);
+    std::ranges::sort(pieces, {}, &RowPiece::first_row);
     std::int64_t next_row = 0;
-    for (const Piece& piece : pieces)
+    for (const RowPiece& piece : pieces)
       next_row = piece.first_row == next_row ? next_row + piece.num_rows : -1;
     if (next_row != contents.arrays[begin].shape[0])
       throw run_error("the rows of array '{}' are not each on exactly one rank",
@@ -167,25 +161,6 @@ std::vector<PlacedBytes> place_rows(const CheckpointContents& contents,
   return rows;
 }
 
-/// A file that is removed unless it has been given another name.
-class TemporaryFile {
- public:
-  TemporaryFile() = default;
-  ~TemporaryFile() {
-    std::error_code ignored;
-    if (!path_.empty()) fs::remove(path_, ignored);
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  const fs::path& path() const { return path_; }
-  void make_beside(const fs::path& file) { path_ = make_temporary_file(file); }
-  void release() { path_.clear(); }
-
- private:
-  fs::path path_;
-};
-
 }  // namespace
 
 struct CheckpointWrite::Impl {
@@ -208,12 +183,12 @@ struct CheckpointWrite::Impl {
   const MPI_Comm communicator;
   int rank = 0, num_ranks = 1;
 
-  std::vector<std::vector<Piece>> pieces;  // of all ranks, by array
-  Layout layout;                           // on rank 0
-  TemporaryFile temporary;                 // on rank 0
-  fs::path shared;                         // the same on every rank
-  std::vector<PlacedBytes> rows;           // of this rank, by slice of its contents.arrays
-  std::vector<std::uint32_t> checksums;    // the same
+  std::vector<std::vector<RowPiece>> pieces;  // of all ranks, by array
+  Layout layout;                              // on rank 0
+  TemporaryFile temporary;                    // on rank 0
+  fs::path shared;                            // the same on every rank
+  std::vector<PlacedBytes> rows;              // of this rank, by slice of its contents.arrays
+  std::vector<std::uint32_t> checksums;       // the same
 
   enum class Stage { rows, name, done } stage = Stage::rows;
   std::vector<Span> times;
@@ -320,9 +295,9 @@ void CheckpointWrite::Impl::gather_checksums() {
             "MPI_Gather");
   for (std::size_t array = 0; array < layout.places.size(); ++array) {
     ArrayPlace& place = layout.places[array];
-    const Piece& last = pieces[array].back();
+    const RowPiece& last = pieces[array].back();
     const std::uint64_t row_bytes = place.bytes / (last.first_row + last.num_rows);
-    for (const Piece& piece : pieces[array])
+    for (const RowPiece& piece : pieces[array])
       place.checksum = joined_checksum(place.checksum, all[piece.rank * num_slices + piece.slice],
                                        piece.num_rows * row_bytes);
   }

@@ -49,6 +49,11 @@ fs::path make_temporary_file(const fs::path& file) {
   });
 }
 
+TemporaryFile::~TemporaryFile() {
+  std::error_code ignored;
+  if (!path_.empty()) fs::remove(path_, ignored);
+}
+
 fs::path make_temporary_link(const fs::path& target, const fs::path& file) {
   return make_under_new_name(
       file, [&](const fs::path& path) { return ::symlink(target.c_str(), path.c_str()) == 0; });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -119,6 +120,7 @@ RunFolder::RunFolder(const fs::path& folder) : folder_(folder), made_(missing_fo
 }
 
 RunFolder::~RunFolder() {
+  wait_for_removal();
   lock_.reset();
   std::error_code ignored;  // Folders that hold something stay.
   for (auto made = made_.rbegin(); made != made_.rend(); ++made) fs::remove(*made, ignored);
@@ -139,6 +141,7 @@ fs::path RunFolder::newest_complete_checkpoint() const {
 
 std::vector<std::string> RunFolder::prepare(const Config& config, std::optional<std::int64_t> step,
                                             std::int64_t num_rewinds) {
+  wait_for_removal();
   std::vector<std::string> names;
   const auto put_aside = [&](const fs::path& file) {
     names.push_back(set_aside(file).filename().string());
@@ -206,13 +209,23 @@ double RunFolder::best_accuracy() const {
 void RunFolder::publish(std::int64_t step, int keep, std::optional<std::int64_t> needed) {
   publish_link(folder_ / checkpoint_name(step), folder_ / latest_name);
   if (keep == 0) return;
+  wait_for_removal();
   const std::vector<fs::path> files = list_checkpoints(folder_);
+  std::vector<fs::path> old;
   for (std::size_t i = 0; i + static_cast<std::size_t>(keep) < files.size(); ++i) {
     if (needed && files[i].filename() == checkpoint_name(*needed)) continue;
-    std::error_code ignored;  // A file that can't be removed costs space alone.
     if (is_plain_file(files[i]) && content_of(files[i]) == FileContent::checkpoint)
-      fs::remove(files[i], ignored);
+      old.push_back(files[i]);
   }
+  if (old.empty()) return;
+  removal_ = std::async(std::launch::async, [old = std::move(old)] {
+    std::error_code ignored;  // A file that can't be removed costs space alone.
+    for (const fs::path& file : old) fs::remove(file, ignored);
+  });
+}
+
+void RunFolder::wait_for_removal() const {
+  if (removal_.valid()) removal_.wait();
 }
 
 void RunFolder::check_held() const {

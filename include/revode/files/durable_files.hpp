@@ -19,6 +19,24 @@ std::filesystem::path make_temporary_file(const std::filesystem::path& file);
 std::filesystem::path make_temporary_link(const std::filesystem::path& target,
                                           const std::filesystem::path& file);
 
+/// A make_temporary_file() that is removed unless it has been given another name.
+class TemporaryFile {
+ public:
+  TemporaryFile() = default;
+  ~TemporaryFile();
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  /// Empty where there is none.
+  const std::filesystem::path& path() const { return path_; }
+  void make_beside(const std::filesystem::path& file) { path_ = make_temporary_file(file); }
+  /// It has another name.
+  void release() { path_.clear(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
 /// Returns once the file or folder is on the disk. Throws a run error, which names `shown`: for
 /// whom the file is.
 void sync_to_disk(const std::filesystem::path& path, const std::filesystem::path& shown);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <future>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,7 +45,7 @@ class RunFolder {
   /// Accuracy of best.h5 as that file has it; 0 where there is no such file.
   double best_accuracy() const;
   /// Points latest.h5 to the checkpoint of `step` and removes all but the `keep` newest of this run
-  /// (0: none). That of the step `needed` stays.
+  /// (0: none), by a thread, as that takes its time. That of the step `needed` stays.
   void publish(std::int64_t step, int keep, std::optional<std::int64_t> needed = std::nullopt);
   /// Throws a run error where another process has taken the folder.
   void check_held() const;
@@ -54,11 +55,13 @@ class RunFolder {
 
  private:
   std::optional<RunProgress> progress_of_best() const;
+  void wait_for_removal() const;
 
   std::filesystem::path folder_;
   std::vector<std::filesystem::path> made_;  ///< folders that were missing, the outermost first
   std::optional<RunLock> lock_;
   MetricsFile metrics_;
+  std::future<void> removal_;  // of old checkpoints
 };
 
 /// The next folder after runs/<name> that no run has taken: runs/<name>, runs/<name>-2, ...
