@@ -23,22 +23,8 @@ bool is_letter_or_digit(char c) {
   return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
 }
 
-/// The name without what Open MPI adds for a file beside one that ranks open together, by which it
-/// finds out for a moment whether locks work: ".locktest." and a number.
-std::string_view without_lock_test(std::string_view name) {
-  constexpr std::string_view addition = ".locktest.";
-  const std::size_t place = name.rfind(addition);
-  if (place == std::string_view::npos) return name;
-  const std::string_view number = name.substr(place + addition.size());
-  const bool is_number =
-      !number.empty() && std::ranges::all_of(number, [](char c) { return c >= '0' && c <= '9'; });
-  return is_number ? name.substr(0, place) : name;
-}
-
-/// "best.h5" of ".best.h5.a1B2c3.tmp" (make_temporary_file()), or of its lock test; nothing for any
-/// other name.
+/// "best.h5" of ".best.h5.a1B2c3.tmp" (make_temporary_file()); nothing for any other name.
 std::optional<std::string_view> name_of_temporary(std::string_view name) {
-  name = without_lock_test(name);
   constexpr std::string_view end = ".tmp";
   constexpr std::size_t behind = 1 + num_temporary_signs + end.size();
   if (name.size() <= 1 + behind || name.front() != '.' || !name.ends_with(end)) return std::nullopt;
