@@ -87,6 +87,13 @@ class SilentFaults(program.ProgramTest):
             for rank, step, number, bit in self.cases(what, self.arrays(grid, *options)):
                 with self.subTest(what=what, rank=rank, step=step, number=number, bit=bit):
                     done = self.faulty({"REVODE_FLIP": f"{rank} {step} {number} {bit} 1 {what}"}, grid, *options)
+                    if what == "state" and done.returncode == 1:
+                        # A value so large that the loss is no number.
+                        self.assertIn("not finite", self.only_error(done))
+                        self.run_program(*RUN, "--resume", "auto")
+                        self.expect_undisturbed()
+                        outcomes[what, "not finite, resumed to the same bytes"] += 1
+                        continue
                     self.assertEqual(done.returncode, 0, done.stderr)
                     self.assertIn("a bit flips", done.stderr)
                     repeats = self.records("repeat")
@@ -113,6 +120,11 @@ class SilentFaults(program.ProgramTest):
             for rank, step, number, bit in self.cases(what, self.arrays(grid)):
                 with self.subTest(what=what, rank=rank, step=step, number=number, bit=bit):
                     done = self.faulty({"REVODE_FLIP": f"{rank} {step} {number} {bit} 1 {what}"}, grid)
+                    if what == "momentum" and done.returncode == 0:
+                        # Running averages have none: there nobody looks.
+                        self.expect_undisturbed()
+                        outcomes[what, "harmless"] += 1
+                        continue
                     self.assertEqual(done.returncode, 1, done.stderr)
                     error = self.only_error(done)
                     self.assertIn(f"rank {rank}", error)
