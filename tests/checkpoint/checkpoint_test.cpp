@@ -393,9 +393,10 @@ TEST(LeftOverTemporaries, AreRemovedByTheirExactNamesOnly) {
 
   const std::vector<fs::path> removed = remove_left_over_temporaries(folder.path(), {"config.ini"});
 
-  EXPECT_EQ(removed, (std::vector<fs::path>{folder / ours[0], folder / ours[1], folder / ours[2],
-                                            folder / ours[3], folder / ours[4],
-                                            folder / ".latest.h5.a1B2c4.tmp"}));
+  std::vector<fs::path> expected;
+  for (const std::string& name : ours) expected.push_back(folder / name);
+  expected.push_back(folder / ".latest.h5.a1B2c4.tmp");
+  EXPECT_EQ(removed, expected);
   for (const fs::path& file : removed) EXPECT_FALSE(fs::exists(fs::symlink_status(file))) << file;
   for (const std::string& name : others) EXPECT_TRUE(fs::exists(folder / name)) << name;
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()),
