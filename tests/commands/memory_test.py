@@ -46,7 +46,7 @@ class Memory(program.ProgramTest):
             sizes = {rank: resident(process) for rank, process in processes.items()}
             if len(sizes) == 2 and all(sizes.values()):
                 looks.append((steps, sizes))
-            time.sleep(0.02)
+            time.sleep(0.005)
         return looks
 
     def test_stays_flat(self):
