@@ -8,8 +8,8 @@ and that each outside interface stays where it belongs: MPI calls in comm and ma
 collectives on the communicator it is handed), HDF5 in checkpoint, highway in backend/cpu, CUDA in backend, Eigen and
 Spectra in analysis.
 
-Also that a source includes the public header of its name first, so that the header is known to compile alone, and that
-public headers have an include guard.
+Also that a source includes the public header of its name first, so that the header is known to compile alone, that
+public headers have an include guard, and that names come from headers which are included (see included_names.py).
 
     tools/check_includes.py [REPOSITORY]
 
@@ -17,7 +17,12 @@ Prints one line a violation, `file:line: what`, and exits 1 when there is any. O
 """
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from included_names import IncludedNames  # noqa: E402
 
 # What each module may include, beside itself.
 BELOW = {
@@ -87,10 +92,16 @@ def module_included(target, source, repository):
     parts = Path(target).parts
     if parts[0] == "revode":
         return parts[1]
-    for folder in (source.parent, repository / "src"):
+    found = own_file(target, source, repository)
+    return module_of(found) if found else None
+
+
+def own_file(target, source, repository):
+    """The path below the repository of the file that an include names, or None for anything that is not revode's own."""
+    for folder in (repository / "include", source.parent, repository / "src"):
         found = (folder / target).resolve()
         if found.is_file() and found.is_relative_to(repository):
-            return module_of(found.relative_to(repository))
+            return found.relative_to(repository)
     return None
 
 
@@ -127,13 +138,12 @@ def outside_interfaces(path, module, include, code):
             yield f"uses {name}; Eigen and Spectra live in analysis"
 
 
-def check_file(repository, path):
+def check_file(repository, path, lines):
     module = module_of(path)
     if module not in BELOW:
         yield 1, f"belongs to no known module (found '{module}', known are {', '.join(BELOW)})"
         return
     source = repository / path
-    lines = list(code_lines(source.read_text(encoding="utf-8")))
     if path.parts[0] == "include" and not any(code.strip() == "#pragma once" for _, _, code in lines):
         yield 1, "has no #pragma once"
     own = Path("revode", *path.parts[1:]).with_suffix(".hpp")
@@ -156,7 +166,17 @@ def check(repository):
     repository = Path(repository).resolve()
     files = sorted(p.relative_to(repository) for folder in ("include", "src")
                    for p in (repository / folder).rglob("*") if p.suffix in (".hpp", ".cpp", ".cu", ".cuh"))
-    found = [f"{path}:{number}: {message}" for path in files for number, message in check_file(repository, path)]
+
+    @lru_cache(maxsize=None)
+    def lines_of(path):
+        return list(code_lines((repository / path).read_text(encoding="utf-8")))
+
+    names = IncludedNames([path for path in files if path.parts[0] == "include"], lines_of,
+                          lambda include, path: own_file(include, repository / path, repository))
+    found = []
+    for path in files:
+        violations = [*check_file(repository, path, lines_of(path)), *names.missing(path)]
+        found += [f"{path}:{number}: {message}" for number, message in violations]
     return found, len(files)
 
 

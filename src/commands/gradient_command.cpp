@@ -1,6 +1,7 @@
 // revode gradient: loss and gradient of chosen samples as one mini-batch in training mode; nothing
 // is updated.
 #include <algorithm>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>

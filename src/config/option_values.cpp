@@ -1,6 +1,7 @@
 // Values of options: from text, from JSON, to text, to JSON, into and out of Config. Which options
 // exist is options.cpp's.
 #include <algorithm>
+#include <type_traits>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

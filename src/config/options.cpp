@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <type_traits>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

@@ -86,6 +86,22 @@ class CheckIncludes(unittest.TestCase):
     def test_a_header_without_a_guard_is_found(self):
         self.expect_one("include/revode/core/buffer.hpp", "// #pragma once\nint i;\n", 1, "no #pragma once")
 
+    def test_a_name_whose_header_only_comes_along_is_found(self):
+        self.expect_one("src/data/dataset.cpp", "#include <vector>\n\nstd::vector<int> v;\nauto w = std::move(v);\n", 4,
+                        "std::move without <utility>")
+        self.expect_one("src/data/dataset.cpp", "auto t = fmt::format(f);\n", 1, "fmt:: without a header of fmt/")
+        slice = {"include/revode/model/slice.hpp": "#pragma once\nstruct Slice {\n};\n"}
+        found = self.violations(files={**slice, "src/pipeline/work.cpp": "int of(const Slice& slice);\n"})
+        self.assertEqual(found, ["src/pipeline/work.cpp:1: uses Slice without include/revode/model/slice.hpp"])
+
+    def test_a_name_comes_from_any_header_of_revodes_that_is_included(self):
+        self.assertEqual(self.violations(files={
+            "include/revode/model/slice.hpp": '#pragma once\n#include "revode/core/error.hpp"\nstruct Slice {\n};\n',
+            "include/revode/core/error.hpp": "#pragma once\n#include <string>\n",
+            "src/model/slice.cpp": '#include "revode/model/slice.hpp"\nstd::string name_of(const Slice&);\n',
+            "src/pipeline/declared.cpp": "class Slice;\nint of(const Slice& slice);\n",
+            "src/pipeline/other.cpp": "struct Slice {\n};\nSlice slice;\n"}), [])
+
 
 if __name__ == "__main__":
     unittest.main()
