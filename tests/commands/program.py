@@ -43,7 +43,8 @@ class ProgramTest(unittest.TestCase):
     def run_program(self, *arguments, ranks=None, status=0):
         """The finished process; ranks=None: one process without a launcher."""
         command = self.command(*arguments, ranks=ranks)
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS,
+                              env=environment(status))
         self.assertEqual(done.returncode, status,
                          f"{' '.join(command)}\nstandard output:\n{done.stdout}\nstandard error:\n{done.stderr}")
         return done
@@ -58,7 +59,8 @@ class ProgramTest(unittest.TestCase):
             command += [LAUNCHER[1], "1", "--wdir", str(self.folder / folder)]
             command += ["env", *[f"{name}={value}" for name, value in variables.items()]] if variables else []
             command += [REVODE, *last_of_each(arguments)]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout,
+                              env=environment(status))
         self.assertEqual(done.returncode, status, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
         return done
 
@@ -108,6 +110,12 @@ class ProgramTest(unittest.TestCase):
         values = array("f")
         values.frombytes(raw.read_bytes())
         return values
+
+
+def environment(status):
+    """That of a job which is to end with `status`. Where that is not 0, Open MPI's launcher sleeps for a second or two,
+    for ranks that have not ended by themselves; all have."""
+    return os.environ if status == 0 else os.environ | {"OMPI_MCA_odls_base_sigkill_timeout": "0"}
 
 
 def ranks_of(launcher):
