@@ -12,6 +12,7 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/spread.hpp"
+#include "revode/core/units.hpp"
 #include "revode/files/host.hpp"
 #include "revode/files/json_text.hpp"
 #include "revode/model/convolution_count.hpp"
@@ -34,8 +35,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t default_steps = 10;
-constexpr double giga = 1e9;
-
 struct NamedPhase {
   Phase phase;
   const char* name;

@@ -102,6 +102,13 @@ std::vector<const ParameterEntry*> ParameterMap::entries() const {
   return result;
 }
 
+std::size_t ParameterMap::num_trainable() const {
+  std::size_t count = 0;
+  for (const ParameterEntry* entry : entries())
+    if (entry->trainable) count += entry->size();
+  return count;
+}
+
 template <typename Real>
 void initialise(const Architecture& architecture, const ParameterMap& map, std::uint64_t seed,
                 Real* values) {

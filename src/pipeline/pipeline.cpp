@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "revode/core/activity.hpp"
+#include "revode/core/units.hpp"
 #include "revode/pipeline/simulation.hpp"
 
 namespace revode {
@@ -34,7 +35,7 @@ double wait_until(Attempt&& attempt) {
       std::this_thread::sleep_for(nap);
     }
   }
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return seconds_since(start);
 }
 
 /// Each micro-batch's from the replica that took it.

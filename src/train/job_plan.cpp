@@ -11,6 +11,7 @@
 #include "revode/backend/exact_sum.hpp"
 #include "revode/core/digest.hpp"
 #include "revode/core/error.hpp"
+#include "revode/core/units.hpp"
 #include "revode/data/dataset.hpp"
 #include "revode/model/parameters.hpp"
 #include "revode/pipeline/partition.hpp"
@@ -20,7 +21,6 @@
 namespace revode {
 namespace {
 
-constexpr double giga = 1e9;
 /// Slices x micro-batches of a job that best_jobs() still looks at: a second of simulation.
 constexpr std::int64_t most_to_search = std::int64_t{1} << 17;
 

@@ -13,6 +13,7 @@
 #include "revode/core/phase_timer.hpp"
 #include "revode/core/random.hpp"
 #include "revode/core/spread.hpp"
+#include "revode/core/units.hpp"
 #include "revode/model/share.hpp"
 #include "revode/pipeline/transport.hpp"
 
@@ -234,10 +235,6 @@ struct TimedMessage {
   MessageTag sent_tag, received_tag;
   Buffer<float> sent, received;
 };
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 /// Reads and writes every value, as packing and unpacking states do.
 void touch(std::span<float> values) {

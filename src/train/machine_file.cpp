@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "revode/core/error.hpp"
+#include "revode/core/units.hpp"
 #include "revode/files/json_text.hpp"
 
 namespace revode {
@@ -18,7 +19,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr double giga = 1e9;
 constexpr double most_seconds = 1e6;  ///< of one image through one layer
 constexpr double most_bytes_per_second = 1e15;
 constexpr const char* copied_key = "copied_value_seconds";

@@ -49,13 +49,6 @@ void unpack(const Grid& grid, const std::vector<double>& all, Statistics& statis
 /// keep the others waiting.
 constexpr std::size_t bucket_entries = std::size_t{1} << 18;
 
-std::size_t num_trainable(const ParameterMap& map) {
-  std::size_t count = 0;
-  for (const ParameterEntry* entry : map.entries())
-    if (entry->trainable) count += entry->size();
-  return count;
-}
-
 /// The first array of `share` whose bits differ between replicas, as a checkpoint names it.
 std::optional<std::string> first_difference(const Grid& grid, Share<float>& share) {
   std::optional<std::string> found;
@@ -81,7 +74,7 @@ GradientExchange::GradientExchange(Network& network)
       early_(network.backend().space().host_accessible()),
       complete_(network.shares().size()),
       share_(network.shares().size()),
-      left_(num_trainable(network.shares().back()->map())),
+      left_(network.shares().back()->map().num_trainable()),
       added_(network.shares().size()) {}
 
 void GradientExchange::complete(int slice, std::size_t first, std::size_t last) {
@@ -104,7 +97,7 @@ void GradientExchange::start_complete_buckets() {
     if (bucket_.size() >= bucket_entries || left_ == 0) start(std::exchange(bucket_, {}));
     if (left_ > 0) continue;
     next_ = 0;
-    if (--share_ > 0) left_ = num_trainable(network_.shares()[share_ - 1]->map());
+    if (--share_ > 0) left_ = network_.shares()[share_ - 1]->map().num_trainable();
   }
 }
 

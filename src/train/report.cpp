@@ -34,13 +34,6 @@ std::string held_by(const Architecture& architecture, BlockRange slice) {
       slice.last == architecture.num_blocks() ? ", closing" : "");
 }
 
-std::int64_t num_trainable(const ParameterMap& map) {
-  std::int64_t count = 0;
-  for (const ParameterEntry* entry : map.entries())
-    if (entry->trainable) count += static_cast<std::int64_t>(entry->size());
-  return count;
-}
-
 /// Who owns a slice: the rank where there is one replica, else the time rank of all that do.
 int shown_rank(const Network& network, int slice) {
   const int time_rank = network.placement().rank_of(slice);
@@ -73,7 +66,7 @@ std::string partition_lines(Network& network) {
     mine[2 * share->index()] =
         static_cast<double>(share->slice().stash_bytes(network.largest_micro_batch())) *
         most_in_flight(order, share->index());
-    mine[2 * share->index() + 1] = static_cast<double>(num_trainable(share->map()));
+    mine[2 * share->index() + 1] = static_cast<double>(share->map().num_trainable());
   }
   const std::vector<double> all = time.all_gather(mine);
   const auto of_slice = [&](int slice, int field) {

@@ -6,6 +6,7 @@
 
 #include "revode/core/console.hpp"
 #include "revode/core/error.hpp"
+#include "revode/core/units.hpp"
 #include "revode/run/write_permission.hpp"
 #include "revode/train/provenance.hpp"
 #include "revode/train/schedule_choice.hpp"
@@ -13,8 +14,6 @@
 
 namespace revode {
 namespace {
-
-constexpr double giga = 1e9;
 
 using Clock = std::chrono::steady_clock;
 

@@ -11,16 +11,13 @@
 #include "revode/checkpoint/checkpoint_files.hpp"
 #include "revode/checkpoint/checkpoint_writer.hpp"
 #include "revode/core/activity.hpp"
+#include "revode/core/units.hpp"
 #include "revode/train/replicas.hpp"
 
 namespace revode {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 using Pauses = std::vector<std::chrono::seconds>;
 

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "revode/core/error.hpp"
+#include "revode/core/units.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/run_log.hpp"
 #include "revode/train/layer_timing.hpp"
@@ -29,7 +30,6 @@ constexpr double most_even = 1;
 constexpr std::array more_uneven{1.1, 1.2};
 /// A finer cut takes more messages, which may be slower than they were measured.
 constexpr double worth_a_finer_cut = 0.98;
-constexpr double giga = 1e9;
 /// Steps this close are equal.
 constexpr double equal = 1e-3;
 

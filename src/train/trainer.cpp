@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "revode/core/activity.hpp"
+#include "revode/core/units.hpp"
 #include "revode/run/stop_signals.hpp"
 #include "revode/train/job_watch.hpp"
 #include "revode/train/provenance.hpp"
@@ -25,10 +26,6 @@ constexpr std::int64_t most_skipped_in_a_row = 20;
 constexpr int most_skip_notes = 3;
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 TimeLimit limit_from_now(const RunPlan& plan) {
   const double now =

@@ -50,6 +50,8 @@ class ParameterMap {
   std::vector<const ParameterEntry*> entries() const;
   /// Elements of a flat buffer.
   std::size_t size() const { return size_; }
+  /// Those of them that are trained.
+  std::size_t num_trainable() const;
 
  private:
   std::size_t size_ = 0;
