@@ -79,12 +79,12 @@ function(revode_precompile target kind level)
   target_precompile_headers(${target} REUSE_FROM ${headers})
 endfunction()
 
-# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD] [BATCHED])
+# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD])
 # One static library a module, as revode::<name>; the links state the layer order. COLD is for modules that compute little:
-# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all. BATCHED
-# is for modules that the sanitizers are built for and whose files share no private names: there they compile a few at a time.
+# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all. Their
+# files share no private names, so that with REVODE_BATCHED, and under sanitizers, they compile a few at a time.
 function(revode_add_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "COLD;BATCHED" "" "SOURCES;PUBLIC;PRIVATE")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "COLD" "" "SOURCES;PUBLIC;PRIVATE")
   add_library(revode_${name} STATIC ${arg_SOURCES})
   add_library(revode::${name} ALIAS revode_${name})
   target_include_directories(revode_${name}
@@ -106,7 +106,7 @@ function(revode_add_module name)
   else()
     revode_precompile(revode_${name} modules optimised)
   endif()
-  if(arg_BATCHED AND (REVODE_SANITIZE OR REVODE_FUZZ))
+  if(arg_COLD AND (REVODE_BATCHED OR REVODE_SANITIZE OR REVODE_FUZZ))
     set_target_properties(revode_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
   endif()
 endfunction()
