@@ -1,41 +1,56 @@
 #include "revode/core/digest.hpp"
 
-#include <array>
-#include <bit>
 #include <cstring>
+
+#include "revode/core/digest_terms.hpp"
 
 namespace revode {
 namespace {
 
-/// Words that follow each other go to other lanes, so that their multiplications overlap.
-constexpr std::size_t num_lanes = 8;
-
-/// The round of xxHash64 (github.com/Cyan4973/xxHash), with its constants, which are odd: for a
-/// given word a bijection of the digest, for a given digest one of the word, so digests that differ
-/// once stay apart. Two factors, so that no bit of a word undoes what one of an earlier word did.
-std::uint64_t add(std::uint64_t digest, std::uint64_t word) {
-  constexpr std::uint64_t prime_1 = 11400714785074694791u, prime_2 = 14029467366897019727u;
-  return std::rotl(digest + word * prime_2, 31) * prime_1;
+/// The terms of the words that lie in the array as a whole.
+[[gnu::always_inline]] inline std::uint64_t add_terms(const std::byte* bytes,
+                                                      std::size_t num_words) {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < num_words; ++i) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, bytes + i * sizeof(word), sizeof(word));
+    sum += digest_term(word, i + 1);
+  }
+  return sum;
 }
+
+// A function that says nothing else has the vectors of the oldest processor.
+#ifdef __x86_64__
+[[gnu::target("avx512dq")]] std::uint64_t add_terms_avx512(const std::byte* bytes,
+                                                           std::size_t num_words) {
+  return add_terms(bytes, num_words);
+}
+[[gnu::target("avx2")]] std::uint64_t add_terms_avx2(const std::byte* bytes,
+                                                     std::size_t num_words) {
+  return add_terms(bytes, num_words);
+}
+
+std::uint64_t add_terms_fast(const std::byte* bytes, std::size_t num_words) {
+  if (__builtin_cpu_supports("avx512dq")) return add_terms_avx512(bytes, num_words);
+  if (__builtin_cpu_supports("avx2")) return add_terms_avx2(bytes, num_words);
+  return add_terms(bytes, num_words);
+}
+#else
+std::uint64_t add_terms_fast(const std::byte* bytes, std::size_t num_words) {
+  return add_terms(bytes, num_words);
+}
+#endif
 
 }  // namespace
 
 std::uint64_t digest_of(std::span<const std::byte> bytes) {
-  std::array<std::uint64_t, num_lanes> lanes{1, 2, 3, 4, 5, 6, 7, 8}, words;
-  const std::byte* next = bytes.data();
-  std::size_t left = bytes.size();
-  for (; left >= sizeof(words); left -= sizeof(words), next += sizeof(words)) {
-    std::memcpy(words.data(), next, sizeof(words));
-    for (std::size_t i = 0; i < num_lanes; ++i) lanes[i] = add(lanes[i], words[i]);
-  }
-  if (left > 0) {
-    words = {};
-    std::memcpy(words.data(), next, left);
-    for (std::size_t i = 0; i < num_lanes; ++i) lanes[i] = add(lanes[i], words[i]);
-  }
-  std::uint64_t digest = bytes.size();
-  for (const std::uint64_t lane : lanes) digest = add(digest, lane);
-  return digest;
+  const std::size_t num_words = bytes.size() / sizeof(std::uint64_t);
+  const std::span<const std::byte> rest = bytes.subspan(num_words * sizeof(std::uint64_t));
+  std::uint64_t sum = digest_term(bytes.size(), 0) + add_terms_fast(bytes.data(), num_words);
+  if (rest.empty()) return sum;
+  std::uint64_t last = 0;
+  std::memcpy(&last, rest.data(), rest.size());
+  return sum + digest_term(last, num_words + 1);
 }
 
 void seal(std::span<float> message) {

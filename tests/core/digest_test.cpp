@@ -13,6 +13,8 @@
 
 #include <gtest/gtest.h>
 
+#include "revode/core/digest_terms.hpp"
+
 namespace revode {
 namespace {
 
@@ -32,7 +34,6 @@ void flip(std::vector<float>& values, std::size_t bit) {
   std::memcpy(&values[bit / 32], &bits, sizeof(bits));
 }
 
-// Lengths around a round of the lanes, which is 16 floats.
 TEST(Digest, EveryBitChangesIt) {
   for (const std::size_t size : {1, 2, 15, 16, 17, 31, 33, 100}) {
     std::vector<float> values = some_values(size);
@@ -45,20 +46,35 @@ TEST(Digest, EveryBitChangesIt) {
   }
 }
 
-// A product carries the highest bit no further: two of them must not cancel out.
+// A product carries the highest bit no further: two of them must not cancel out in the sum. Nor
+// must other bits.
 TEST(Digest, TwoBitsOfAPlaceDoNotCancelOut) {
-  for (std::size_t bit = 0; bit < 32; ++bit) {
-    std::vector<float> values = some_values(64);
-    std::set<std::uint64_t> seen{digest(values)};
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      for (std::size_t j = 0; j < i; ++j) {
-        flip(values, 32 * i + bit);
-        flip(values, 32 * j + bit);
-        EXPECT_TRUE(seen.insert(digest(values)).second) << i << ", " << j << ", bit " << bit;
-        flip(values, 32 * i + bit);
-        flip(values, 32 * j + bit);
+  for (std::vector<float> values : {some_values(64), std::vector<float>(64)}) {
+    for (std::size_t bit = 0; bit < 32; ++bit) {
+      std::set<std::uint64_t> seen{digest(values)};
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        for (std::size_t j = 0; j < i; ++j) {
+          flip(values, 32 * i + bit);
+          flip(values, 32 * j + bit);
+          EXPECT_TRUE(seen.insert(digest(values)).second) << i << ", " << j << ", bit " << bit;
+          flip(values, 32 * i + bit);
+          flip(values, 32 * j + bit);
+        }
       }
     }
+  }
+}
+
+// Devices add them up in whatever order.
+TEST(Digest, IsTheSumOfItsTermsFromTheBackToo) {
+  const std::vector<float> values = some_values(1000);
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(values));
+  for (std::size_t size = 0; size <= bytes.size(); size += size < 100 ? 1 : 97) {
+    std::vector<std::uint64_t> words((size + 7) / 8);
+    if (size > 0) std::memcpy(words.data(), bytes.data(), size);
+    std::uint64_t sum = 0;
+    for (std::size_t i = words.size(); i > 0; --i) sum += digest_term(words[i - 1], i);
+    EXPECT_EQ(digest_of(bytes.first(size)), sum + digest_term(size, 0)) << size;
   }
 }
 

@@ -9,8 +9,8 @@
 
 namespace revode {
 
-/// 64 bits. Another length, or any change within one word of 8 bytes, changes it for certain; other
-/// changes do with probability 1 - 2^-64. About as fast as memory is read.
+/// 64 bits. Any change within one word of 8 bytes changes it for certain, and so do zeros that are
+/// added at the end; other changes do with probability 1 - 2^-64. About as fast as memory is read.
 std::uint64_t digest_of(std::span<const std::byte> bytes);
 
 template <typename T>

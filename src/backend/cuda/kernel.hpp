@@ -20,12 +20,7 @@
 #include <vector>
 
 #include "revode/backend/exact_sum.hpp"
-
-#ifdef __CUDACC__
-#define REVODE_ON_DEVICE __host__ __device__
-#else
-#define REVODE_ON_DEVICE
-#endif
+#include "revode/core/on_device.hpp"
 
 namespace revode::cuda {
 
