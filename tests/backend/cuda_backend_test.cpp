@@ -16,6 +16,7 @@
 
 #include "backend/backend_sweep.hpp"
 #include "backend/backend_under_test.hpp"
+#include "backend/cuda/engine.hpp"
 #include "backend/cuda/host_device.hpp"
 #include "backend/cuda/whole_segment.hpp"
 #include "support/staged_backend.hpp"
@@ -92,6 +93,27 @@ TEST(CudaBackend, ArraysMayBeGivenBackWhileCopiesUseThem) {
     backend->wait(backend->mark());
 
     EXPECT_EQ(result, values);
+  }
+}
+
+// The device tells where nothing orders them.
+TEST(Engine, CopiesWaitForTheGraphsOfTheirArrays) {
+  for (const cuda::RunOrder order : all_orders) {
+    cuda::Engine engine(std::make_unique<cuda::HostDevice>(order));
+    const std::vector<float> ones(100, 1.0f);
+    std::vector<float> result(100);
+    Buffer<float> from(100, Memory::workspace, engine.space()),
+        to(100, Memory::workspace, engine.space());
+    cuda::Replay replay;
+    for (int play = 0; play < 3; ++play) {
+      engine.copy_in(from.data(), ones.data(), from.bytes());
+      engine.play(replay, [&] {
+        engine.launch(cuda::AddScaled{std::ssize(ones), 2, from.data(), to.data()});
+      });
+      engine.copy_out(result.data(), to.data(), to.bytes());
+    }
+    engine.wait(engine.mark());
+    EXPECT_EQ(result, std::vector<float>(100, 6.0f));
   }
 }
 

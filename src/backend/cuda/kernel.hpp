@@ -38,19 +38,19 @@ struct AccessedBytes {
 class Accesses {
  public:
   template <typename T>
-  Accesses&& reads(const T* values, std::size_t size) && {
+  [[nodiscard]] Accesses reads(const T* values, std::size_t size) && {
     return list(values, size * sizeof(T), Access::read);
   }
   template <typename T>
-  Accesses&& writes(T* values, std::size_t size) && {
+  [[nodiscard]] Accesses writes(T* values, std::size_t size) && {
     return list(values, size * sizeof(T), Access::write);
   }
   template <typename T>
-  Accesses&& adds(T* values, std::size_t size) && {
+  [[nodiscard]] Accesses adds(T* values, std::size_t size) && {
     return list(values, size * sizeof(T), Access::add);
   }
 
-  Accesses&& and_also(const Accesses& more) && {
+  [[nodiscard]] Accesses and_also(const Accesses& more) && {
     all_.insert(all_.end(), more.all_.begin(), more.all_.end());
     return std::move(*this);
   }
@@ -58,7 +58,7 @@ class Accesses {
   const std::vector<AccessedBytes>& all() const { return all_; }
 
  private:
-  Accesses&& list(const void* begin, std::size_t bytes, Access access) {
+  [[nodiscard]] Accesses list(const void* begin, std::size_t bytes, Access access) {
     if (begin != nullptr && bytes > 0) all_.push_back({begin, bytes, access});
     return std::move(*this);
   }

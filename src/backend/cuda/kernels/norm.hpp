@@ -37,14 +37,14 @@ struct FeaturePlanes {
     Accesses list;
     for (int which = 0; which < 2; ++which)
       if (features.joined || which == features.slot)
-        std::move(list).reads(slot[which], std::int64_t{1} * batch * channels * plane_size);
+        list = std::move(list).reads(slot[which], std::int64_t{1} * batch * channels * plane_size);
     return list;
   }
   Accesses writes() const {
     Accesses list;
     for (int which = 0; which < 2; ++which)
       if (features.joined || which == features.slot)
-        std::move(list).writes(slot[which], std::int64_t{1} * batch * channels * plane_size);
+        list = std::move(list).writes(slot[which], std::int64_t{1} * batch * channels * plane_size);
     return list;
   }
 };
@@ -71,7 +71,7 @@ struct NormParameters {
   REVODE_ON_DEVICE FeatureNorm of(int f) const {
     return FeatureNorm(statistics, f, scale[f], shift[f]);
   }
-  Accesses&& read_in(Accesses&& list, int num_features) const {
+  Accesses read_in(Accesses&& list, int num_features) const {
     return std::move(list)
         .reads(statistics.mean, num_features)
         .reads(statistics.variance, num_features)
