@@ -1,7 +1,12 @@
 // Loss, running averages, sums and flat arrays of any backend against the reference.
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <span>
 #include <tuple>
 #include <vector>
+
+#include "revode/core/digest.hpp"
 
 #include "backend/backend_under_test.hpp"
 #include "support/exact_values.hpp"
@@ -77,6 +82,23 @@ TEST_P(AnyBackend, ComparesArrays) {
   // Sums of 100,000 terms of at most 1 in double, in another order.
   EXPECT_NEAR(got.squared_error, wanted.squared_error, 1e-9);
   EXPECT_NEAR(got.squared_norm, wanted.squared_norm, 1e-7);
+}
+
+// More arrays than one launch takes, among them empty ones, some without a whole number of words or
+// floats, and one of many words a thread.
+TEST_P(AnyBackend, DigestsArrays) {
+  const auto tested = make(2);
+  const std::vector<float> values = random_multiples(300'001, 1e-6, 1, 1);
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(values));
+  std::vector<std::span<const std::byte>> arrays{bytes, bytes.first(0)};
+  for (std::size_t size = 0; size < 17; ++size) arrays.push_back(bytes.subspan(4 * size, size));
+  for (const std::size_t size : {2047, 2048, 2049, 8191, 8192, 8200, 65'541, 1'000'003})
+    arrays.push_back(bytes.subspan(4, size));
+  std::vector<std::uint64_t> expected, digests(arrays.size(), 4711);
+  for (const std::span<const std::byte> array : arrays) expected.push_back(digest_of(array));
+
+  tested->digest(arrays, digests.data());
+  EXPECT_EQ(digests, expected);
 }
 
 TEST_P(AnyBackend, FindsWhatIsNotFinite) {

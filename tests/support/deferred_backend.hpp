@@ -92,6 +92,10 @@ class DeferredBackend final : public Backend<Real> {
       std::memset(host, 0xff, bytes);  // NaN, as a number
     defer([=, this] { inner_->copy(host, from, bytes); });
   }
+  void digest(const std::vector<std::span<const std::byte>>& arrays,
+              std::uint64_t* digests) override {
+    defer([=, this] { inner_->digest(arrays, digests); });
+  }
 
   std::string_view name() const override { return "deferred"; }
   std::string description() const override { return "deferred " + inner_->description(); }

@@ -126,6 +126,14 @@ class StagedBackend final : public Backend<float> {
   void copy_out(void* host, const void* from, std::size_t bytes) override {
     copy(host, from, bytes);
   }
+  void digest(const std::vector<std::span<const std::byte>>& arrays,
+              std::uint64_t* digests) override {
+    StagedCall call(*inner_);
+    std::vector<std::span<const std::byte>> placed;
+    for (const std::span<const std::byte> array : arrays)
+      placed.emplace_back(call.in(array.data(), array.size()), array.size());
+    inner_->digest(placed, call.in_out(digests, arrays.size()));
+  }
 
   std::string_view name() const override { return inner_->name(); }
   bool multiplies_in(Precision precision) const override {

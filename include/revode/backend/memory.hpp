@@ -11,6 +11,7 @@
 #include <span>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "revode/core/buffer.hpp"
 #include "revode/core/memory_space.hpp"
@@ -41,6 +42,11 @@ class CallQueue : public WorkClock {
   /// Into the space from the host's memory, and back.
   virtual void copy_in(void* to, const void* host, std::size_t bytes) = 0;
   virtual void copy_out(void* host, const void* from, std::size_t bytes) = 0;
+
+  /// digests [arrays] (overwritten) <- digest_of() each array. All within the space; each array
+  /// begins at a multiple of 4 bytes.
+  virtual void digest(const std::vector<std::span<const std::byte>>& arrays,
+                      std::uint64_t* digests) = 0;
 };
 
 /// For arrays in host memory: every call is done when it returns. Lives as long as the program.

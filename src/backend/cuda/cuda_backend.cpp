@@ -56,6 +56,15 @@ class CudaBackend final : public Backend<float> {
   void copy_out(void* host, const void* from, std::size_t bytes) override {
     engine_->copy_out(host, from, bytes);
   }
+  void digest(const std::vector<std::span<const std::byte>>& arrays,
+              std::uint64_t* digests) override {
+    zero(digests, arrays.size() * sizeof(*digests));
+    constexpr std::size_t most = AddDigests::most_arrays;
+    for (std::size_t first = 0; first < arrays.size(); first += most)
+      engine_->launch(
+          AddDigests(std::span(arrays).subspan(first, std::min(most, arrays.size() - first)),
+                     digests + first));
+  }
 
   std::string_view name() const override { return "cuda"; }
   bool multiplies_in(Precision) const override { return true; }

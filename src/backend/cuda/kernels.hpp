@@ -6,6 +6,7 @@
 #include "backend/cuda/kernels/advance_images.hpp"
 #include "backend/cuda/kernels/arrays.hpp"
 #include "backend/cuda/kernels/coupling.hpp"
+#include "backend/cuda/kernels/digests.hpp"
 #include "backend/cuda/kernels/ends.hpp"
 #include "backend/cuda/kernels/images.hpp"
 #include "backend/cuda/kernels/loss.hpp"
@@ -26,7 +27,7 @@ using Kernel = std::variant<
     PoolSlot, UnpoolSlot,
     PoolFeatures, FillRows, AddContributions, AddColumnSums, SpreadOverPlanes,
     SoftmaxOfSamples, SumLosses, SoftmaxGradient, ReadRunningAverages, UpdateRunningAverages,
-    CompareParts, AddComparisons, FindNonFinite, NoteFound, FinishSums, RegularizeRows, SgdStep>;
+    AddDigests, CompareParts, AddComparisons, FindNonFinite, NoteFound, FinishSums, RegularizeRows, SgdStep>;
 // clang-format on
 
 }  // namespace revode::cuda

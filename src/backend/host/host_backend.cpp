@@ -6,6 +6,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "revode/core/digest.hpp"
+
 namespace revode {
 namespace host {
 
@@ -17,6 +19,12 @@ void HostQueue<Base>::zero(void* to, std::size_t bytes) {
 template <typename Base>
 void HostQueue<Base>::copy(void* to, const void* from, std::size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+template <typename Base>
+void HostQueue<Base>::digest(const std::vector<std::span<const std::byte>>& arrays,
+                             std::uint64_t* digests) {
+  for (const std::span<const std::byte> array : arrays) *digests++ = digest_of(array);
 }
 
 // p_k = exp(l_k - max) / sum;  loss = log(sum) + max - l_label
