@@ -1,5 +1,6 @@
 #include "revode/train/damage.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <span>
@@ -47,18 +48,26 @@ std::string what_happened(const Damage& damage) {
   return {};
 }
 
-/// Calls visit(array as a checkpoint names it, its values) for weights and momentum.
+/// Calls visit(share, group of a checkpoint, entry, its values in the backend's memory) for weights
+/// and momentum.
 template <typename Visit>
-void for_each_array(Share<float>& share, Visit&& visit) {
-  const std::span<float> values = share.values().host(), velocity = share.velocity().host();
-  for (const ParameterEntry* entry : share.map().entries()) {
-    visit("/model/", *entry, values.subspan(entry->offset, entry->size()));
-    if (entry->trainable)
-      visit("/optimizer/momentum/", *entry, velocity.subspan(entry->offset, entry->size()));
+void for_each_array(Network& network, Visit&& visit) {
+  for (const auto& share : network.shares()) {
+    const float *values = share->values().data(), *velocity = share->velocity().data();
+    for (const ParameterEntry* entry : share->map().entries()) {
+      visit(*share, "/model/", *entry, values + entry->offset);
+      if (entry->trainable) visit(*share, "/optimizer/momentum/", *entry, velocity + entry->offset);
+    }
   }
 }
 
-std::uint64_t digest_of_values(std::span<const float> values) { return digest_of(values); }
+/// Wherever it lies: what those who are told make of it is brought back there.
+void tell(std::string_view what, StagedBuffer<float>& array) {
+  if (on_guarded_array == nullptr) return;
+  array.fetch();
+  tell_guarded(what, array.host());
+  array.store();
+}
 
 }  // namespace
 
@@ -134,32 +143,42 @@ std::optional<Damage> first_damage(const std::optional<Damage>& mine, const Comm
   return first;
 }
 
+void WeightGuard::digest(StagedBuffer<std::uint64_t>& digests) {
+  std::vector<std::span<const std::byte>> arrays;
+  for_each_array(network_,
+                 [&](Share<float>&, const char*, const ParameterEntry& entry, const float* values) {
+                   arrays.push_back(std::as_bytes(std::span(values, entry.size())));
+                 });
+  digests.ensure(arrays.size(), Memory::workspace, network_.backend());
+  network_.backend().digest(arrays, digests.data());
+  digests.fetch();
+}
+
 void WeightGuard::note() {
-  digests_.clear();
-  if (!network_.backend().space().host_accessible()) return;
+  digest(noted_);
   for (const auto& share : network_.shares()) {
-    std::vector<std::uint64_t>& digests = digests_.emplace_back();
-    for_each_array(*share, [&](const char*, const ParameterEntry&, std::span<float> values) {
-      digests.push_back(digest_of_values(values));
-    });
-    tell_guarded("weights", share->values().host());
-    tell_guarded("momentum", share->velocity().host());
+    tell("weights", share->values());
+    tell("momentum", share->velocity());
   }
 }
 
-std::optional<Damage> WeightGuard::find_damage() const {
-  std::optional<Damage> found;
-  for (std::size_t i = 0; i < digests_.size() && !found; ++i) {
-    Share<float>& share = *network_.shares()[i];
-    auto expected = digests_[i].begin();
-    for_each_array(
-        share, [&](const char* group, const ParameterEntry& entry, std::span<float> values) {
-          if (digest_of_values(values) == *expected++ || found) return;
-          found = Damage{
-              .kind = DamageKind::weights, .slice = share.index(), .array = group + entry.name};
-        });
-  }
-  return found;
+void WeightGuard::look() {
+  if (noted_.size() > 0) digest(seen_);
+}
+
+std::optional<Damage> WeightGuard::damage() {
+  if (seen_.size() == 0) return std::nullopt;
+  const std::span<const std::uint64_t> noted = noted_.host(), seen = seen_.host();
+  const auto [expected, found] = std::ranges::mismatch(noted, seen);
+  auto left = expected - noted.begin();
+  std::optional<Damage> first;
+  for_each_array(network_, [&](Share<float>& share, const char* group, const ParameterEntry& entry,
+                               const float*) {
+    if (left-- == 0)
+      first =
+          Damage{.kind = DamageKind::weights, .slice = share.index(), .array = group + entry.name};
+  });
+  return first;
 }
 
 }  // namespace revode

@@ -129,7 +129,7 @@ MiniBatchSource Session::mini_batch(std::int64_t epoch, std::int64_t step_in_epo
                                 plan().num_micro_batches);
 }
 
-CheckpointContents Session::contents(const RunProgress& progress) const {
+CheckpointContents Session::contents(const RunProgress& progress) {
   require_intact_weights(progress);
   CheckpointContents contents{.config = stored_config(config(), network_.architecture()),
                               .root_attributes = Attributes::object(),
@@ -140,7 +140,7 @@ CheckpointContents Session::contents(const RunProgress& progress) const {
   return contents;
 }
 
-void Session::require_intact_weights(const RunProgress& progress) const {
+void Session::require_intact_weights(const RunProgress& progress) {
   std::optional<Damage> mine = training_.find_weight_damage();
   if (mine) mine->rank = grid_.world().rank();
   grid_.world().agree([&] {

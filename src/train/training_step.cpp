@@ -63,6 +63,7 @@ RowSums TrainingStep::add_regularization(std::optional<Damage>& damage) {
   {
     const PhaseScope timed(timer, Phase::regularization);
     const TraceScope traced(trace, TraceAction::regularization);
+    guard_.look();  // so that its digests come with the first sums
     for (std::size_t s = 0; s < regularizers_.size(); ++s) {
       Share<float>& share = *network_.shares()[s];
       mine.push_back(regularizers_[s].add(share.values().data(), share.gradient().values()));
@@ -128,7 +129,7 @@ StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_r
         layers_of_sums.push_back(layer_of_entry(network_.architecture(), share->map(), *entry));
   }
   const RowSums rows = add_regularization(damage);
-  if (const std::optional<Damage> of_weights = guard_.find_damage()) damage = of_weights;
+  if (const std::optional<Damage> of_weights = guard_.damage()) damage = of_weights;
 
   // What is left are sums over ranks: the time goes into waiting for the last of them.
   const PhaseScope timed(timer, Phase::waiting);

@@ -1,10 +1,12 @@
 // Bits that flip in memory where a step has digests or sums to hold them against: found, named, and
 // of no effect where the step can be repeated.
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -15,6 +17,8 @@
 #include "revode/model/architecture.hpp"
 #include "revode/train/damage.hpp"
 
+#include "backend/cuda/cuda_backend.hpp"
+#include "backend/cuda/host_device.hpp"
 #include "support/deferred_backend.hpp"
 #include "support/error_text.hpp"
 #include "support/mini_batch_source.hpp"
@@ -26,6 +30,7 @@ namespace revode {
 namespace {
 
 using testing::AllOf;
+using testing::Each;
 using testing::HasSubstr;
 
 /// On one rank, in the next so many arrays of a kind.
@@ -140,22 +145,54 @@ TEST_F(DamageTest, DamageThatComesBackEachTimeEndsTheStep) {
                           HasSubstr("each of the 3 times"), HasSubstr("micro-batch 0")));
 }
 
+/// In the host's memory, in one that it can't touch, and in that of a GPU in host memory.
+std::vector<std::unique_ptr<Backend<float>>> backends_by_memory() {
+  std::vector<std::unique_ptr<Backend<float>>> backends;
+  backends.push_back(make_cpu_backend(2));
+  backends.push_back(std::make_unique<DeferredBackend<float>>());
+  for (const cuda::RunOrder order : {cuda::RunOrder::lazy, cuda::RunOrder::random})
+    backends.push_back(cuda::make_cuda_backend(std::make_unique<cuda::HostDevice>(order)));
+  return backends;
+}
+
 TEST_F(DamageTest, WeightsAndMomentumThatChangeBetweenUpdatesEndTheStepAtOnce) {
   for (const char* what : {"weights", "momentum"}) {
-    SmallNetwork small(small_config(), world_, all_ranks());
-    const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
-    plant(what, world_.size() - 1);
-    small.training.update(0.1, small.training.compute_gradient(source_of(batch)));
-    const StepReport report = small.training.compute_gradient(source_of(batch));
+    std::vector<std::string> found;
+    for (std::unique_ptr<Backend<float>>& backend : backends_by_memory()) {
+      SCOPED_TRACE(backend->description());
+      SmallNetwork small(small_config(), world_, all_ranks(), std::move(backend));
+      const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+      plant(what, world_.size() - 1);
+      small.training.update(0.1, small.training.compute_gradient(source_of(batch)));
+      const StepReport report = small.training.compute_gradient(source_of(batch));
 
-    ASSERT_TRUE(report.damage);
-    EXPECT_TRUE(report.repeated.empty());
-    EXPECT_EQ(report.damage->kind, DamageKind::weights);
-    EXPECT_EQ(report.damage->rank, world_.size() - 1);
-    const bool of_values = std::string_view(what) == "weights";
-    EXPECT_THAT(report.damage->array, HasSubstr(of_values ? "/model/" : "/optimizer/momentum/"));
-    EXPECT_EQ(small.training.find_weight_damage().has_value(), world_.rank() == world_.size() - 1);
+      ASSERT_TRUE(report.damage);
+      EXPECT_TRUE(report.repeated.empty());
+      EXPECT_EQ(report.damage->kind, DamageKind::weights);
+      EXPECT_EQ(report.damage->rank, world_.size() - 1);
+      const bool of_values = std::string_view(what) == "weights";
+      EXPECT_THAT(report.damage->array, HasSubstr(of_values ? "/model/" : "/optimizer/momentum/"));
+      EXPECT_EQ(small.training.find_weight_damage().has_value(),
+                world_.rank() == world_.size() - 1);
+      found.push_back(to_string(*report.damage));
+    }
+    EXPECT_THAT(found, Each(found.front()));
   }
+}
+
+// Digests come to the host with what a step fetches anyhow.
+TEST_F(DamageTest, GuardedWeightsMakeTheHostOfADeviceWaitNoMoreOften) {
+  const auto waits_of_step = [&](bool is_guarded) {
+    SmallNetwork small(
+        small_config(), world_, all_ranks(),
+        cuda::make_cuda_backend(std::make_unique<cuda::HostDevice>(cuda::RunOrder::eager)));
+    const TestBatch<float> batch(small.network.architecture(), {3, 3, 2});
+    if (is_guarded) small.training.guard_weights();
+    const std::int64_t before = small.network.backend().work_counts()->num_waits;
+    EXPECT_FALSE(small.training.compute_gradient(source_of(batch)).damage);
+    return small.network.backend().work_counts()->num_waits - before;
+  };
+  EXPECT_EQ(waits_of_step(true), waits_of_step(false));
 }
 
 // Every state is rebuilt bit for bit, on any backend; what left the range need not be.

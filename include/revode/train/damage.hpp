@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
+#include "revode/backend/memory.hpp"
 #include "revode/core/error.hpp"
 #include "revode/train/network.hpp"
 
@@ -61,8 +61,8 @@ std::optional<Damage> reversal_damage(Network& network);
 /// Of what the ranks found, the one of the lowest rank; weights before all else. Collective.
 std::optional<Damage> first_damage(const std::optional<Damage>& mine, const Communicator& world);
 
-/// Digests of this rank's weights and momentum, held against them later. Where the host can't touch
-/// the backend's memory there are none.
+/// Digests of this rank's weights and momentum, held against them later. The backend computes them,
+/// in the order of its calls; they alone come to the host.
 class WeightGuard {
  public:
   /// The network must outlive the guard.
@@ -70,12 +70,16 @@ class WeightGuard {
 
   /// They are as they should be.
   void note();
-  /// The first array whose bits have changed since note(); nothing where that was never called.
-  std::optional<Damage> find_damage() const;
+  /// Asks what they are now; nothing where note() was never called.
+  void look();
+  /// The first array whose bits changed between note() and the last look(); waits for both.
+  std::optional<Damage> damage();
 
  private:
+  void digest(StagedBuffer<std::uint64_t>& digests);
+
   Network& network_;
-  std::vector<std::vector<std::uint64_t>> digests_;  // by share, by array
+  StagedBuffer<std::uint64_t> noted_, seen_;  // by share, by array
 };
 
 }  // namespace revode

@@ -46,14 +46,14 @@ class Session {
 
   /// Weights and momentum as they are, for a checkpoint of a run that stands at `progress`. Throws
   /// an error that all ranks share where they have changed since the last update. Collective.
-  CheckpointContents contents(const RunProgress& progress) const;
+  CheckpointContents contents(const RunProgress& progress);
   /// The first of this rank's arrays, momentum included, in which a value is not finite.
   std::optional<std::string> first_non_finite() const;
   /// Collective. The same of the lowest rank that has one, and which rank that is, in words.
   std::optional<std::string> non_finite_array() const;
 
  private:
-  void require_intact_weights(const RunProgress& progress) const;
+  void require_intact_weights(const RunProgress& progress);
   void load(const StartPoint& start);
   void load_training(const CheckpointReader& reader, const std::string& file,
                      RunProgress& progress);

@@ -69,7 +69,10 @@ class TrainingStep {
   /// what changes in between is damage.
   void guard_weights() { guard_.note(); }
   /// The first of this rank's arrays that has changed.
-  std::optional<Damage> find_weight_damage() const { return guard_.find_damage(); }
+  std::optional<Damage> find_weight_damage() {
+    guard_.look();
+    return guard_.damage();
+  }
   /// Whether gradients from now on are computed with TimeSlice::check_reversal().
   void check_reversal(bool on);
 
