@@ -61,14 +61,6 @@ void for_each_array(Network& network, Visit&& visit) {
   }
 }
 
-/// Wherever it lies: what those who are told make of it is brought back there.
-void tell(std::string_view what, StagedBuffer<float>& array) {
-  if (on_guarded_array == nullptr) return;
-  array.fetch();
-  tell_guarded(what, array.host());
-  array.store();
-}
-
 }  // namespace
 
 std::string_view to_string(DamageKind kind) {
@@ -157,8 +149,8 @@ void WeightGuard::digest(StagedBuffer<std::uint64_t>& digests) {
 void WeightGuard::note() {
   digest(noted_);
   for (const auto& share : network_.shares()) {
-    tell("weights", share->values());
-    tell("momentum", share->velocity());
+    tell_guarded("weights", share->values(), share->values().size());
+    tell_guarded("momentum", share->velocity(), share->velocity().size());
   }
 }
 

@@ -13,12 +13,15 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "backend/reference/reference_backend.hpp"
 
 namespace revode::cuda {
 namespace {
+
+using testing::HasSubstr;
 
 struct OrderOfRuns {
   RunOrder order;
@@ -308,6 +311,62 @@ TEST_P(HostDeviceOfAnyOrder, FreshMemoryHoldsNoNumbers) {
   synchronize(first);
 
   for (const float value : result) EXPECT_TRUE(std::isnan(value));
+}
+
+/// Lent memory is the host's to read and to write, as long as it is lent.
+TEST_P(HostDeviceOfAnyOrder, AMessageLeavesFromAndArrivesInMemoryThatIsLent) {
+  const std::size_t bytes = size * sizeof(float);
+  auto* const lent = static_cast<float*>(device.allocate_lendable(bytes));
+  device.copy_in(a, host.data(), bytes, first);
+  double_values(a, lent, first);
+  synchronize(first);
+  device.lend(lent, bytes);
+  for (std::int64_t i = 0; i < size; ++i) lent[i] += 1;
+  device.take_back(lent, bytes);
+  double_values(lent, c, second);
+  device.copy_out(result.data(), c, bytes, second);
+  synchronize(second);
+  device.release_lendable(lent);
+
+  EXPECT_EQ(result, std::vector<float>(size, 8.0f));
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsAMessageThatIsTooEarly) {
+  const std::size_t bytes = size * sizeof(float);
+  auto* const lent = static_cast<float*>(device.allocate_lendable(bytes));
+  device.zero(lent, bytes, first);
+  device.record(event, first);
+  device.wait(second, event);
+  EXPECT_THAT(fault_of([&] { device.lend(lent, bytes); }),
+              HasSubstr("nothing orders zero on stream 0 and a message"));
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsWorkOnMemoryThatAMessageHas) {
+  const std::size_t bytes = size * sizeof(float);
+  auto* const lent = static_cast<float*>(device.allocate_lendable(bytes));
+  device.lend(lent, bytes / 2);
+  EXPECT_THAT(fault_of([&] { device.zero(lent + size / 2, bytes / 2, first); }),
+              HasSubstr("zero touches memory that a message has"));
+  device.take_back(lent, bytes / 2);
+  EXPECT_EQ(fault_of([&] { device.zero(lent, bytes, first); }), "");
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsAMessageInMemoryOfAStream) {
+  EXPECT_THAT(fault_of([&] {
+                synchronize(first);
+                device.lend(a, size * sizeof(float));
+              }),
+              HasSubstr("a message is given memory of a stream"));
+}
+
+TEST_P(HostDeviceOfAnyOrder, FindsMemoryForMessagesThatIsGivenBackTooEarly) {
+  auto* const lent = static_cast<float*>(device.allocate_lendable(size * sizeof(float)));
+  device.zero(lent, size * sizeof(float), first);
+  EXPECT_THAT(fault_of([&] {
+                synchronize(second);
+                device.release_lendable(lent);
+              }),
+              HasSubstr("memory is given back that zero uses"));
 }
 
 using HostDeviceDeathTest = HostDeviceOfAnyOrder;

@@ -10,10 +10,12 @@
 #include <cstdint>
 #include <span>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "revode/core/buffer.hpp"
+#include "revode/core/digest.hpp"
 #include "revode/core/memory_space.hpp"
 #include "revode/core/phase_timer.hpp"
 
@@ -28,6 +30,8 @@ class CallQueue : public WorkClock {
   virtual MemorySpace& space() = 0;
   /// Memory of the host that is copied to and from fastest. To be given back when copies are done.
   virtual MemorySpace& staging() { return host_memory(); }
+  /// Memory for arrays of the space that may be lent to messages; null where there is none.
+  virtual MemorySpace* lendable() { return nullptr; }
 
   /// Behind all calls made so far.
   virtual Mark mark() = 0;
@@ -47,6 +51,30 @@ class CallQueue : public WorkClock {
   /// begins at a multiple of 4 bytes.
   virtual void digest(const std::vector<std::span<const std::byte>>& arrays,
                       std::uint64_t* digests) = 0;
+
+ protected:
+  friend class Loan;
+  /// See Loan.
+  virtual void lend(void*, std::size_t) {}
+  virtual void take_back(void*, std::size_t) noexcept {}
+};
+
+/// As long as it lives, bytes of lendable memory are a message's: whoever carries that reads and
+/// writes them, and no call may touch their array. All calls that do must be known to be done.
+class Loan {
+ public:
+  Loan(CallQueue& queue, void* memory, std::size_t bytes)
+      : queue_(queue), memory_(memory), bytes_(bytes) {
+    queue_.lend(memory_, bytes_);
+  }
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+  ~Loan() { queue_.take_back(memory_, bytes_); }
+
+ private:
+  CallQueue& queue_;
+  void* memory_;
+  std::size_t bytes_;
 };
 
 /// For arrays in host memory: every call is done when it returns. Lives as long as the program.
@@ -143,5 +171,16 @@ class StagedBuffer {
   Buffer<T> array_, side_;
   Mark last_copy_ = 0;
 };
+
+/// Tells of the first `count` elements, wherever they lie; what those who are told make of them is
+/// there when this returns.
+template <typename T>
+void tell_guarded(std::string_view what, StagedBuffer<T>& array, std::size_t count) {
+  if (on_guarded_array == nullptr) return;
+  array.fetch(count);
+  tell_guarded(what, array.host().first(count));
+  array.store(count);
+  array.host();
+}
 
 }  // namespace revode

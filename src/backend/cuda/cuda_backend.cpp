@@ -39,6 +39,7 @@ class CudaBackend final : public Backend<float> {
 
   MemorySpace& space() override { return engine_->space(); }
   MemorySpace& staging() override { return engine_->staging(); }
+  MemorySpace* lendable() override { return &engine_->lendable(); }
   Mark mark() override { return engine_->mark(); }
   bool reached(Mark mark) override { return engine_->reached(mark); }
   void wait(Mark mark) override { engine_->wait(mark); }
@@ -64,6 +65,11 @@ class CudaBackend final : public Backend<float> {
       engine_->launch(
           AddDigests(std::span(arrays).subspan(first, std::min(most, arrays.size() - first)),
                      digests + first));
+  }
+
+  void lend(void* memory, std::size_t bytes) override { engine_->device().lend(memory, bytes); }
+  void take_back(void* memory, std::size_t bytes) noexcept override {
+    engine_->device().take_back(memory, bytes);
   }
 
   std::string_view name() const override { return "cuda"; }

@@ -1,4 +1,4 @@
-// All that the CUDA backend asks of a device, about a dozen calls, in the terms of CUDA: work is
+// All that the CUDA backend asks of a device, some two dozen calls, in the terms of CUDA: work is
 // queued on streams and runs some time later; streams run side by side but where events order them.
 // device_cuda.cu is the real one, host_device.hpp the same in host memory, which checks the order.
 #pragma once
@@ -128,6 +128,15 @@ class Device {
   virtual void* allocate(std::size_t bytes, Stream stream) = 0;
   /// Gives it back behind all that the stream has been given.
   virtual void release(void* pointer, std::size_t bytes, Stream stream) noexcept = 0;
+
+  /// Memory of the device that a library of messages can use, from now on. Throws std::bad_alloc.
+  virtual void* allocate_lendable(std::size_t bytes) = 0;
+  /// What uses it must be done.
+  virtual void release_lendable(void* pointer) noexcept = 0;
+  /// From now on a message reads and writes these bytes, and nothing that is queued may touch their
+  /// array; what was queued and does is known to the host to be done.
+  virtual void lend(void* memory, std::size_t bytes) = 0;
+  virtual void take_back(void* memory, std::size_t bytes) noexcept = 0;
 
   /// Memory of the host that the device copies to and from without help, zeroed.
   virtual void* allocate_host(std::size_t bytes) = 0;

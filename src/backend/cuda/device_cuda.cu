@@ -244,6 +244,26 @@ class CudaDevice final : public Device {
     if (cudaFreeAsync(pointer, of(stream)) != cudaSuccess) cudaGetLastError();
   }
 
+  // Other processes can open no memory of a pool, as they do for messages within a host.
+  void* allocate_lendable(std::size_t bytes) override {
+    use();
+    void* pointer = nullptr;
+    const cudaError_t status = cudaMalloc(&pointer, std::max<std::size_t>(bytes, 1));
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    check(status, "cudaMalloc");
+    return pointer;
+  }
+  void release_lendable(void* pointer) noexcept override {
+    cudaSetDevice(ordinal_);
+    if (cudaFree(pointer) != cudaSuccess) cudaGetLastError();
+  }
+  // The device closes nothing.
+  void lend(void*, std::size_t) override {}
+  void take_back(void*, std::size_t) noexcept override {}
+
   void* allocate_host(std::size_t bytes) override {
     use();
     void* pointer = nullptr;

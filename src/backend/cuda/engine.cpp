@@ -18,14 +18,18 @@ Accesses bytes_at(const void* pointer, std::size_t bytes) {
 }  // namespace
 
 Engine::Engine(std::unique_ptr<Device> device)
-    : device_(std::move(device)), space_(*this), staging_(*this) {
+    : device_(std::move(device)), space_(*this), staging_(*this), lendable_(*this) {
   for (Stream& stream : streams_) stream = device_->make_stream();
   for (Event& event : turn_events_) event = device_->make_event();
 }
 
 void* Engine::allocate(std::size_t bytes) {
+  return add(device_->allocate(bytes, streams_[kernels]), bytes);
+}
+
+/// Memory that was just made becomes an array, of zeros.
+void* Engine::add(void* memory, std::size_t bytes) {
   ++num_calls_;
-  void* const memory = device_->allocate(bytes, streams_[kernels]);
   device_->zero(memory, bytes, streams_[kernels]);
   Allocation& allocation = allocations_[static_cast<const std::byte*>(memory)];
   allocation.bytes = bytes;
@@ -40,6 +44,16 @@ void Engine::release(void* pointer, std::size_t bytes) noexcept {
     device_->release(pointer, bytes, streams_[kernels]);
   } catch (const std::runtime_error&) {
   }
+  allocations_.erase(static_cast<const std::byte*>(pointer));
+}
+
+// Arrays for messages live long: the host may wait when they go.
+void Engine::release_lendable(void* pointer) noexcept {
+  try {
+    wait(mark());
+  } catch (const std::runtime_error&) {
+  }
+  device_->release_lendable(pointer);
   allocations_.erase(static_cast<const std::byte*>(pointer));
 }
 

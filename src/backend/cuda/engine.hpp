@@ -75,6 +75,7 @@ class Engine {
   Device& device() { return *device_; }
   MemorySpace& space() { return space_; }
   MemorySpace& staging() { return staging_; }
+  MemorySpace& lendable() { return lendable_; }
 
   void launch(const Kernel& kernel);
   void convolve(const Convolution& convolution);
@@ -149,6 +150,22 @@ class Engine {
    private:
     Engine& engine_;
   };
+  /// The same, where messages can take it.
+  class Lendable final : public MemorySpace {
+   public:
+    explicit Lendable(Engine& engine) : engine_(engine) {}
+    std::string_view name() const override { return "device, for messages"; }
+    bool host_accessible() const override { return false; }
+    void* allocate(std::size_t bytes) override {
+      return engine_.add(engine_.device_->allocate_lendable(bytes), bytes);
+    }
+    void release(void* pointer, std::size_t) noexcept override {
+      engine_.release_lendable(pointer);
+    }
+
+   private:
+    Engine& engine_;
+  };
   class Staging final : public MemorySpace {
    public:
     explicit Staging(Engine& engine) : engine_(engine) {}
@@ -175,7 +192,9 @@ class Engine {
   };
 
   void* allocate(std::size_t bytes);
+  void* add(void* memory, std::size_t bytes);
   void release(void* pointer, std::size_t bytes) noexcept;
+  void release_lendable(void* pointer) noexcept;
   Allocation* allocation_of(const void* pointer);
   void begin_call(Lane lane, const Accesses& accesses);
   void begin_work(const Accesses& accesses);
@@ -192,6 +211,7 @@ class Engine {
   std::array<Stream, num_lanes> streams_;
   Space space_;
   Staging staging_;
+  Lendable lendable_;
   std::map<const std::byte*, Allocation> allocations_;  // by where they begin
   Mark num_calls_ = 0;                                  // made
   std::array<Mark, num_lanes> last_call_{};             // of each lane

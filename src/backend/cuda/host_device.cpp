@@ -1,15 +1,11 @@
 #include "backend/cuda/host_device.hpp"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include "backend/cuda/host_convolution.hpp"
 #include "backend/cuda/host_launch.hpp"
@@ -17,40 +13,9 @@
 namespace revode::cuda {
 namespace {
 
-constexpr std::size_t capacity = std::size_t{64} << 30;  // of addresses, not of memory
-constexpr std::size_t page_size = 4096;
-constexpr int guard = 0x7f;  // behind the end of an array, to that of its last page; 3.4e38
-
-std::size_t pages_of(std::size_t bytes) { return (bytes + page_size - 1) / page_size * page_size; }
-
 bool is_commutative(Access one, Access other) { return one == other && one != Access::write; }
 
-const std::byte* end_of(const AccessedBytes& accessed) {
-  return static_cast<const std::byte*>(accessed.begin) + accessed.bytes;
-}
-
 }  // namespace
-
-HostDevice::HostDevice(RunOrder order, std::uint32_t seed, int most_polls)
-    : order_(order),
-      most_polls_(most_polls),
-      random_(seed),
-      base_(static_cast<std::byte*>(
-          mmap(nullptr, capacity, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
-  if (base_ == MAP_FAILED) throw std::bad_alloc();
-}
-
-// What nobody waited for is run now; a fault that nobody was told of ends the process.
-HostDevice::~HostDevice() {
-  try {
-    for (int i = 0; i < static_cast<int>(streams_.size()); ++i) run_to(i, streams_[i].num_queued);
-    throw_fault();
-  } catch (const std::logic_error& error) {
-    std::fprintf(stderr, "device in host memory: %s\n", error.what());
-    std::abort();
-  }
-  munmap(base_, capacity);
-}
 
 /// Of a call that could not throw.
 void HostDevice::throw_fault() {
@@ -138,48 +103,12 @@ void HostDevice::synchronize(Event event) {
   run_to(awaited.stream, awaited.number);
   learn(host_clock_, awaited.clock);
   // What the host knows to be done is in front of all that it will ask for.
-  std::erase_if(touched_, [&](const Touched& touched) {
-    return touched.number <= host_clock_[touched.stream];
-  });
+  std::erase_if(touched_, [&](const Touched& touched) { return is_known_to_be_done(touched); });
 }
 
-bool HostDevice::owns(const void* pointer) const {
-  return base_ <= pointer && pointer < base_ + capacity;
-}
-
-void* HostDevice::allocate(std::size_t bytes, Stream stream) {
-  refuse_recording(stream, "allocate");
-  std::byte* const pointer = base_ + used_;
-  // A closed page lies between two arrays.
-  used_ += pages_of(bytes) + page_size;
-  if (used_ > capacity) throw std::bad_alloc();
-  allocations_[pointer] = {bytes, true};
-  enqueue(stream, "allocate", Accesses().writes(pointer, bytes), [pointer, bytes] {
-    std::memset(pointer, poison, bytes);
-    std::memset(pointer + bytes, guard, pages_of(bytes) - bytes);
-  });
-  return pointer;
-}
-
-// An address is given out once: whoever still uses it is found.
-void HostDevice::release(void* pointer, std::size_t bytes, Stream stream) noexcept {
-  auto* const memory = static_cast<std::byte*>(pointer);
-  try {
-    refuse_recording(stream, "release");
-    enqueue(stream, "release", Accesses().writes(memory, bytes),
-            [=] { madvise(memory, pages_of(bytes), MADV_DONTNEED); });
-  } catch (const std::logic_error& error) {
-    fault_ = error.what();
-  }
-  allocations_[memory].is_live = false;
-}
-
-void* HostDevice::allocate_host(std::size_t bytes) {
-  return std::memset(::operator new(bytes, std::align_val_t(page_size)), 0, bytes);
-}
-
-void HostDevice::release_host(void* pointer) noexcept {
-  ::operator delete(pointer, std::align_val_t(page_size));
+bool HostDevice::is_known_to_be_done(const Touched& touched) const {
+  const auto stream = static_cast<std::size_t>(touched.stream);
+  return stream < host_clock_.size() && touched.number <= host_clock_[stream];
 }
 
 void HostDevice::zero(void* to, std::size_t bytes, Stream stream) {
@@ -314,26 +243,6 @@ void HostDevice::enqueue(Stream stream, std::string name, Accesses accesses,
   run_some();
 }
 
-/// Inside one array that is there.
-void HostDevice::check(const AccessedBytes& accessed, const std::string& name) const {
-  const auto* const begin = static_cast<const std::byte*>(accessed.begin);
-  if (!owns(begin)) {
-    const bool is_copy = name == (accessed.access == Access::read ? "copy in" : "copy out");
-    if (is_copy) return;
-    throw std::logic_error(fmt::format("{} is given memory of the host", name));
-  }
-  const auto behind = allocations_.upper_bound(begin);
-  if (behind != allocations_.begin()) {
-    const auto& [first, allocation] = *std::prev(behind);
-    if (end_of(accessed) <= first + allocation.bytes) {
-      if (allocation.is_live) return;
-      throw std::logic_error(fmt::format("{} uses memory that was given back", name));
-    }
-  }
-  throw std::logic_error(fmt::format("{} goes beyond its array: {} bytes from {}", name,
-                                     accessed.bytes, static_cast<const void*>(begin)));
-}
-
 void HostDevice::note(const AccessedBytes& accessed, int stream, const Operation& operation) {
   const auto* const begin = static_cast<const std::byte*>(accessed.begin);
   const std::byte* const end = end_of(accessed);
@@ -364,45 +273,13 @@ bool HostDevice::can_run(const StreamState& stream) const {
          });
 }
 
-/// Opens what the operation said that it touches, or closes it again.
-void HostDevice::protect(const Operation& operation, bool is_open) {
-  const auto change = [&](const AccessedBytes& accessed, int protection) {
-    if (!owns(accessed.begin)) return;
-    const auto offset =
-        static_cast<std::size_t>(static_cast<const std::byte*>(accessed.begin) - base_);
-    const std::size_t first = offset / page_size * page_size;
-    if (mprotect(base_ + first, pages_of(offset + accessed.bytes) - first, protection) != 0)
-      throw std::runtime_error("mprotect failed");
-  };
-  // Pages that are also written are opened last.
-  for (const AccessedBytes& accessed : operation.accesses)
-    if (accessed.access == Access::read || !is_open)
-      change(accessed, is_open ? PROT_READ : PROT_NONE);
-  if (!is_open) return;
-  for (const AccessedBytes& accessed : operation.accesses)
-    if (accessed.access != Access::read) change(accessed, PROT_READ | PROT_WRITE);
-}
-
 void HostDevice::run_next(StreamState& stream) {
   Operation operation = std::move(stream.queue.front());
   stream.queue.pop_front();
   ++stream.num_done;
   protect(operation, true);
   operation.run();
-  for (const AccessedBytes& accessed : operation.accesses) {
-    if (!owns(accessed.begin) || accessed.access == Access::read || operation.name == "release")
-      continue;
-    const auto& [first, allocation] =
-        *std::prev(allocations_.upper_bound(static_cast<const std::byte*>(accessed.begin)));
-    const std::byte* const end = first + allocation.bytes;
-    const std::byte* const end_of_page = first + pages_of(allocation.bytes);
-    // The guard lies in the array's last page, which was open if the access ends in it.
-    const auto page_of = [&](const std::byte* byte) { return (byte - base_) / page_size; };
-    if (page_of(end_of(accessed) - 1) != page_of(end - 1)) continue;
-    if (!std::all_of(end, end_of_page,
-                     [](std::byte value) { return value == static_cast<std::byte>(guard); }))
-      throw std::logic_error(fmt::format("{} wrote behind the end of an array", operation.name));
-  }
+  check_guards(operation);
   protect(operation, false);
 }
 

@@ -3,7 +3,8 @@
 // at random by a seed. Whatever order runs, each operation's accesses are held against all others:
 // two that touch the same bytes, one of them writing, must be ordered by streams, events and waits
 // of the host (vector clocks). Memory lies apart: closed to the host, open to an operation (to the
-// page) where it said that it reads or writes, poisoned when fresh, gone when given back.
+// page) where it said that it reads or writes, poisoned when fresh, gone when given back. What is
+// lent to a message is open to the host for so long.
 //
 // Faults are thrown as std::logic_error by the call that shows them, naming both operations.
 #pragma once
@@ -22,6 +23,10 @@
 #include "backend/cuda/device.hpp"
 
 namespace revode::cuda {
+
+inline const std::byte* end_of(const AccessedBytes& accessed) {
+  return static_cast<const std::byte*>(accessed.begin) + accessed.bytes;
+}
 
 /// When work runs.
 enum class RunOrder {
@@ -57,6 +62,11 @@ class HostDevice final : public Device {
 
   void* allocate(std::size_t bytes, Stream stream) override;
   void release(void* pointer, std::size_t bytes, Stream stream) noexcept override;
+
+  void* allocate_lendable(std::size_t bytes) override;
+  void release_lendable(void* pointer) noexcept override;
+  void lend(void* memory, std::size_t bytes) override;
+  void take_back(void* memory, std::size_t bytes) noexcept override;
 
   void* allocate_host(std::size_t bytes) override;
   void release_host(void* pointer) noexcept override;
@@ -124,6 +134,8 @@ class HostDevice final : public Device {
   struct Allocation {
     std::size_t bytes;
     bool is_live;
+    bool is_lendable = false;
+    int num_loans = 0;
   };
 
   bool owns(const void* pointer) const;
@@ -140,6 +152,9 @@ class HostDevice final : public Device {
   void run_to(int stream, std::int64_t number);
   void run_some();
   void protect(const Operation& operation, bool is_open);
+  void protect(const AccessedBytes& accessed, int protection);
+  void check_guards(const Operation& operation) const;
+  bool is_known_to_be_done(const Touched& touched) const;
 
   std::string description_ = "a device in host memory";
   ClusterLimits cluster_limits_;
