@@ -5,8 +5,6 @@
 
 #include <fmt/format.h>
 
-#include "revode/core/digest.hpp"
-
 namespace revode {
 namespace {
 
@@ -15,33 +13,18 @@ MessageTag tag_of(MessageKind kind, const Work& entered) {
   return {kind, entered.slice, entered.micro_batch};
 }
 
-/// Floats behind the values of an array in which a message carries its digest; none in a simulation
-/// that stores nothing.
-std::size_t room_for_digest(std::size_t state_size) { return state_size > 0 ? digest_floats : 0; }
-
 }  // namespace
-
-std::span<float> Mailbox::Slot::Message::floats() const {
-  return array->host().first(array->size() > 0 ? size + digest_floats : 0);
-}
 
 bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace,
                             std::vector<MessageTag>& damaged) {
-  if (sending.empty() && receiving.empty()) return true;
   for (Message& message : sending) {
-    if (message.transfer || !message.array->settled()) continue;
+    if (message.transfer || !message.array->can_leave()) continue;
     if (trace != nullptr) message.event.begin = TraceEvent::Clock::now();
-    const std::span<float> floats = message.floats();
-    if (!floats.empty()) {
-      seal(floats);
-      tell_guarded("message", floats);
-    }
-    message.transfer = transport.send(floats, message.peer, message.tag);
+    message.transfer = transport.send(message.array->leave(), message.peer, message.tag);
   }
   const auto over = [&](const Message& message) {
     if (!message.transfer || !message.transfer->done()) return false;
-    if (void* array = message.transfer->exchanged())
-      message.array->exchange(static_cast<float*>(array));
+    message.array->over(message.transfer->exchanged());
     if (trace != nullptr) {
       TraceEvent event = message.event;
       event.end = TraceEvent::Clock::now();
@@ -52,9 +35,14 @@ bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace,
   std::erase_if(sending, over);
   std::erase_if(receiving, [&](const Message& message) {
     if (!over(message)) return false;
-    if (const std::span<float> floats = message.floats(); !floats.empty() && !is_sealed(floats))
-      damaged.push_back(message.tag);
-    message.array->store(message.size);
+    message.array->take();
+    checking.emplace_back(message.array, message.tag);
+    return true;
+  });
+  std::erase_if(checking, [&](const auto& received) {
+    const auto& [array, tag] = received;
+    if (!array->is_checked()) return false;
+    if (!array->is_intact()) damaged.push_back(tag);
     return true;
   });
   return sending.empty() && receiving.empty();
@@ -63,24 +51,24 @@ bool Mailbox::Slot::settled(Transport& transport, TraceRecorder* trace,
 bool Mailbox::settled(Slot& slot) { return slot.settled(transport_, trace_, damaged_); }
 
 Mailbox::Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size,
-                 CallQueue& queue)
+                 CallQueue& queue, MemorySpace* lendable)
     : rank_(rank),
       placement_(placement),
       transport_(transport),
       slot_size_(slot_size),
-      queue_(queue) {}
+      queue_(queue),
+      lendable_(lendable) {}
 
 void Mailbox::reserve(const Program& program) {
-  const std::size_t room = room_for_digest(slot_size_.state);
+  const auto make = [&](std::size_t size) {
+    return MessageArray(size, queue_, transport_.memory(), lendable_);
+  };
   for (const SlotPool& plan : program.pools) {
     Pool& pool = pools_[{plan.sweep, plan.sender}];
     while (static_cast<int>(pool.slots.size()) < plan.num_slots) {
       auto slot = std::make_unique<Slot>();
-      slot->state =
-          StagedBuffer<float>(slot_size_.state + room, Memory::state, queue_, transport_.memory());
-      if (plan.sweep == Sweep::backward)
-        slot->adjoint = StagedBuffer<float>(slot_size_.adjoint + room, Memory::state, queue_,
-                                            transport_.memory());
+      slot->state = make(slot_size_.state);
+      if (plan.sweep == Sweep::backward) slot->adjoint = make(slot_size_.adjoint);
       pool.slots.push_back(std::move(slot));
     }
   }
@@ -110,17 +98,19 @@ void Mailbox::progress() {
   }
 }
 
-// Free: neither in use, nor still being sent or copied. A program may need fewer than there are.
+// For what the pool is for: a message, or a sweep that begins, which the backend puts behind the
+// calls that it was given. A program may need fewer than there are.
 Mailbox::Slot* Mailbox::find_free(Pool& pool) {
+  const bool receives = pool.plan->sender != SlotPool::own_rank;
   const auto end = pool.slots.begin() + pool.plan->num_slots;
-  const auto found =
-      std::find_if(pool.slots.begin(), end, [&](const auto& slot) { return is_free(*slot); });
+  const auto found = std::find_if(pool.slots.begin(), end, [&](const auto& slot) {
+    return is_free(*slot) && (!receives || (slot->state.can_enter() && slot->adjoint.can_enter()));
+  });
   return found == end ? nullptr : found->get();
 }
 
-bool Mailbox::is_free(Slot& slot) {
-  return !slot.in_use && settled(slot) && slot.state.settled() && slot.adjoint.settled();
-}
+// Neither in use, nor a message under way.
+bool Mailbox::is_free(Slot& slot) { return !slot.in_use && settled(slot) && slot.checking.empty(); }
 
 /// Of a message that enters `entered`, from now on; of no meaning where nothing is traced.
 TraceEvent Mailbox::event_of(TraceAction action, const Work& entered, int peer,
@@ -141,11 +131,10 @@ void Mailbox::post_receive(Pool& pool, Slot& slot) {
   const bool forward = work.sweep == Sweep::forward;
   const std::size_t size = forward ? sizes_->input_size(work.slice, work.micro_batch)
                                    : sizes_->output_size(work.slice, work.micro_batch);
-  const auto receive = [&](StagedBuffer<float>& array, MessageKind kind) {
-    slot.receiving.push_back({&array, size, from, tag_of(kind, work), nullptr,
+  const auto receive = [&](MessageArray& array, MessageKind kind) {
+    const MessageTag tag = tag_of(kind, work);
+    slot.receiving.push_back({&array, from, tag, transport_.receive(array.enter(size), from, tag),
                               event_of(TraceAction::receive, work, from, kind)});
-    Slot::Message& message = slot.receiving.back();
-    message.transfer = transport_.receive(message.floats(), from, message.tag);
   };
   receive(slot.state, forward ? MessageKind::state : MessageKind::rebuilt_state);
   if (!forward) receive(slot.adjoint, MessageKind::adjoint);
@@ -182,6 +171,8 @@ void Mailbox::close(const Work& work) {
   const int next = slice_after(work, placement_);
   if (next < 0) {
     slot->in_use = false;
+    slot->state.give_up();
+    slot->adjoint.give_up();
   } else if (placement_.rank_of(next) == rank_) {
     inputs_[{work.sweep, next, work.micro_batch}] = slot;
   } else {
@@ -199,10 +190,10 @@ void Mailbox::send(const Work& work) {
   const bool forward = work.sweep == Sweep::forward;
   const std::size_t size = forward ? sizes_->output_size(work.slice, work.micro_batch)
                                    : sizes_->input_size(work.slice, work.micro_batch);
-  const auto send = [&](StagedBuffer<float>& array, MessageKind kind) {
-    array.fetch(size);
-    slot.sending.push_back({&array, size, to, tag_of(kind, next), nullptr,
-                            event_of(TraceAction::send, next, to, kind)});
+  const auto send = [&](MessageArray& array, MessageKind kind) {
+    array.seal(size);
+    slot.sending.push_back(
+        {&array, to, tag_of(kind, next), nullptr, event_of(TraceAction::send, next, to, kind)});
   };
   send(slot.state, forward ? MessageKind::state : MessageKind::rebuilt_state);
   if (!forward) send(slot.adjoint, MessageKind::adjoint);

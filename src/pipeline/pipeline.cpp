@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "revode/comm/device_messages.hpp"
 #include "revode/core/activity.hpp"
 #include "revode/core/units.hpp"
 #include "revode/pipeline/simulation.hpp"
@@ -19,6 +20,15 @@ Mailbox::SlotSize slot_size_of(const std::vector<TimeSlice<float>*>& slices, int
     size.adjoint = std::max(size.adjoint, slice->adjoint_capacity(batch));
   }
   return size;
+}
+
+/// Memory of the backend that messages leave from and arrive in; null where they go through the
+/// host's. Collective.
+MemorySpace* lendable_of(Backend<float>& backend, const Grid& grid) {
+  if (backend.lendable() == nullptr || grid.time().size() == 1) return nullptr;
+  bool is_taken = false;
+  grid.world().agree([&] { is_taken = takes_device_memory(); });
+  return is_taken ? backend.lendable() : nullptr;
 }
 
 /// Calls attempt() until it is true. It yields, then naps: on hosts with more ranks than cores a
@@ -93,7 +103,8 @@ Pipeline::Pipeline(const Grid& grid, const Placement& placement,
       backend_(backend),
       slot_size_(slot_size_of(slices_, largest_micro_batch)),
       transport_(grid.time(), slot_size_.state, slot_size_.adjoint),
-      mailbox_(rank_, placement_, transport_, slot_size_, backend_),
+      lendable_(lendable_of(backend_, grid)),
+      mailbox_(rank_, placement_, transport_, slot_size_, backend_, lendable_),
       executor_(mailbox_) {
   // The MPI library moves large messages only inside its calls: look in while the kernels work.
   backend_.set_progress([this] {

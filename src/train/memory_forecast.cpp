@@ -97,8 +97,9 @@ MemoryForecast forecast_rank(const RunPlan& plan, int rank, const Program& progr
   for (const SlotPool& pool : program.pools) {
     const std::size_t slot = message + (pool.sweep == Sweep::backward ? adjoint : 0);
     forecast.state += pool.num_slots * static_cast<double>(slot) * an_element;
-    if (message > 0)
-      forecast.state += pool.num_slots * (pool.sweep == Sweep::backward ? 2.0 : 1.0) * digest_bytes;
+    const int num_digests =
+        (message > 0 ? 1 : 0) + (pool.sweep == Sweep::backward && adjoint > 0 ? 1 : 0);
+    forecast.state += static_cast<double>(pool.num_slots) * num_digests * digest_bytes;
   }
   return forecast;
 }

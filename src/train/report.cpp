@@ -249,7 +249,9 @@ std::string start_block(Network& network) {
       network.plan().config.precision,
       network.plan().activations == Activations::store ? "stored" : "rebuilt");
   if (network.backend().work_counts() && grid.world().size() > 1)
-    text += "  messages between ranks go through page-locked memory of the host\n";
+    text += network.pipeline().messages_stay_on_device()
+                ? "  messages between ranks: from device memory, as MPI takes it\n"
+                : "  messages between ranks: staged through page-locked memory of the host\n";
   const NoGpu no_gpu = network.plan().config.backend == "auto" ? why_no_gpu() : NoGpu{};
   if (no_gpu.worth_saying) text += "  no GPU: " + no_gpu.reason + "\n";
   const std::string hosts = hosts_in_words(grid.hosts(), grid.order(), grid.time().size());

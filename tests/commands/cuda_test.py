@@ -28,7 +28,17 @@ class Cuda(program.ProgramTest):
     def test_auto_takes_the_device_where_every_rank_has_one(self):
         done = self.run_program("train", *SMALL, "--steps", "1", "--output", "run", ranks=2)
         self.assertIn("a device in host memory", done.stdout)
-        self.assertIn("messages between ranks go through page-locked memory", done.stdout)
+        self.assertIn("messages between ranks: staged through page-locked memory", done.stdout)
+
+    def test_messages_between_memories_of_devices_change_no_bytes(self):
+        files = []
+        for on in ("0", "1"):
+            with mock.patch.dict(os.environ, REVODE_DEVICE_MESSAGES=on):
+                done = self.run_program("train", *SMALL, "--backend", "cuda", "--steps", "2", "--time-ranks", "2",
+                                        "--output", on, ranks=2)
+                self.assertIn("from device memory" if on == "1" else "staged through page-locked memory", done.stdout)
+                files.append((self.folder / on / "latest.h5").read_bytes())
+        self.assertEqual(files[1], files[0])
 
     def test_devices_of_different_kinds_are_refused(self):
         with mock.patch.dict(os.environ, REVODE_HOST_DEVICES_DIFFER="1"):

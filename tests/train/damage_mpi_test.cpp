@@ -2,6 +2,7 @@
 // of no effect where the step can be repeated.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,6 +21,7 @@
 #include "backend/cuda/cuda_backend.hpp"
 #include "backend/cuda/host_device.hpp"
 #include "support/deferred_backend.hpp"
+#include "support/device_messages.hpp"
 #include "support/error_text.hpp"
 #include "support/mini_batch_source.hpp"
 #include "support/numbers.hpp"
@@ -75,9 +77,13 @@ class DamageTest : public testing::Test {
     return second;
   }
 
-  void expect_repeated(const Placement& placement, std::string_view what, int rank, DamageKind kind,
-                       bool checks_reversal = false) const {
-    SmallNetwork small(small_config(), world_, placement), other(small_config(), world_, placement);
+  using MakeBackend = std::function<std::unique_ptr<Backend<float>>()>;
+
+  void expect_repeated(
+      const Placement& placement, std::string_view what, int rank, DamageKind kind,
+      bool checks_reversal = false, const MakeBackend& make = [] { return nullptr; }) const {
+    SmallNetwork small(small_config(), world_, placement, make()),
+        other(small_config(), world_, placement, make());
     small.training.check_reversal(checks_reversal);
     std::vector<float> values, expected;
     const StepReport report = train(small, values, what, rank);
@@ -98,6 +104,17 @@ class DamageTest : public testing::Test {
 TEST_F(DamageTest, AMessageThatArrivesWithOtherBitsIsRepeated) {
   if (world_.size() == 1) GTEST_SKIP() << "one rank sends nothing";
   expect_repeated(all_ranks(), "message", 0, DamageKind::state);
+}
+
+TEST_F(DamageTest, SoIsOneBetweenMemoriesOfDevices) {
+  if (world_.size() == 1) GTEST_SKIP() << "one rank sends nothing";
+  const DeviceMessages on;
+  for (const int rank : {0, world_.size() - 1})
+    expect_repeated(all_ranks(), "message", rank,
+                    rank == 0 ? DamageKind::state : DamageKind::rebuilt_state, false, [] {
+                      return cuda::make_cuda_backend(
+                          std::make_unique<cuda::HostDevice>(cuda::RunOrder::random));
+                    });
 }
 
 TEST_F(DamageTest, SoIsABlockOfWeights) {

@@ -1,6 +1,8 @@
 // Steps of training over the ranks against the same steps of one rank, clipping, and what is said
 // of values that are not finite.
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <map>
@@ -17,6 +19,7 @@
 #include "revode/train/data_feed.hpp"
 #include "revode/train/replicas.hpp"
 
+#include "support/device_messages.hpp"
 #include "support/error_text.hpp"
 #include "support/plain_images.hpp"
 #include "support/test_backends.hpp"
@@ -259,6 +262,43 @@ TEST_P(TrainingStepOf, ACudaBackendHasTheSameBitsOnEveryGrid) {
       require_equal_replicas(spread.network);
     }
   }
+}
+
+// In no order of the device's work does a message leave too early, or arrive too early, which the
+// device would say. The host has no side of any.
+TEST_P(TrainingStepOf, MessagesBetweenMemoriesOfDevicesChangeNoBits) {
+  if (world_.size() == 1) GTEST_SKIP() << "one rank sends nothing";
+  Config config = small_config(std::get<0>(GetParam()));
+  config.schedule = std::get<1>(GetParam());
+  const auto backend = [](cuda::RunOrder order) {
+    return cuda::make_cuda_backend(std::make_unique<cuda::HostDevice>(order));
+  };
+  const BackendOfOneRank of_one_rank{.name = "made",
+                                     .make = [&] { return backend(cuda::RunOrder::eager); }};
+  const DeviceMessages on;
+  for (const cuda::RunOrder order :
+       {cuda::RunOrder::eager, cuda::RunOrder::lazy, cuda::RunOrder::random}) {
+    const std::int64_t before = memory_use().current(Memory::state);
+    SmallNetwork spread(config, world_, Placement::round_robin(world_.size(), world_.size()),
+                        backend(order));
+    EXPECT_TRUE(spread.network.pipeline().messages_stay_on_device());
+
+    expect_training_of_one_rank(spread, config, of_one_rank);
+    EXPECT_EQ(memory_use().current(Memory::state), before);
+  }
+}
+
+TEST_F(TrainingStepOnce, WhetherMpiTakesMemoryOfDevicesIsYesOrNo) {
+  if (world_.size() == 1) GTEST_SKIP() << "one rank sends nothing";
+  setenv("REVODE_DEVICE_MESSAGES", "yes", 1);
+  const std::string text = error_text(ExitStatus::bad_input, [&] {
+    const SmallNetwork small(small_config(), world_,
+                             Placement::round_robin(world_.size(), world_.size()),
+                             make_late_cuda_backend(3));
+  });
+  unsetenv("REVODE_DEVICE_MESSAGES");
+  EXPECT_THAT(text,
+              AllOf(HasSubstr("REVODE_DEVICE_MESSAGES is 'yes'"), HasSubstr("expected 1 or 0")));
 }
 
 // Pixels that the backend keeps, against images that are made here.

@@ -89,11 +89,9 @@ class StagedBuffer {
   /// `queue` must outlive the array.
   StagedBuffer(std::size_t size, Memory category, CallQueue& queue)
       : queue_(&queue), category_(category), array_(size, category, queue.space()) {}
-  /// In `host_memory`, unless the array is in a memory of its own that the host can't touch.
-  StagedBuffer(std::size_t size, Memory category, CallQueue& queue, MemorySpace& host_memory)
-      : queue_(&queue),
-        category_(category),
-        array_(size, category, queue.space().host_accessible() ? host_memory : queue.space()) {}
+  /// In `memory`, which the host may touch where it may touch the queue's space.
+  StagedBuffer(std::size_t size, Memory category, CallQueue& queue, MemorySpace& memory)
+      : queue_(&queue), category_(category), array_(size, category, memory) {}
   StagedBuffer(StagedBuffer&& other) noexcept { swap(other); }
   StagedBuffer& operator=(StagedBuffer&& other) noexcept {
     StagedBuffer(std::move(other)).swap(*this);

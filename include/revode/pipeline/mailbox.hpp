@@ -1,8 +1,6 @@
 // The states of a rank that are on their way: received ahead, waiting for their turn, computed in,
-// handed over, sent. Messages leave from and arrive in the host's memory; where slices compute in
-// another, they are copied on the way, which only this file knows. A message carries its digest, so
-// that one that arrives with other bits is found. Knows nothing of what a slice computes, nor of
-// how messages travel.
+// handed over, sent. A message carries its digest, so that one that arrives with other bits is
+// found. Knows nothing of what a slice computes, nor of how messages travel.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +14,7 @@
 
 #include "revode/backend/memory.hpp"
 #include "revode/core/trace.hpp"
+#include "revode/pipeline/message_array.hpp"
 #include "revode/pipeline/program.hpp"
 #include "revode/pipeline/slice_work.hpp"
 #include "revode/pipeline/transport.hpp"
@@ -31,9 +30,10 @@ class Mailbox {
     std::size_t adjoint = 0;  ///< backward sweeps only
   };
 
-  /// queue: of the backend that computes in the slots.
+  /// queue: of the backend that computes in the slots; lendable: its memory that the transport
+  /// takes, null where messages are to go through the host's.
   Mailbox(int rank, const Placement& placement, Transport& transport, SlotSize slot_size,
-          CallQueue& queue);
+          CallQueue& queue, MemorySpace* lendable = nullptr);
 
   /// Makes the slots that `program` takes. To be called on all ranks, each with its own program.
   void reserve(const Program& program);
@@ -91,6 +91,7 @@ class Mailbox {
   Transport& transport_;
   SlotSize slot_size_;
   CallQueue& queue_;
+  MemorySpace* lendable_;
   const SliceWork* sizes_ = nullptr;
   TraceRecorder* trace_ = nullptr;
   std::map<std::pair<Sweep, int>, Pool> pools_;  // by direction and sender
@@ -103,25 +104,22 @@ class Mailbox {
 struct Mailbox::Slot {
   /// A message that this slot holds, in one of its arrays.
   struct Message {
-    StagedBuffer<float>* array;
-    std::size_t size;
+    MessageArray* array;
     int peer;
     MessageTag tag;
     std::unique_ptr<Transfer> transfer;  // none: not yet on its way
     TraceEvent event{};                  // where it is traced
-
-    /// What travels: the values and their digest. On the host.
-    std::span<float> floats() const;
   };
 
-  StagedBuffer<float> state, adjoint;
+  MessageArray state, adjoint;
   bool in_use = false;           // computed in, waiting, or received into
-  std::vector<Message> sending;  // first copied to the host, if need be
+  std::vector<Message> sending;  // first sealed, or copied to the host
   std::vector<Message> receiving;
+  std::vector<std::pair<MessageArray*, MessageTag>> checking;  // received
 
   /// Moves messages along; true from when none is under way. What has arrived is handed to the
   /// backend by then. Those that are over are noted in `trace`, unless that is null, and those that
-  /// arrived with other bits than they left with in `damaged`.
+  /// were found to have arrived with other bits than they left with in `damaged`.
   bool settled(Transport& transport, TraceRecorder* trace, std::vector<MessageTag>& damaged);
 };
 

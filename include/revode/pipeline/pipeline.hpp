@@ -61,6 +61,8 @@ class Pipeline {
   /// From now on what train() does is noted there (null: nowhere).
   void set_trace(TraceRecorder* trace) { trace_ = trace; }
 
+  /// Whether messages leave from and arrive in the memory of a device.
+  bool messages_stay_on_device() const { return lendable_ != nullptr; }
   /// Bytes of the message buffers.
   std::size_t buffer_bytes() const { return mailbox_.bytes(); }
 
@@ -79,6 +81,7 @@ class Pipeline {
   Backend<float>& backend_;
   Mailbox::SlotSize slot_size_;
   MpiTransport transport_;
+  MemorySpace* lendable_;
   Mailbox mailbox_;
   Executor executor_;
 
