@@ -205,7 +205,8 @@ Json devices_of(const Communicator& communicator, const Measurements& seen) {
                                  {"replays", work->num_replays},
                                  {"replayed_launches", work->replayed},
                                  {"graphs", work->num_graphs},
-                                 {"host_waits", work->num_waits}}}
+                                 {"host_waits", work->num_waits},
+                                 {"copies_to_host", work->num_fetches}}}
                          : Json::array();
   const Json ranks = gather_lists(communicator, mine);
   if (ranks.empty()) return Json::object();

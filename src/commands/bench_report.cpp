@@ -113,10 +113,11 @@ std::string device_lines(const Json& result) {
   std::string text = fmt::format(
       "\ndevice of rank {}: a step is {} launches and {} replays of graphs with {} more; {} "
       "graphs;\n"
-      "the host waits for it {} times. Memory {}. Arrays at their largest:\n ",
+      "the host waits for it {} times, and fetches {} arrays. Memory {}. Arrays at their "
+      "largest:\n ",
       rank, work["launches"].get<int>(), work["replays"].get<int>(),
       work["replayed_launches"].get<int>(), work["graphs"].get<int>(),
-      work["host_waits"].get<int>(), format_bytes(peaks[rank]));
+      work["host_waits"].get<int>(), work["copies_to_host"].get<int>(), format_bytes(peaks[rank]));
   return text + uses_in_words(result["device_bytes_by_use"], rank) + "\n";
 }
 

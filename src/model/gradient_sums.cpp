@@ -3,10 +3,15 @@
 namespace revode {
 
 template <typename Real>
-std::optional<std::size_t> GradientSums<Real>::finish() {
+void GradientSums<Real>::finish() {
   backend_.zero(last_out_of_range_.data(), last_out_of_range_.bytes());
   backend_.finish_sums(size(), sums(), values(), last_out_of_range_.data());
-  const std::int64_t found = last_out_of_range_.read().front();
+  last_out_of_range_.fetch();
+}
+
+template <typename Real>
+std::optional<std::size_t> GradientSums<Real>::out_of_range() {
+  const std::int64_t found = last_out_of_range_.host().front();
   return found > 0 ? std::optional<std::size_t>(found - 1) : std::nullopt;
 }
 

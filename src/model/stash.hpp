@@ -30,7 +30,7 @@ struct TimeSlice<Real>::InFlight {
   int recorded_batch = 0;
   Buffer<Real> front_state;  // where the reversal is measured
   // last slice
-  StagedBuffer<std::uint8_t> labels;
+  SentArrays<std::uint8_t>::Sent* labels = nullptr;  // until it is released
   StagedBuffer<Real> logits;
   std::size_t num_logits = 0;
   Buffer<Real> grad_logits;

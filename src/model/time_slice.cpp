@@ -175,7 +175,10 @@ void TimeSlice<Real>::copy(Real* to, const Real* from, std::size_t size) {
 template <typename Real>
 void TimeSlice<Real>::release(int micro_batch) {
   auto node = in_flight_.extract(micro_batch);
-  if (!node.empty()) spare_.push_back(std::move(node.mapped()));
+  if (node.empty()) return;
+  if (auto* labels = std::exchange(node.mapped()->labels, nullptr))
+    labels_.release(*labels, backend_);
+  spare_.push_back(std::move(node.mapped()));
 }
 
 template <typename Real>
@@ -190,9 +193,8 @@ Real* TimeSlice<Real>::images(int micro_batch, int batch) {
 template <typename Real>
 void TimeSlice<Real>::set_labels(int micro_batch, std::span<const std::uint8_t> labels) {
   InFlight& kept = in_flight(micro_batch);
-  kept.labels.ensure(labels.size(), Memory::workspace, backend_);
-  std::ranges::copy(labels, kept.labels.host().begin());
-  kept.labels.store(labels.size());
+  if (kept.labels != nullptr) labels_.release(*kept.labels, backend_);
+  kept.labels = &labels_.send(labels, backend_);
 }
 
 template <typename Real>

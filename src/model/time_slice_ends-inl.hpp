@@ -100,8 +100,9 @@ void TimeSlice<Real>::close(InFlight& kept, int micro_batch, int batch, Mode mod
   if (mode == Mode::inspect)
     find_non_finite(micro_batch, kept.logits.data(), kept.num_logits,
                     architecture_.closing_layer());
-  backend_.softmax_cross_entropy({batch, shape.num_classes}, kept.logits.data(), kept.labels.data(),
-                                 kept.probabilities.data(), &notes_.data()[micro_batch].loss);
+  backend_.softmax_cross_entropy({batch, shape.num_classes}, kept.logits.data(),
+                                 kept.labels->data(), kept.probabilities.data(),
+                                 &notes_.data()[micro_batch].loss);
 }
 
 template <typename Real>
@@ -118,7 +119,7 @@ void TimeSlice<Real>::begin_backward(InFlight& kept, int micro_batch, int batch,
   const ClosingShape shape = architecture_.closing(batch);
   // grad_logits = (softmax - one at the label) / mini_batch;  adjoint = closing^T grad_logits
   backend_.softmax_cross_entropy_gradient({batch, shape.num_classes}, kept.probabilities.data(),
-                                          kept.labels.data(), mini_batch, kept.grad_logits.data());
+                                          kept.labels->data(), mini_batch, kept.grad_logits.data());
   backend_.closing_backward(
       shape, view(kept.states.back().data(), pieces_.back(), batch), closing_weights(),
       statistics_of(closing_statistics_, shape.features.num_features(shape.channels), micro_batch),

@@ -24,6 +24,10 @@ void TimeSlice<Real>::begin_sweep(int num_micro_batches) {
 template <typename Real>
 void TimeSlice<Real>::finish_sweep() {
   notes_.fetch();
+}
+
+template <typename Real>
+void TimeSlice<Real>::take_notes() {
   const std::span<const MicroBatchNotes> notes = notes_.host();
   found_.assign(notes.begin(), notes.begin() + num_micro_batches_);
   // Out of range the sum is an ordinary one, and a state is rebuilt approximately.

@@ -34,13 +34,14 @@ NetworkWork::NetworkWork(const Placement& placement, int rank,
       backend_(backend),
       source_(source),
       micro_batches_(std::move(micro_batches)),
+      num_micro_batches_(static_cast<int>(source.micro_batches.size())),
       mini_batch_(source.size()),
       mode_(mode),
       observers_(std::move(observers)),
       backs_left_(placement.num_slices(), static_cast<int>(micro_batches_.size())) {
   for (std::size_t i = 0; i < slices.size(); ++i) {
     slices_[placement.slices_of(rank)[i]] = slices[i];
-    slices[i]->begin_sweep(static_cast<int>(source.micro_batches.size()));
+    slices[i]->begin_sweep(num_micro_batches_);
   }
 }
 
@@ -105,14 +106,18 @@ void NetworkWork::forward(TimeSlice<float>& slice, const Work& work, float* stat
   if (mode_ != Mode::train) slice.release(micro_batch);
 }
 
-SweepResult NetworkWork::finish() {
+void NetworkWork::finish() {
+  for (TimeSlice<float>* slice : slices_)
+    if (slice != nullptr) slice->finish_sweep();
+}
+
+SweepResult NetworkWork::result() {
   SweepResult result;
   for (TimeSlice<float>* slice : slices_) {
     if (slice == nullptr) continue;
-    slice->finish_sweep();
+    slice->take_notes();
     if (!slice->is_last()) continue;
-    for (std::size_t m = 0; m < source_.micro_batches.size(); ++m)
-      result.micro_batches.push_back(slice->result(static_cast<int>(m)));
+    for (int m = 0; m < num_micro_batches_; ++m) result.micro_batches.push_back(slice->result(m));
   }
   return result;
 }

@@ -140,19 +140,26 @@ void Pipeline::prepare(const ScheduleRule& rule, int num_micro_batches) {
   program_of(&rule, own);
 }
 
-SweepResult Pipeline::train(const ScheduleRule& rule, const MiniBatchSource& source,
-                            const OnLogits& on_logits, GradientListener* gradients) {
-  return sweep(&rule, source, Mode::train,
-               {.on_logits = on_logits, .gradients = gradients, .timer = timer_, .trace = trace_});
+void Pipeline::train(const ScheduleRule& rule, const MiniBatchSource& source,
+                     const OnLogits& on_logits, GradientListener* gradients) {
+  sweep(&rule, source, Mode::train,
+        {.on_logits = on_logits, .gradients = gradients, .timer = timer_, .trace = trace_});
+}
+
+SweepResult Pipeline::result() {
+  const SweepResult mine = work_->result();
+  return grid_.num_replicas() == 1 ? mine : of_all_replicas(mine, grid_);
 }
 
 SweepResult Pipeline::evaluate(const MiniBatchSource& source, const OnLogits& on_logits) {
-  return sweep(nullptr, source, Mode::evaluate, {.on_logits = on_logits, .timer = timer_});
+  sweep(nullptr, source, Mode::evaluate, {.on_logits = on_logits, .timer = timer_});
+  return result();
 }
 
 // The lowest micro-batch of all slices, in it the first layer.
 std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
   sweep(nullptr, source, Mode::inspect, {.timer = timer_});
+  result();
   std::optional<NonFiniteLayer> first;
   for (const TimeSlice<float>* slice : slices_) {
     const auto found = slice->non_finite_layer();
@@ -163,12 +170,13 @@ std::optional<NonFiniteLayer> Pipeline::inspect(const MiniBatchSource& source) {
   return first;
 }
 
-SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
-                            SweepObservers observers) {
+void Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
+                     SweepObservers observers) {
   const std::vector<int> own = own_micro_batches(static_cast<int>(source.micro_batches.size()));
   TraceRecorder* trace = observers.trace;
   gradients_ = observers.gradients;
-  NetworkWork work(placement_, rank_, slices_, backend_, source, own, mode, std::move(observers));
+  NetworkWork& work =
+      work_.emplace(placement_, rank_, slices_, backend_, source, own, mode, std::move(observers));
   mailbox_.set_trace(trace);
   executor_.begin(program_of(rule, static_cast<int>(own.size())), work);
   double waiting = 0;
@@ -194,9 +202,8 @@ SweepResult Pipeline::sweep(const ScheduleRule* rule, const MiniBatchSource& sou
     waiting_seconds_ += waiting;
     work_seconds_ += work.work_seconds();
   }
-  const SweepResult mine = work.finish();
+  work.finish();
   damaged_ = mailbox_.damaged_messages();
-  return grid_.num_replicas() == 1 ? mine : of_all_replicas(mine, grid_);
 }
 
 double Pipeline::take_waiting_seconds() { return std::exchange(waiting_seconds_, 0.0); }

@@ -128,6 +128,7 @@ class OneSweep {
       (*share)->slice().backward(0, batch_, batch_, state_.data(), adjoint_.data());
     }
     for (const auto& share : shares_) share->slice().finish_sweep();
+    for (const auto& share : shares_) share->slice().take_notes();
     forward.settle();
     back.settle();
     if (!is_noted) return;

@@ -54,8 +54,7 @@ Regularizer::Regularizer(const Architecture& architecture, BlockRange range,
   sums_ = StagedBuffer<RowSum>(num_sums, Memory::workspace, backend_);
 }
 
-// The first block goes to the slice before, which takes it as `after`; the last block to the next.
-void Regularizer::post_edges(const float* values) {
+void Regularizer::fetch_edges(const float* values) {
   const auto pack = [&](const ParameterMap::StageEntries& stage, std::int64_t row,
                         StagedBuffer<float>& block) {
     const std::size_t kernels = couplings_per_block_ * stage.kernel.row_size();
@@ -64,24 +63,28 @@ void Regularizer::post_edges(const float* values) {
     backend_.copy(block.data() + kernels, values + stage.bias.offset + row * stage.bias.row_size(),
                   couplings_per_block_ * stage.bias.row_size() * sizeof(float));
     block.fetch();
-    seal(block.host());
-    tell_guarded("edge weights", block.host());
   };
+  if (joined_before_) pack(map_.stages[first_stage_], 0, first_block_);
+  if (joined_after_) {
+    const auto& stage = map_.stages[last_stage_];
+    pack(stage, stage.kernel.num_rows - couplings_per_block_, last_block_);
+  }
+}
+
+// The first block goes to the slice before, which takes it as `after`; the last block to the next.
+void Regularizer::post_edges() {
   const auto exchange = [&](int neighbour, StagedBuffer<float>& theirs, MessageKind kind_of_theirs,
                             StagedBuffer<float>& mine, MessageKind kind_of_mine) {
+    seal(mine.host());
+    tell_guarded("edge weights", mine.host());
     const int peer = placement_.rank_of(neighbour);
     requests_.push_back(communicator_.receive(theirs.host(), peer, {kind_of_theirs, slice_}));
     requests_.push_back(communicator_.send(mine.host(), peer, {kind_of_mine, neighbour}));
   };
-  if (joined_before_) {
-    pack(map_.stages[first_stage_], 0, first_block_);
+  if (joined_before_)
     exchange(slice_ - 1, before_, MessageKind::last_block, first_block_, MessageKind::first_block);
-  }
-  if (joined_after_) {
-    const auto& stage = map_.stages[last_stage_];
-    pack(stage, stage.kernel.num_rows - couplings_per_block_, last_block_);
+  if (joined_after_)
     exchange(slice_ + 1, after_, MessageKind::first_block, last_block_, MessageKind::last_block);
-  }
 }
 
 bool Regularizer::wait_for_edges() {
@@ -131,10 +134,7 @@ void Regularizer::regularize_stage(int stage, const float* values, float* gradie
   run(entries.bias, kernels, sums + entries.kernel.num_rows);
 }
 
-// One double a coupling, and one an array of the ends, in the order of the layers: so the sums do
-// not depend on the cut.
-RowSums Regularizer::add(const float* values, float* gradient) {
-  // 1. On the backend.
+void Regularizer::add(const float* values, float* gradient) {
   RowSum* next = sums_.data();
   for (const ParameterEntry* entry : arrays_in_front(map_))
     regularize_whole(*entry, values, gradient, next++);
@@ -144,10 +144,14 @@ RowSums Regularizer::add(const float* values, float* gradient) {
   }
   for (const ParameterEntry* entry : arrays_behind(map_))
     regularize_whole(*entry, values, gradient, next++);
+  sums_.fetch();
+}
 
-  // 2. In the order of the layers.
+// One double a coupling, and one an array of the ends, in the order of the layers: so the sums do
+// not depend on the cut.
+RowSums Regularizer::row_sums() {
   RowSums sums;
-  const RowSum* found = sums_.read().data();
+  const RowSum* found = sums_.host().data();
   const auto add_whole = [&](const ParameterEntry& entry) {
     const RowSum& of_array = *found++;
     if (entry.num_rows == 0) return;

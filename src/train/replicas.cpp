@@ -19,7 +19,7 @@ using Statistics = TimeSlice<float>::SweepStatistics;
 /// Count, means and variances of every micro-batch that went through this replica.
 std::vector<double> pack(const Grid& grid, Statistics& statistics) {
   const std::size_t features = statistics.num_features, num = statistics.counts.size();
-  const std::span<const double> values = statistics.values.read();
+  const std::span<const double> values = statistics.values.host();
   std::vector<double> packed;
   for (std::size_t m = grid.replica(); m < num; m += grid.num_replicas()) {
     packed.push_back(statistics.counts[m]);
@@ -125,7 +125,7 @@ void GradientExchange::start_checks() {
   requests_.push_back(network_.grid().data().sum(checks_));
 }
 
-std::optional<int> GradientExchange::damaged_slice() const {
+void GradientExchange::find_damage() {
   std::vector<std::uint64_t> found(added_.size());
   for (const auto& [share, range] : exchanged_)
     found[share] += wrapping_sum(network_.shares()[share]->gradient().staged_sums().host().subspan(
@@ -133,9 +133,9 @@ std::optional<int> GradientExchange::damaged_slice() const {
   for (std::size_t i = 0; i < found.size(); ++i) {
     const auto low = static_cast<std::uint64_t>(checks_[2 * i]);
     const auto high = static_cast<std::uint64_t>(checks_[2 * i + 1]);
-    if (found[i] != low + (high << 32)) return network_.shares()[i]->index();
+    if (!damaged_slice_ && found[i] != low + (high << 32))
+      damaged_slice_ = network_.shares()[i]->index();
   }
-  return std::nullopt;
 }
 
 void GradientExchange::progress() {
@@ -149,9 +149,11 @@ void GradientExchange::finish() {
     start_checks();
     for (Request& request : requests_) request.wait();
     requests_.clear();
+    find_damage();
     return;
   }
   for (const auto& share : network_.shares()) share->gradient().staged_sums().fetch();
+  network_.backend().wait(network_.backend().mark());
   for (std::size_t i = 0; i < network_.shares().size(); ++i) {
     const std::span<ExactSum> sums = network_.shares()[i]->gradient().staged_sums().host();
     note(i, {0, sums.size()}, sums);
@@ -159,7 +161,14 @@ void GradientExchange::finish() {
   }
   start_checks();
   for (Request& request : requests_) request.wait();
+  find_damage();
   for (const auto& share : network_.shares()) share->gradient().staged_sums().store();
+}
+
+void fetch_statistics(Network& network) {
+  if (network.grid().num_replicas() == 1) return;
+  for (const auto& share : network.shares())
+    for (Statistics* statistics : share->slice().sweep_statistics()) statistics->values.fetch();
 }
 
 void share_statistics(Network& network) {

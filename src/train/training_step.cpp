@@ -46,32 +46,27 @@ TrainingStep::TrainingStep(Network& network)
   network.pipeline().prepare(schedule_, network.plan().num_micro_batches);
 }
 
-// Of all slices, in their order: so the sums do not depend on who owns what.
-RowSums TrainingStep::add_regularization(std::optional<Damage>& damage) {
+/// Queued. What of the neighbours' weights did not arrive as it was sent.
+std::optional<Damage> TrainingStep::add_regularization() {
+  std::optional<Damage> damage;
   PhaseTimer* timer = network_.phase_timer();
   TraceRecorder* trace = network_.trace();
   {
     const PhaseScope timed(timer, Phase::waiting);
     const TraceScope traced(trace, TraceAction::wait);
-    for (std::size_t s = 0; s < regularizers_.size(); ++s)
-      regularizers_[s].post_edges(network_.shares()[s]->values().data());
+    for (Regularizer& regularizer : regularizers_) regularizer.post_edges();
     for (std::size_t s = 0; s < regularizers_.size(); ++s)
       if (!regularizers_[s].wait_for_edges() && !damage)
         damage = Damage{.kind = DamageKind::edge_weights, .slice = network_.shares()[s]->index()};
   }
-  std::vector<RowSums> mine;
-  {
-    const PhaseScope timed(timer, Phase::regularization);
-    const TraceScope traced(trace, TraceAction::regularization);
-    guard_.look();  // so that its digests come with the first sums
-    for (std::size_t s = 0; s < regularizers_.size(); ++s) {
-      Share<float>& share = *network_.shares()[s];
-      mine.push_back(regularizers_[s].add(share.values().data(), share.gradient().values()));
-    }
+  const PhaseScope timed(timer, Phase::regularization);
+  const TraceScope traced(trace, TraceAction::regularization);
+  guard_.look();
+  for (std::size_t s = 0; s < regularizers_.size(); ++s) {
+    Share<float>& share = *network_.shares()[s];
+    regularizers_[s].add(share.values().data(), share.gradient().values());
   }
-  const PhaseScope timed(timer, Phase::waiting);
-  const TraceScope traced(trace, TraceAction::wait);
-  return gather_row_sums(network_.grid().time(), network_.placement(), mine);
+  return damage;
 }
 
 void TrainingStep::check_reversal(bool on) {
@@ -92,6 +87,9 @@ StepReport TrainingStep::compute_gradient(const MiniBatchSource& source, bool st
   }
 }
 
+// On a device the host waits once, when all of the gradient is queued: what is found on the way
+// stays there until then. Messages between ranks have been waited for before, and what replicas
+// exchange.
 // What a rank finds is agreed on with the other sums over the ranks, so that looking costs no more
 // of those.
 StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_requested,
@@ -102,38 +100,50 @@ StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_r
   {
     const PhaseScope timed(timer, Phase::optimizer);
     const TraceScope traced(trace, TraceAction::optimizer);
-    for (const auto& share : network_.shares()) {
-      share->gradient().clear();
+    for (std::size_t s = 0; s < regularizers_.size(); ++s) {
+      Share<float>& share = *network_.shares()[s];
+      share.gradient().clear();
+      regularizers_[s].fetch_edges(share.values().data());
     }
   }
   std::optional<GradientExchange> exchange;
   if (network_.grid().num_replicas() > 1) exchange.emplace(network_);
-  const SweepResult sweep =
-      network_.pipeline().train(schedule_, source, on_logits, exchange ? &*exchange : nullptr);
-  {
+  network_.pipeline().train(schedule_, source, on_logits, exchange ? &*exchange : nullptr);
+  if (exchange) {
     const PhaseScope timed(timer, Phase::waiting);
-    if (exchange) exchange->finish();
+    fetch_statistics(network_);
+    exchange->finish();
     share_statistics(network_);
   }
+  {
+    const PhaseScope timed(timer, Phase::optimizer);
+    const TraceScope traced(trace, TraceAction::optimizer);
+    for (const auto& share : network_.shares()) share->gradient().finish();
+  }
+  const std::optional<Damage> of_edges = add_regularization();
+
+  // What is left are sums over ranks: the time goes into waiting for the device, and for the last
+  // of the ranks.
+  const PhaseScope timed(timer, Phase::waiting);
+  const TraceScope traced(trace, TraceAction::wait);
+  network_.backend().wait(network_.backend().mark());
+  const MicroBatchResult result = network_.pipeline().result().total();
   std::optional<Damage> damage = message_damage(network_);
   if (!damage) damage = reversal_damage(network_);
   if (exchange && !damage)
     if (const std::optional<int> slice = exchange->damaged_slice())
       damage = Damage{.kind = DamageKind::gradient_sums, .slice = *slice};
-  std::vector<int> layers_of_sums;  // whose sums left the range
-  {
-    const PhaseScope timed(timer, Phase::optimizer);
-    const TraceScope traced(trace, TraceAction::optimizer);
-    for (const auto& share : network_.shares())
-      if (const auto entry = share->gradient().finish())
-        layers_of_sums.push_back(layer_of_entry(network_.architecture(), share->map(), *entry));
-  }
-  const RowSums rows = add_regularization(damage);
+  if (!damage) damage = of_edges;
   if (const std::optional<Damage> of_weights = guard_.damage()) damage = of_weights;
-
-  // What is left are sums over ranks: the time goes into waiting for the last of them.
-  const PhaseScope timed(timer, Phase::waiting);
-  const TraceScope traced(trace, TraceAction::wait);
+  std::vector<int> layers_of_sums;  // whose sums left the range
+  for (const auto& share : network_.shares())
+    if (const auto entry = share->gradient().out_of_range())
+      layers_of_sums.push_back(layer_of_entry(network_.architecture(), share->map(), *entry));
+  // Of all slices, in their order: so the sums do not depend on who owns what.
+  std::vector<RowSums> rows_of_slices;
+  for (Regularizer& regularizer : regularizers_) rows_of_slices.push_back(regularizer.row_sums());
+  const RowSums rows =
+      gather_row_sums(network_.grid().time(), network_.placement(), rows_of_slices);
   RangeCounts counts;
   for (const auto& share : network_.shares()) counts += share->slice().range_counts();
   // What the ranks add up; counts of a mini-batch are exact in a double.
@@ -146,7 +156,6 @@ StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_r
     ranks_with_damage,
     num_fields
   };
-  const MicroBatchResult result = sweep.total();
   const std::size_t num_stages = network_.architecture().stages().size();
   std::vector<double> mine(num_fields + num_stages);  // with the largest state of each stage
   if (network_.grid().replica() == 0) {               // all replicas have the same

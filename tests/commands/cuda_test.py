@@ -58,13 +58,42 @@ class Cuda(program.ProgramTest):
         self.assertEqual([each["rank"] for each in result["device_work"]], [0, 1])
         for each in result["device_work"]:
             self.assertGreater(each["launches"], 0)
-            self.assertGreater(each["host_waits"], 0)
+            self.assertEqual(each["host_waits"], 1)
         self.assertEqual(result["device_bytes_by_use"].keys(), result["peak_bytes_by_use"].keys())
         self.assertIn("device of rank", done.stdout)
         for rank in range(2):
             phases = [each for each in result["phases"] if each["rank"] == rank]
             self.assertLessEqual(sum(each["seconds"] for each in phases), 1.05 * result["step_seconds"])
             self.assertGreater(sum(each["seconds"] for each in phases if each["phase"] != "waiting"), 0)
+
+    def work_of_ranks(self, micro_batches, *arguments, ranks=None):
+        """What the devices had to do in a step."""
+        result, _ = self.run_json("bench", "--batch-size", "4", "--steps", "2", "--micro-batches", str(micro_batches),
+                                  "--schedule", "1f1b", *arguments, ranks=ranks)
+        return result["device_work"]
+
+    def test_the_host_waits_once_a_step_however_many_micro_batches_there_are(self):
+        for micro_batches, arguments in [(1, []), (4, []), (4, ["--schedule", "gpipe"]), (4, ["--precision", "bf16"])]:
+            with self.subTest(micro_batches=micro_batches, arguments=arguments):
+                work, = self.work_of_ranks(micro_batches, *arguments)
+                self.assertEqual(work["host_waits"], 1)
+                self.assertEqual(work["copies_to_host"], 3)  # what the sweep found, sums out of range, row sums
+
+    def test_the_host_waits_once_more_for_replicas_and_fetches_what_is_sent(self):
+        # The first stage is cut: its neighbours exchange a block each.
+        cut = ["--blocks", "4,1,1", "--partition", "uniform"]
+        for time_ranks, data_ranks in [(2, 1), (1, 2), (2, 2)]:
+            work = self.work_of_ranks(4, *cut, "--time-ranks", str(time_ranks), "--data-ranks", str(data_ranks),
+                                      ranks=time_ranks * data_ranks)
+            for each in work:
+                with self.subTest(time_ranks=time_ranks, data_ranks=data_ranks, rank=each["rank"]):
+                    self.assertEqual(each["host_waits"], 1 if data_ranks == 1 else 2)
+            messages = {1: [0], 2: [4 // data_ranks, 2 * 4 // data_ranks]}[time_ranks]
+            edges = time_ranks - 1
+            exchanged = [0] * time_ranks if data_ranks == 1 else {1: [1 + 2], 2: [1 + 1, 1 + 1]}[time_ranks]
+            fetched = sorted(each["copies_to_host"] for each in work)
+            self.assertEqual(fetched, sorted(data_ranks * [3 + edges + sent + shared
+                                                           for sent, shared in zip(messages, exchanged)]))
 
     def test_a_step_without_whole_segments_is_replayed_from_graphs(self):
         # bf16 takes the general path: couplings by the library.

@@ -86,6 +86,12 @@ OnLogits collect(Logits& logits) {
   };
 }
 
+SweepResult train(Pipeline& pipeline, const ScheduleRule& rule, const MiniBatchSource& source,
+                  const OnLogits& on_logits = {}) {
+  pipeline.train(rule, source, on_logits);
+  return pipeline.result();
+}
+
 class PipelineOf
     : public testing::TestWithParam<std::tuple<std::string, std::string, std::string>> {
  protected:
@@ -118,9 +124,9 @@ TEST_P(PipelineOf, SlicesOverRanksEqualOneSliceBitForBit) {
     const MiniBatchSource source = source_of(batch);
     Logits of_slices, of_whole;
 
-    const SweepResult got = slice.pipeline.train(rule_of(schedule), source, collect(of_slices));
+    const SweepResult got = train(slice.pipeline, rule_of(schedule), source, collect(of_slices));
     const SweepResult expected =
-        whole.pipeline.train(schedule_rule("gpipe"), source, collect(of_whole));
+        train(whole.pipeline, schedule_rule("gpipe"), source, collect(of_whole));
     for (Worker* worker : {&slice, &whole}) worker->share->slice().update_running_averages();
 
     EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
@@ -211,8 +217,8 @@ TEST_F(PipelineOnce, CountsOfTheRangeAddUpToThoseOfOneSlice) {
   const TestBatch<float> batch(network, {2, 1});
   const ScheduleRule& schedule = schedule_rule("1f1b");
 
-  slice.pipeline.train(schedule, source_of(batch));
-  whole.pipeline.train(schedule, source_of(batch));
+  train(slice.pipeline, schedule, source_of(batch));
+  train(whole.pipeline, schedule, source_of(batch));
 
   const RangeCounts mine = slice.share->slice().range_counts(),
                     all = whole.share->slice().range_counts();
@@ -257,8 +263,8 @@ TEST_P(RingOf, SeveralSlicesARankEqualOneSliceBitForBit) {
     SCOPED_TRACE(rule->name);
     for (const auto& share : shares) share->gradient().clear();
     whole.share->gradient().clear();
-    const SweepResult got = pipeline.train(*rule, source);
-    const SweepResult expected = whole.pipeline.train(schedule_rule("gpipe"), source);
+    const SweepResult got = train(pipeline, *rule, source);
+    const SweepResult expected = train(whole.pipeline, schedule_rule("gpipe"), source);
 
     EXPECT_EQ(got.total().loss_sum, last ? expected.total().loss_sum : 0);
     for (const auto& share : shares) expect_same_gradients(*share, *whole.share);

@@ -59,7 +59,10 @@ class Ranks {
   WorkOfRank work() {
     return [this](int rank) -> SliceWork& { return *works_[rank]; };
   }
-  NetworkWork& work_of(int rank) { return *works_[rank]; }
+  SweepResult result_of(int rank) {
+    works_[rank]->finish();
+    return works_[rank]->result();
+  }
   Mailbox::SlotSize slot_size() const { return slot_size_; }
   /// Of all slices, in the order of the checkpoint.
   std::vector<float> gradient() {
@@ -106,7 +109,7 @@ TEST_P(SimulationOf, TrainsWithTheBitsOfOneSliceOnAnyPlacement) {
         EXPECT_EQ(result.faults, std::vector<std::string>{});
         double found = 0;
         for (int rank = 0; rank < placement.num_ranks(); ++rank)
-          found += ranks.work_of(rank).finish().total().loss_sum / batch.size();
+          found += ranks.result_of(rank).total().loss_sum / batch.size();
         EXPECT_EQ(found, loss);
         EXPECT_EQ(num_differing(ranks.gradient(), expected), 0u);
       }
@@ -161,8 +164,8 @@ TEST(Simulation, AMailboxThatDoesNotWaitIsFoundOut) {
     Ranks ranks(network, placement, backend, source);
     simulate(make_programs(schedule_rule("gpipe"), placement, 2), placement, costs,
              ranks.slot_size(), ranks.work(), queue);
-    ranks.work_of(0).finish();
-    return ranks.work_of(1).finish().total().loss_sum;
+    ranks.result_of(0);
+    return ranks.result_of(1).total().loss_sum;
   };
   ImpatientQueue impatient(backend);
 

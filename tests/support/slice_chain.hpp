@@ -111,6 +111,7 @@ class SliceChain {
       if (mode != Mode::train) last.release(m);
     }
     for (auto& part : parts_) part->slice().finish_sweep();
+    for (auto& part : parts_) part->slice().take_notes();
     double loss = 0;
     for (int m = 0; m < num_micro_batches; ++m) loss += last.result(m).loss_sum;
     return loss / batch.size();
@@ -131,6 +132,7 @@ class SliceChain {
     }
     for (auto& part : parts_) {
       part->slice().finish_sweep();
+      part->slice().take_notes();
       part->gradient().finish();
       part->slice().update_running_averages();
     }

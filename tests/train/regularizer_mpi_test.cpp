@@ -92,10 +92,11 @@ Result regularize(const Architecture& architecture, BlockRange range, const Para
   const auto backend = make_reference_backend<float>();
   Regularizer regularizer(architecture, range, map, weight_decay, smoothness, *backend,
                           communicator, placement, communicator.rank());
-  regularizer.post_edges(values.data());
+  regularizer.fetch_edges(values.data());
+  regularizer.post_edges();
   EXPECT_TRUE(regularizer.wait_for_edges());
-  const RowSums sums =
-      gather_row_sums(communicator, placement, {regularizer.add(values.data(), gradient.data())});
+  regularizer.add(values.data(), gradient.data());
+  const RowSums sums = gather_row_sums(communicator, placement, {regularizer.row_sums()});
   return {.gradient = std::move(gradient),
           .value = regularizer.value(sums),
           .squared_norm = std::accumulate(sums.gradient.begin(), sums.gradient.end(), 0.0)};

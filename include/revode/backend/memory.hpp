@@ -6,8 +6,10 @@
 // free.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <stdexcept>
 #include <string_view>
@@ -180,5 +182,46 @@ void tell_guarded(std::string_view what, StagedBuffer<T>& array, std::size_t cou
   array.store(count);
   array.host();
 }
+
+/// Arrays that the host hands to calls, one after the other: none is filled again while a call that
+/// was made before may still read it, so that neither the host nor a copy waits for such a call.
+template <typename T>
+class SentArrays {
+ public:
+  class Sent {
+   public:
+    T* data() { return array_.data(); }
+
+   private:
+    friend class SentArrays;
+    StagedBuffer<T> array_;
+    bool is_in_use_ = false;
+    Mark last_use_ = 0;
+  };
+
+  /// `values` in the backend's memory, for calls that are made until release(). Queued.
+  Sent& send(std::span<const T> values, CallQueue& queue) {
+    Sent& sent = unused(queue);
+    sent.array_.ensure(values.size(), Memory::workspace, queue);
+    std::ranges::copy(values, sent.array_.host().begin());
+    sent.array_.store(values.size());
+    sent.is_in_use_ = true;
+    return sent;
+  }
+  /// No call that is made from now on reads it.
+  void release(Sent& sent, CallQueue& queue) {
+    sent.is_in_use_ = false;
+    sent.last_use_ = queue.mark();
+  }
+
+ private:
+  Sent& unused(CallQueue& queue) {
+    for (Sent& sent : arrays_)
+      if (!sent.is_in_use_ && queue.reached(sent.last_use_)) return sent;
+    return arrays_.emplace_back();
+  }
+
+  std::deque<Sent> arrays_;
+};
 
 }  // namespace revode

@@ -27,9 +27,10 @@ class GradientSums {
   ExactSum* sums() { return sums_.data(); }
   /// The same, to be exchanged with other replicas before finish().
   StagedBuffer<ExactSum>& staged_sums() { return sums_; }
-  /// Turns the sums into the nearest values, once. Returns the last entry whose sum was out of
-  /// range, if there is one.
-  std::optional<std::size_t> finish();
+  /// Turns the sums into the nearest values, once. Queued.
+  void finish();
+  /// After finish(): the last entry whose sum was out of range, if there is one. Waits for it.
+  std::optional<std::size_t> out_of_range();
   /// After finish().
   Real* values() { return reinterpret_cast<Real*>(sums_.data()); }
 

@@ -93,7 +93,7 @@ class Probe {
 
 /// State arrays are [2][batch, channels, height, width], slot 0 first, contiguous, in the backend's
 /// memory: what a message carries. A sweep goes from begin_sweep() to finish_sweep(); what it found
-/// is there for the host after that.
+/// is there for the host after take_notes().
 template <typename Real>
 class TimeSlice {
  public:
@@ -131,8 +131,10 @@ class TimeSlice {
 
   /// Micro-batches are numbered from 0 in each sweep.
   void begin_sweep(int num_micro_batches);
-  /// Waits until the backend has done all of it.
+  /// Behind the calls of all its micro-batches: what it found goes to the host. Queued.
   void finish_sweep();
+  /// Waits for what it found.
+  void take_notes();
 
   /// Takes a micro-batch through the slice: `message` holds the state that enters (but on the first
   /// slice) and receives the one that leaves (but on the last).
@@ -191,7 +193,7 @@ class TimeSlice {
   /// From now on sweeps go block by block and show the probe every edge (null: none).
   void set_probe(Probe<Real>* probe) { probe_ = probe; }
 
-  // Of the last sweep, after finish_sweep().
+  // Of the last sweep, after take_notes().
 
   /// Last slice.
   MicroBatchResult result(int micro_batch) const;
@@ -258,11 +260,12 @@ class TimeSlice {
   std::vector<Piece> pieces_;
   std::map<int, std::unique_ptr<InFlight>> in_flight_;  // by micro-batch
   std::vector<std::unique_ptr<InFlight>> spare_;        // rooms to use again
-  Buffer<Real> scratch_;                                // a second adjoint, for transitions
-  int num_micro_batches_ = 0;                           // of the sweep
-  StagedBuffer<MicroBatchNotes> notes_;                 // of the sweep, by micro-batch
-  std::vector<MicroBatchNotes> found_;                  // the same, after finish_sweep()
-  std::vector<int> num_samples_;                        // by micro-batch
+  SentArrays<std::uint8_t> labels_;
+  Buffer<Real> scratch_;                 // a second adjoint, for transitions
+  int num_micro_batches_ = 0;            // of the sweep
+  StagedBuffer<MicroBatchNotes> notes_;  // of the sweep, by micro-batch
+  std::vector<MicroBatchNotes> found_;   // the same, after take_notes()
+  std::vector<int> num_samples_;         // by micro-batch
   SweepStatistics opening_statistics_, closing_statistics_;
   PhaseTimer* timer_ = nullptr;
   bool measures_reversal_ = false;

@@ -73,9 +73,10 @@ class NetworkWork final : public SliceWork {
   /// That slices have taken so far, forward and back.
   double work_seconds() const { return work_seconds_; }
 
-  /// After all of the work: waits for what the backend still has to do. Zeros for micro-batches
-  /// that did not pass through here.
-  SweepResult finish();
+  /// After all of the work: what the slices found goes to the host. Queued.
+  void finish();
+  /// After finish(): waits for it. Zeros for micro-batches that did not pass through here.
+  SweepResult result();
 
  private:
   TimeSlice<float>& own(int slice) const { return *slices_[slice]; }
@@ -88,6 +89,7 @@ class NetworkWork final : public SliceWork {
   Backend<float>& backend_;
   const MiniBatchSource& source_;
   std::vector<int> micro_batches_;  // the source's number of each
+  int num_micro_batches_;           // of the source
   int mini_batch_;
   Mode mode_;
   SweepObservers observers_;

@@ -37,9 +37,12 @@ class Pipeline {
   /// Forward and backward sweep of a mini-batch, of which each replica takes its micro-batches; the
   /// gradients of the slices += one contribution an entry for each of those. Collective. on_logits:
   /// called on the last rank of a replica after each forward; may be empty. gradients: told of
-  /// those of this rank's slices; may be null.
-  SweepResult train(const ScheduleRule& rule, const MiniBatchSource& source,
-                    const OnLogits& on_logits = {}, GradientListener* gradients = nullptr);
+  /// of those of this rank's slices; may be null. Returns when all calls are made and all messages
+  /// have left.
+  void train(const ScheduleRule& rule, const MiniBatchSource& source,
+             const OnLogits& on_logits = {}, GradientListener* gradients = nullptr);
+  /// After train(): waits for what the slices found. Collective.
+  SweepResult result();
 
   /// Forward sweep alone with running statistics. Collective.
   SweepResult evaluate(const MiniBatchSource& source, const OnLogits& on_logits = {});
@@ -71,8 +74,8 @@ class Pipeline {
   const Program& program_of(const ScheduleRule* rule, int num_micro_batches);
   /// micro_batches: own ones, as the mini-batch numbers them.
   Activity activity_of(const Instruction& instruction, const std::vector<int>& micro_batches) const;
-  SweepResult sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
-                    SweepObservers observers);
+  void sweep(const ScheduleRule* rule, const MiniBatchSource& source, Mode mode,
+             SweepObservers observers);
 
   const Grid& grid_;
   Placement placement_;
@@ -93,6 +96,7 @@ class Pipeline {
     Program program;
   };
   Made trained_, evaluated_;
+  std::optional<NetworkWork> work_;  // of the last sweep
   bool playing_ = false;
   GradientListener* gradients_ = nullptr;  // of the sweep that is played
   std::vector<MessageTag> damaged_;        // of the last sweep

@@ -36,13 +36,16 @@ class Regularizer {
               double weight_decay, double smoothness, Backend<float>& backend,
               const Communicator& communicator, const Placement& placement, int slice);
 
-  /// Neighbouring slices exchange their edge blocks: all of a rank's slices post theirs, then wait
-  /// for those of others. Collective; before each add().
-  void post_edges(const float* values);
+  /// Neighbouring slices exchange their edge blocks: all of a rank's slices fetch theirs (queued),
+  /// post them, then wait for those of others. Collective; before each add().
+  void fetch_edges(const float* values);
+  void post_edges();
   /// Whether they arrived with the bits that they left with.
   bool wait_for_edges();
-  /// gradient += dR/dvalues; returns the slice's row sums. Arrays are in the backend's memory.
-  RowSums add(const float* values, float* gradient);
+  /// gradient += dR/dvalues. Arrays are in the backend's memory. Queued.
+  void add(const float* values, float* gradient);
+  /// After add(): waits for the slice's row sums.
+  RowSums row_sums();
 
   /// R from the row sums of all slices, in their order.
   double value(const RowSums& all) const;

@@ -26,11 +26,12 @@ class GradientExchange final : public GradientListener {
 
   void complete(int slice, std::size_t first, std::size_t last) override;
   void progress() override;
-  /// After the sweep: waits until all sums are those of all replicas.
+  /// After the sweep: waits until all sums are those of all replicas. Waits for the backend's calls
+  /// where it computes on a device, once.
   void finish();
   /// After finish(): the first of this rank's slices the sum of whose sums, modulo 2^64, is not
   /// that of what the replicas added.
-  std::optional<int> damaged_slice() const;
+  std::optional<int> damaged_slice() const { return damaged_slice_; }
 
  private:
   /// Entries [first, last) of a share's gradient.
@@ -42,6 +43,7 @@ class GradientExchange final : public GradientListener {
   void start(Range range);
   void note(std::size_t share, Range range, std::span<ExactSum> sums);
   void start_checks();
+  void find_damage();
 
   Network& network_;
   bool early_;                                ///< sums lie where the MPI library may read them
@@ -57,9 +59,12 @@ class GradientExchange final : public GradientListener {
   // The lower and the upper 32 bits of these, which do not overflow where replicas add them up.
   std::vector<std::int64_t> checks_;
   std::vector<std::pair<std::size_t, Range>> exchanged_;  // share, entries
+  std::optional<int> damaged_slice_;
 };
 
-/// Every replica gets the batch-norm statistics of all micro-batches.
+/// Every replica gets the batch-norm statistics of all micro-batches: they are fetched (queued),
+/// then shared, which waits for them.
+void fetch_statistics(Network& network);
 void share_statistics(Network& network);
 
 /// rows [samples, row_size], on the last ranks: each replica has filled in those of its

@@ -79,7 +79,7 @@ class TrainingStep {
  private:
   StepReport try_gradient(const MiniBatchSource& source, bool stop_requested,
                           const OnLogits& on_logits);
-  RowSums add_regularization(std::optional<Damage>& damage);
+  std::optional<Damage> add_regularization();
   std::optional<StepReport::Overflow> first_overflow(const std::vector<int>& layers_of_sums);
   std::string origin_of_non_finite(const MiniBatchSource& source);
 

@@ -1,7 +1,6 @@
 #include "backend/cuda/cuda_backend.hpp"
 
 #include <algorithm>
-#include <deque>
 #include <optional>
 #include <utility>
 
@@ -95,15 +94,12 @@ class CudaBackend final : public Backend<float> {
 
   void cut_images(const StoredImages<float>& stored, const std::vector<DrawnImage>& drawn,
                   float* images) override {
-    SentDraws& sent = unused_draws();
-    sent.draws.ensure(drawn.size(), Memory::workspace, *this);
-    std::ranges::copy(drawn, sent.draws.host().begin());
-    sent.draws.store(drawn.size());
+    auto& sent = draws_.send(drawn, *this);
     engine_->launch(CutImages{.stored = stored,
                               .num_drawn = static_cast<int>(drawn.size()),
-                              .drawn = sent.draws.data(),
+                              .drawn = sent.data(),
                               .images = images});
-    sent.last_use = mark();
+    draws_.release(sent, *this);
   }
 
   void opening_convolve(const OpeningShape& shape, const float* images,
@@ -275,15 +271,14 @@ class CudaBackend final : public Backend<float> {
 
   void update_running_averages(int num_features, const std::vector<double>& counts,
                                NormStatistics statistics, float* mean, float* variance) override {
-    counts_.ensure(counts.size(), Memory::workspace, *this);
-    std::ranges::copy(counts, counts_.host().begin());
-    counts_.store(counts.size());
+    auto& sent = counts_.send(counts, *this);
     engine_->launch(UpdateRunningAverages{.num_features = num_features,
                                           .num_batches = static_cast<int>(counts.size()),
-                                          .counts = counts_.data(),
+                                          .counts = sent.data(),
                                           .statistics = statistics,
                                           .mean = mean,
                                           .variance = variance});
+    counts_.release(sent, *this);
   }
 
   void compare(std::size_t size, const float* values, const float* expected,
@@ -364,21 +359,9 @@ class CudaBackend final : public Backend<float> {
     return pooled;
   }
 
-  struct SentDraws {
-    StagedBuffer<DrawnImage> draws;
-    Mark last_use = 0;
-  };
-  /// That no call will read any more: neither the host nor a copy is to wait for the kernels of
-  /// micro-batches in front.
-  SentDraws& unused_draws() {
-    for (SentDraws& sent : sent_draws_)
-      if (reached(sent.last_use)) return sent;
-    return sent_draws_.emplace_back();
-  }
-
   std::shared_ptr<Engine> engine_;
-  StagedBuffer<double> counts_;
-  std::deque<SentDraws> sent_draws_;
+  SentArrays<DrawnImage> draws_;
+  SentArrays<double> counts_;
 };
 
 }  // namespace

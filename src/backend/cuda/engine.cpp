@@ -191,6 +191,7 @@ void Engine::copy_in(void* to, const void* host, std::size_t bytes) {
 
 void Engine::copy_out(void* host, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
+  ++counts_.num_fetches;
   begin_call(copies_out, bytes_at(from, bytes));
   device_->copy_out(host, from, bytes, streams_[copies_out]);
 }
