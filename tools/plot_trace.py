@@ -3,8 +3,10 @@
 
     tools/plot_trace.py FILE -o PICTURE.png|.svg|.pdf [--step N] [--title TEXT]
 
-A row a rank; numbers in the bars are micro-batches. White is time of which the trace does not tell. Messages are not
-drawn: Perfetto (https://ui.perfetto.dev) shows them, and every step.
+A row a rank; numbers in the bars are micro-batches. White is time of which the trace does not tell. Where ranks compute on
+devices, the row of a rank is what its host gives the device to do; below are what the device did when, and the copies
+between the two (to the device above, to the host below). Messages are not drawn: Perfetto (https://ui.perfetto.dev) shows
+them, and every step.
 """
 import argparse
 import json
@@ -26,17 +28,26 @@ import matplotlib.pyplot as plt  # noqa: E402
 # them; idle time is pale. In the order of the legend.
 COLOURS = {"forward": ("#56B4E9", "black"), "backward": ("#0072B2", "white"), "wait": ("#dddddd", "black"),
            "data": ("#009E73", "black"), "allreduce": ("#CC79A7", "black"), "regularization": ("#F0E442", "black"),
-           "optimizer": ("#E69F00", "black"), "checkpoint": ("#D55E00", "black")}
+           "optimizer": ("#E69F00", "black"), "checkpoint": ("#D55E00", "black"), "copy_in": ("#999999", "black"),
+           "copy_out": ("#444444", "white")}
 NUMBER_POINTS = 7  # size of the micro-batches' numbers
 BAR_HEIGHT = 0.8
+COPY_HEIGHT = 0.38  # of those in one direction
+# The rows of a rank by the category of their events, and what is written beside them.
+LANES = {"work": "", "device": "device", "copy": "copies"}
 
 
 class PlotError(Exception):
     """One sentence for the user."""
 
 
+def lane_of(event):
+    category = event.get("cat", "work")
+    return category if category in LANES else "work"
+
+
 class Trace:
-    """What the ranks did, without their messages."""
+    """What the ranks and their devices did, without their messages."""
 
     def __init__(self, path):
         self.path = path
@@ -87,26 +98,41 @@ def draw_numbers(axis, rows, start):
                       color=COLOURS[event["name"]][1])
 
 
+def place_in(row, name):
+    """Where a bar begins, and its height."""
+    if name in ("copy_in", "copy_out"):
+        return (row - BAR_HEIGHT / 2 if name == "copy_in" else row + BAR_HEIGHT / 2 - COPY_HEIGHT), COPY_HEIGHT
+    return row - BAR_HEIGHT / 2, BAR_HEIGHT
+
+
+def labels_of(trace, row_of):
+    """A rank's name at its host's row; its device's rows are told apart."""
+    ranks = sorted({rank for rank, _ in row_of})
+    names = dict(zip(ranks, trace.labels(ranks)))
+    return [LANES[lane] or names[rank] for rank, lane in row_of]
+
+
 def draw(trace, step, title):
     events = trace.of_step(step)
-    ranks = sorted({event["pid"] for event in events})
-    row_of = {rank: row for row, rank in enumerate(ranks)}
+    rows = sorted({(event["pid"], list(LANES).index(lane_of(event))) for event in events})
+    row_of = {(rank, list(LANES)[lane]): row for row, (rank, lane) in enumerate(rows)}
     start = min(event["ts"] for event in events)
     end = max(event["ts"] + event["dur"] for event in events)
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
                          "svg.fonttype": "none", "svg.hashsalt": "revode"})
-    figure, axis = plt.subplots(figsize=(10, min(30, 1.7 + 0.34 * len(ranks))), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(10, min(30, 1.7 + 0.34 * len(rows))), constrained_layout=True)
     shown = []
     for name, (colour, _) in COLOURS.items():
-        for rank in ranks:
+        for (rank, lane), row in row_of.items():
             bars = [((event["ts"] - start) / 1e3, event["dur"] / 1e3) for event in events
-                    if event["pid"] == rank and event["name"] == name]
+                    if (event["pid"], lane_of(event)) == (rank, lane) and event["name"] == name]
             if bars:
-                axis.broken_barh(bars, (row_of[rank] - BAR_HEIGHT / 2, BAR_HEIGHT), facecolors=colour,
-                                 edgecolors="white", linewidth=0.4)
+                # Copies are so short that white edges would hide them.
+                edge = {"edgecolors": colour if lane == "copy" else "white", "linewidth": 0.4}
+                axis.broken_barh(bars, place_in(row, name), facecolors=colour, **edge)
                 shown += [name] if name not in shown else []
-    axis.set_yticks(range(len(ranks)), trace.labels(ranks))
-    axis.set_ylim(len(ranks) - 0.5, -0.5)
+    axis.set_yticks(range(len(rows)), labels_of(trace, row_of))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlim(0, max((end - start) / 1e3, 1e-3))
     axis.set_xlabel("time (ms)")
     axis.grid(axis="x", color="#e4e4e4", linewidth=0.7)
@@ -115,7 +141,7 @@ def draw(trace, step, title):
                 columnspacing=1.4)
     figure.suptitle(title or f"step {step} of {Path(trace.path).name}: {(end - start) / 1e3:.1f} ms", fontsize=11)
     figure.draw_without_rendering()
-    draw_numbers(axis, [(event, row_of[event["pid"]]) for event in events], start)
+    draw_numbers(axis, [(event, row_of[event["pid"], lane_of(event)]) for event in events], start)
     return figure
 
 

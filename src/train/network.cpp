@@ -132,7 +132,7 @@ void Network::time_phases() {
 }
 
 void Network::trace_steps(int num_steps) {
-  trace_.emplace(num_steps);
+  trace_.emplace(num_steps, *backend_);
   pipeline_->set_trace(&*trace_);
 }
 

@@ -23,9 +23,9 @@ constexpr int default_trace_steps = 10;
 /// An event as ranks hand it to rank 0: times in nanoseconds by the clock of rank 0, the peer as a
 /// rank of the run.
 struct Record {
-  std::int64_t step, action, begin, end, micro_batch, slice, peer, message_kind;
+  std::int64_t step, action, begin, end, micro_batch, slice, peer, message_kind, on_device;
 };
-constexpr std::size_t fields_of_record = 8;
+constexpr std::size_t fields_of_record = 9;
 
 std::int64_t nanoseconds(TraceEvent::Clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
@@ -43,9 +43,9 @@ std::vector<std::int64_t> pack(const TraceRecorder& recorder, const Grid& grid,
     for (const TraceEvent& event : step.events) {
       const int peer =
           event.peer == TraceEvent::none ? event.peer : grid.order()[first_place + event.peer];
-      packed.insert(packed.end(),
-                    {step.number, static_cast<std::int64_t>(event.action), time(event.begin),
-                     time(event.end), event.micro_batch, event.slice, peer, event.message_kind});
+      packed.insert(packed.end(), {step.number, static_cast<std::int64_t>(event.action),
+                                   time(event.begin), time(event.end), event.micro_batch,
+                                   event.slice, peer, event.message_kind, event.on_device ? 1 : 0});
     }
   }
   return packed;
@@ -55,7 +55,7 @@ std::vector<Record> unpack(const std::vector<std::int64_t>& packed) {
   std::vector<Record> records;
   for (std::size_t i = 0; i < packed.size(); i += fields_of_record)
     records.push_back({packed[i], packed[i + 1], packed[i + 2], packed[i + 3], packed[i + 4],
-                       packed[i + 5], packed[i + 6], packed[i + 7]});
+                       packed[i + 5], packed[i + 6], packed[i + 7], packed[i + 8]});
   return records;
 }
 
@@ -126,20 +126,25 @@ std::string microseconds(std::int64_t time) {
 }
 
 /// What the events of a thread have in common.
-enum class Lane { work, messages, files };
+enum class Lane { work, messages, files, device, copies_in, copies_out };
 
-Lane lane_of(TraceAction action) {
+Lane lane_of(const Record& record) {
+  const TraceAction action = action_of(record);
   if (is_message(action)) return Lane::messages;
+  if (action == TraceAction::copy_in) return Lane::copies_in;
+  if (action == TraceAction::copy_out) return Lane::copies_out;
+  if (record.on_device != 0) return Lane::device;
   return action == TraceAction::write ? Lane::files : Lane::work;
 }
 
 constexpr std::string_view category_of(Lane lane) {
-  constexpr std::string_view names[] = {"work", "message", "file"};
+  constexpr std::string_view names[] = {"work", "message", "file", "device", "copy", "copy"};
   return names[static_cast<int>(lane)];
 }
 
 constexpr std::string_view name_of(Lane lane) {
-  constexpr std::string_view names[] = {"work", "messages", "files"};
+  constexpr std::string_view names[] = {"work",   "messages",         "files",
+                                        "device", "copies to device", "copies to host"};
   return names[static_cast<int>(lane)];
 }
 
@@ -190,7 +195,7 @@ std::string text_of(std::vector<std::vector<Record>> ranks, const std::vector<st
     Threads threads;
     for (const Record& record : records) {
       const TraceAction action = action_of(record);
-      const Lane lane = lane_of(action);
+      const Lane lane = lane_of(record);
       items.push_back(fmt::format(
           R"({{"name":"{}","cat":"{}","ph":"X","pid":{},"tid":{},"ts":{},"dur":{},"args":{{{}}}}})",
           to_string(action), category_of(lane), rank, threads.thread_of(lane, record),
@@ -219,7 +224,8 @@ void write_planned_trace(const Config& config, const std::vector<PlannedWork>& s
                                 .micro_batch = work.micro_batch,
                                 .slice = work.slice,
                                 .peer = TraceEvent::none,
-                                .message_kind = TraceEvent::none});
+                                .message_kind = TraceEvent::none,
+                                .on_device = 0});
   write_trace(config, text_of(std::move(ranks), std::vector<std::string>(num_ranks, "planned")));
 }
 
@@ -231,6 +237,7 @@ TraceFile::TraceFile(Network& network)
 void TraceFile::write(Failure failure) {
   const Grid& grid = network_.grid();
   const Communicator& world = grid.world();
+  network_.trace()->read_device();
   const ClockOffset offset = measure_clock_offset(world);
   const auto packed = world.gather(pack(*network_.trace(), grid, first_offset_, offset));
   world.agree([&] {

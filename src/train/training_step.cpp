@@ -127,6 +127,10 @@ StepReport TrainingStep::try_gradient(const MiniBatchSource& source, bool stop_r
   const PhaseScope timed(timer, Phase::waiting);
   const TraceScope traced(trace, TraceAction::wait);
   network_.backend().wait(network_.backend().mark());
+  if (trace != nullptr) {
+    trace->note_copies();
+    trace->read_device();
+  }
   const MicroBatchResult result = network_.pipeline().result().total();
   std::optional<Damage> damage = message_damage(network_);
   if (!damage) damage = reversal_damage(network_);
@@ -238,6 +242,7 @@ void TrainingStep::update(double rate, const StepReport& report) {
   }
   network_.load_weights();
   guard_.note();
+  if (TraceRecorder* trace = network_.trace()) trace->note_copies();
 }
 
 NonFinite TrainingStep::explain(const MiniBatchSource& source, const StepReport& report,

@@ -2,11 +2,13 @@
 #include "backend/cuda/cuda_backend.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -142,6 +144,49 @@ TEST(CudaBackend, ProgressMayAskForMarks) {
 }
 
 // The table in docs/gpu.md: blocks of a cluster there and back, 0 where an image does not fit.
+// A time by the host's clock is off by no more than it took to ask for it.
+TEST(CudaBackend, TellsByTheHostsClockWhenItsWorkWasDone) {
+  using Clock = std::chrono::steady_clock;
+  for (const cuda::RunOrder order : all_orders) {
+    const auto backend = make_on_host(order);
+    Buffer<float> array(8, Memory::workspace, backend->space());
+    std::vector<float> fetched(8);
+    backend->stamp_copies();
+    const Clock::time_point start = Clock::now();
+    const Stamp begin = backend->stamp();
+    backend->zero(array.data(), array.bytes());
+    const Stamp end = backend->stamp();
+    backend->copy_out(fetched.data(), array.data(), array.bytes());
+    backend->wait(backend->mark());
+    const std::vector<WorkClock::StampedCopy> copies = backend->take_copies();
+    ASSERT_EQ(copies.size(), 1u);
+    EXPECT_TRUE(copies.front().to_host);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+
+    const Clock::time_point before = Clock::now();
+    const std::vector<Clock::time_point> times = backend->host_times(
+        std::vector<Stamp>{begin, end, copies.front().begin, copies.front().end});
+    const Clock::duration error = Clock::now() - before;
+
+    ASSERT_EQ(times.size(), 4u);
+    EXPECT_TRUE(std::ranges::is_sorted(times));
+    EXPECT_GE(times.front(), start - error);
+    EXPECT_LE(times.back(), before + error);
+    EXPECT_TRUE(backend->take_copies().empty());
+  }
+}
+
+TEST(CudaBackend, StampsNoCopiesUnlessItIsToldTo) {
+  const auto backend = make_on_host(cuda::RunOrder::eager);
+  Buffer<float> array(8, Memory::workspace, backend->space());
+  std::vector<float> fetched(8);
+
+  backend->copy_out(fetched.data(), array.data(), array.bytes());
+  backend->wait(backend->mark());
+
+  EXPECT_TRUE(backend->take_copies().empty());
+}
+
 TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
   constexpr cuda::ClusterLimits of_8_0{std::size_t{163} << 10, 1},
       of_9_0{std::size_t{227} << 10, 8};

@@ -2,6 +2,7 @@
 """The program with --backend cuda. REVODE_CUDA_PLUGIN names a plug-in whose GPU is a device in host memory."""
 import json
 import os
+from collections import Counter
 from unittest import mock
 
 import program
@@ -79,6 +80,10 @@ class Cuda(program.ProgramTest):
                 self.assertEqual(work["host_waits"], 1)
                 self.assertEqual(work["copies_to_host"], 3)  # what the sweep found, sums out of range, row sums
 
+    def test_a_trace_costs_three_short_waits_a_step(self):
+        work, = self.work_of_ranks(4, "--trace", "trace.json")
+        self.assertEqual(work["host_waits"], 1 + 3)
+
     def test_the_host_waits_once_more_for_replicas_and_fetches_what_is_sent(self):
         # The first stage is cut: its neighbours exchange a block each.
         cut = ["--blocks", "4,1,1", "--partition", "uniform"]
@@ -94,6 +99,39 @@ class Cuda(program.ProgramTest):
             fetched = sorted(each["copies_to_host"] for each in work)
             self.assertEqual(fetched, sorted(data_ranks * [3 + edges + sent + shared
                                                            for sent, shared in zip(messages, exchanged)]))
+
+    def test_a_trace_has_what_the_devices_did_and_when(self):
+        self.run_program("train", *NETWORK, "--backend", "cuda", "--batch-size", "8", "--micro-batches", "4", "--steps", "3",
+                         "--time-ranks", "2", "--train-fraction", "0.01", "--output", "run", "--trace", "trace.json",
+                         "--trace-steps", "2", ranks=2)
+
+        events = json.loads((self.folder / "trace.json").read_text())
+        names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        for rank in range(2):
+            # One thread each: what a stream does does not overlap.
+            lanes = [names[thread] for thread in sorted(names) if thread[0] == rank]
+            for lane in ("device", "copies to device", "copies to host"):
+                self.assertEqual(lanes.count(lane), 1, lanes)
+            mine = [e for e in events if e["ph"] == "X" and e["pid"] == rank]
+            of_lane = {lane: [e for e in mine if names[rank, e["tid"]] == lane] for lane in lanes}
+
+            def what(event):
+                return event["name"], *(event["args"].get(key) for key in ("step", "micro_batch", "slice"))
+            asked = [e for e in of_lane["work"]
+                     if e["name"] in ("forward", "backward", "data", "regularization", "optimizer")]
+            self.assertEqual(Counter(map(what, of_lane["device"])), Counter(map(what, asked)))
+            for name in ("forward", "backward"):
+                self.assertEqual(sum(e["name"] == name for e in of_lane["device"]), 2 * 4)
+            # In the order in which it was asked for, and not before. A second is much more than the clocks are apart.
+            self.assertEqual([what(e) for e in sorted(of_lane["device"], key=lambda e: e["ts"])],
+                             [what(e) for e in sorted(asked, key=lambda e: e["ts"])])
+            for done, begun in zip(sorted(of_lane["device"], key=lambda e: e["ts"]), sorted(asked, key=lambda e: e["ts"])):
+                self.assertGreater(done["ts"], begun["ts"] - 1e6)
+            # Of each step: messages (4 forward, or 2 a micro-batch back), and what is found.
+            sent = (4, 8)[rank]
+            self.assertGreaterEqual(len(of_lane["copies to host"]), 2 * (sent + 3))
+            self.assertEqual({e["name"] for e in of_lane["copies to host"]}, {"copy_out"})
+            self.assertEqual({e["name"] for e in of_lane["copies to device"]}, {"copy_in"})
 
     def test_a_step_without_whole_segments_is_replayed_from_graphs(self):
         # bf16 takes the general path: couplings by the library.

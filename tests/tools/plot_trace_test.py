@@ -38,8 +38,9 @@ def exit_of(*arguments):
     return None
 
 
-def make_events(hosts, steps=(7, 8, 9), saved=(9,)):
-    """A forward of 10 ms with micro-batch 41, one of 10 us with 42, a wait; a checkpoint in the steps that are saved."""
+def make_events(hosts, steps=(7, 8, 9), saved=(9,), on_device=False):
+    """A forward of 10 ms with micro-batch 41, one of 10 us with 42, a wait; a checkpoint in the steps that are saved. On
+    devices these begin the first 5 ms later, behind a copy."""
     events = [{"name": "trace of revode", "ph": "M", "pid": 0, "args": {}}]
     for rank, host in enumerate(hosts):
         events.append({"name": "process_name", "ph": "M", "pid": rank, "tid": 0, "args": {"name": f"rank {rank} ({host})"}})
@@ -50,6 +51,10 @@ def make_events(hosts, steps=(7, 8, 9), saved=(9,)):
                 arguments = {"step": step} | ({} if number is None else {"micro_batch": number, "slice": rank})
                 events.append({"name": name, "ph": "X", "pid": rank, "tid": 0, "ts": 1e6 * step + begin, "dur": length,
                                "args": arguments})
+            for name, category, begin, length in [("copy_in", "copy", 0, 5000), ("forward", "device", 5000, 10000),
+                                                  ("copy_out", "copy", 15000, 100)] if on_device else []:
+                events.append({"name": name, "cat": category, "ph": "X", "pid": rank, "tid": 2, "ts": 1e6 * step + begin,
+                               "dur": length, "args": {"step": step, "micro_batch": 41}})
             events.append({"name": "send", "ph": "X", "pid": rank, "tid": 1, "ts": 1e6 * step, "dur": 5e5,
                            "args": {"step": step}})
     return events
@@ -78,6 +83,19 @@ class PlotTrace(unittest.TestCase):
         self.assertEqual(texts.count("41"), 2)
         self.assertNotIn("42", texts)
         self.assertNotIn("checkpoint", texts)
+
+    def test_devices_have_rows_of_their_own_below_their_hosts(self):
+        plot_trace = import_script()
+        figure = plot_trace.draw(plot_trace.Trace(self.trace_of(["n0", "n0"], on_device=True)), 8, None)
+        axis, = figure.axes
+
+        self.assertEqual([text.get_text() for text in axis.get_yticklabels()],
+                         ["rank 0", "device", "copies", "rank 1", "device", "copies"])
+        numbers = sorted((round(text.get_position()[0]), text.get_position()[1]) for text in axis.texts)
+        self.assertEqual(numbers, [(5, 0), (5, 3), (10, 1), (10, 4)])  # ms, row
+        self.assertEqual({text.get_text() for text in axis.get_legend().get_texts()},
+                         {"forward", "wait", "copy_in", "copy_out"})
+        plot_trace.plt.close(figure)
 
     def test_png_of_the_step_that_is_asked_for(self):
         picture = self.folder / "a.png"

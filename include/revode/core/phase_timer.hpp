@@ -3,7 +3,9 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace revode {
@@ -35,6 +37,23 @@ class WorkClock {
   virtual Stamp stamp();
   /// Waits until the work in front of both is done. Each stamp is good for one question.
   virtual double seconds_between(Stamp begin, Stamp end);
+
+  using HostTime = std::chrono::steady_clock::time_point;
+  /// Whether the work is done beside the host, and not at once: then its times are not the host's.
+  virtual bool is_beside_host() const { return false; }
+  /// When the work in front of each stamp was done, by the host's clock. Waits until all work is
+  /// done. Each stamp is good for one question.
+  virtual std::vector<HostTime> host_times(std::span<const Stamp> stamps);
+
+  /// A copy between the host and a device.
+  struct StampedCopy {
+    bool to_host = false;
+    Stamp begin = 0, end = 0;
+  };
+  /// From now on copies are stamped, on a device.
+  virtual void stamp_copies() {}
+  /// Those since the last call.
+  virtual std::vector<StampedCopy> take_copies() { return {}; }
 };
 
 /// Sums of seconds by phase, and by stage where a phase has one (else stage 0).

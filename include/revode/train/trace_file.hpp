@@ -1,6 +1,6 @@
 // The file of --trace: what every rank did in the last steps, in Chrome's trace event format, which
 // Perfetto (https://ui.perfetto.dev) opens. A process a rank; the first of its threads is what the
-// rank does, the others are messages under way.
+// rank does, the others are messages under way, files, and what its device does.
 #pragma once
 
 #include "revode/comm/clock_offset.hpp"

@@ -46,6 +46,12 @@ class CudaBackend final : public Backend<float> {
   double seconds_between(Stamp begin, Stamp end) override {
     return engine_->seconds_between(begin, end);
   }
+  bool is_beside_host() const override { return true; }
+  std::vector<HostTime> host_times(std::span<const Stamp> stamps) override {
+    return engine_->host_times(stamps);
+  }
+  void stamp_copies() override { engine_->stamp_copies(); }
+  std::vector<StampedCopy> take_copies() override { return engine_->take_copies(); }
   void zero(void* to, std::size_t bytes) override { engine_->zero(to, bytes); }
   void copy(void* to, const void* from, std::size_t bytes) override {
     engine_->copy(to, from, bytes);

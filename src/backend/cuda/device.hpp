@@ -121,7 +121,7 @@ class Device {
   virtual bool reached(Event event) = 0;
   /// The host waits for it.
   virtual void synchronize(Event event) = 0;
-  /// Of timed events that are reached, on one stream.
+  /// Of timed events that are reached.
   virtual double seconds_between(Event begin, Event end) = 0;
 
   /// Memory of the device, from this place in the stream on; holds anything. Throws std::bad_alloc.

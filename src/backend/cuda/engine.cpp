@@ -1,6 +1,7 @@
 #include "backend/cuda/engine.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <set>
 #include <stdexcept>
@@ -186,14 +187,14 @@ Replay::~Replay() {
 void Engine::copy_in(void* to, const void* host, std::size_t bytes) {
   if (bytes == 0) return;
   begin_call(copies_in, bytes_at(to, bytes));
-  device_->copy_in(to, host, bytes, streams_[copies_in]);
+  stamped_copy(copies_in, [&] { device_->copy_in(to, host, bytes, streams_[copies_in]); });
 }
 
 void Engine::copy_out(void* host, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   ++counts_.num_fetches;
   begin_call(copies_out, bytes_at(from, bytes));
-  device_->copy_out(host, from, bytes, streams_[copies_out]);
+  stamped_copy(copies_out, [&] { device_->copy_out(host, from, bytes, streams_[copies_out]); });
 }
 
 Mark Engine::mark() {
@@ -237,13 +238,23 @@ void Engine::wait(Mark mark) {
   }
 }
 
-// A stamp is the index of its event.
-Stamp Engine::stamp() {
+Event Engine::timed_event_on(Lane lane) {
   if (spare_timed_events_.empty()) spare_timed_events_.push_back(device_->make_timed_event());
   const Event event = spare_timed_events_.back();
   spare_timed_events_.pop_back();
-  device_->record(event, streams_[kernels]);
-  return event.index;
+  device_->record(event, streams_[lane]);
+  return event;
+}
+
+// A stamp is the index of its event.
+Stamp Engine::stamp() { return timed_event_on(kernels).index; }
+
+template <typename Copy>
+void Engine::stamped_copy(Lane lane, Copy&& copy) {
+  if (!stamps_copies_) return copy();
+  const Event begin = timed_event_on(lane);
+  copy();
+  copies_.push_back({lane == copies_out, begin.index, timed_event_on(lane).index});
 }
 
 double Engine::seconds_between(Stamp begin, Stamp end) {
@@ -251,6 +262,42 @@ double Engine::seconds_between(Stamp begin, Stamp end) {
   device_->synchronize(last);
   spare_timed_events_.insert(spare_timed_events_.end(), {first, last});
   return device_->seconds_between(first, last);
+}
+
+// The clocks are held against each other now, when the device has nothing to do, and not once for
+// all: they drift, and the time between two events of CUDA has 24 bits.
+std::vector<WorkClock::HostTime> Engine::host_times(std::span<const Stamp> stamps) {
+  using Clock = std::chrono::steady_clock;
+  if (stamps.empty()) return {};
+  wait(mark());
+  // An event lies between what the host's clock says before it is asked for and when it is seen.
+  constexpr int num_rounds = 3;
+  Clock::duration shortest = Clock::duration::max();
+  Clock::time_point now_of_host;
+  Event now;
+  for (int round = 0; round < num_rounds; ++round) {
+    const Clock::time_point before = Clock::now();
+    const Event event = timed_event_on(kernels);
+    ++counts_.num_waits;
+    device_->synchronize(event);
+    const Clock::duration length = Clock::now() - before;
+    const bool is_better = length < shortest;
+    if (round > 0) spare_timed_events_.push_back(is_better ? now : event);
+    if (!is_better) continue;
+    shortest = length;
+    now = event;
+    now_of_host = before + length / 2;
+  }
+  std::vector<WorkClock::HostTime> times;
+  for (const Stamp stamp : stamps) {
+    const Event event{static_cast<int>(stamp)};
+    device_->synchronize(event);
+    const std::chrono::duration<double> since(device_->seconds_between(event, now));
+    times.push_back(now_of_host - std::chrono::duration_cast<Clock::duration>(since));
+    spare_timed_events_.push_back(event);
+  }
+  spare_timed_events_.push_back(now);
+  return times;
 }
 
 /// The first of the recorded events are done.

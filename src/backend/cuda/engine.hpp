@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -109,6 +110,9 @@ class Engine {
   /// When the stream of the kernels came by.
   Stamp stamp();
   double seconds_between(Stamp begin, Stamp end);
+  std::vector<WorkClock::HostTime> host_times(std::span<const Stamp> stamps);
+  void stamp_copies() { stamps_copies_ = true; }
+  std::vector<WorkClock::StampedCopy> take_copies() { return std::exchange(copies_, {}); }
 
   /// What is to be called now and then while the host waits, and between the couplings of a long
   /// call; may be empty.
@@ -204,6 +208,9 @@ class Engine {
   void run(Replay& replay);
   void forget(Replay& replay) noexcept;
   void wait_for(Lane lane, Lane other, Mark call);
+  Event timed_event_on(Lane lane);
+  template <typename Copy>
+  void stamped_copy(Lane lane, Copy&& copy);
   bool reached(const Recorded& recorded);
   void finish_first();
 
@@ -221,6 +228,8 @@ class Engine {
   std::deque<Recorded> recorded_;  // behind done_, in order
   std::vector<Event> spare_events_;
   std::vector<Event> spare_timed_events_;
+  bool stamps_copies_ = false;
+  std::vector<WorkClock::StampedCopy> copies_;
   std::array<Event, num_lanes> turn_events_;  // each recorded when another lane is to wait
   std::function<void()> progress_;
   bool is_recording_ = false;
