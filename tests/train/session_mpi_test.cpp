@@ -42,7 +42,7 @@ class SessionTest : public testing::Test {
   }
 
   /// Writes the file; returns its bytes.
-  std::string save(const Session& session, std::int64_t step) const {
+  std::string save(Session& session, std::int64_t step) const {
     RunProgress progress;
     progress.epoch = step / session.steps_per_epoch();
     progress.step = step;

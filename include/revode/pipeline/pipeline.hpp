@@ -37,7 +37,7 @@ class Pipeline {
   /// Forward and backward sweep of a mini-batch, of which each replica takes its micro-batches; the
   /// gradients of the slices += one contribution an entry for each of those. Collective. on_logits:
   /// called on the last rank of a replica after each forward; may be empty. gradients: told of
-  /// of those of this rank's slices; may be null. Returns when all calls are made and all messages
+  /// those of this rank's slices; may be null. Returns when all calls are made and all messages
   /// have left.
   void train(const ScheduleRule& rule, const MiniBatchSource& source,
              const OnLogits& on_logits = {}, GradientListener* gradients = nullptr);
