@@ -9,7 +9,8 @@ collectives on the communicator it is handed), HDF5 in checkpoint, highway in ba
 Spectra in analysis.
 
 Also that a source includes the public header of its name first, so that the header is known to compile alone, that
-public headers have an include guard, and that names come from headers which are included (see included_names.py).
+public headers have an include guard, and, in tests too, that names come from headers which are included (see
+included_names.py).
 
     tools/check_includes.py [REPOSITORY]
 
@@ -98,7 +99,7 @@ def module_included(target, source, repository):
 
 def own_file(target, source, repository):
     """The path below the repository of the file that an include names, or None for anything that is not revode's own."""
-    for folder in (repository / "include", source.parent, repository / "src"):
+    for folder in (repository / "include", source.parent, repository / "src", repository / "tests"):
         found = (folder / target).resolve()
         if found.is_file() and found.is_relative_to(repository):
             return found.relative_to(repository)
@@ -164,7 +165,7 @@ def check_file(repository, path, lines):
 def check(repository):
     """(violations as lines of text, number of files looked at)."""
     repository = Path(repository).resolve()
-    files = sorted(p.relative_to(repository) for folder in ("include", "src")
+    files = sorted(p.relative_to(repository) for folder in ("include", "src", "tests")
                    for p in (repository / folder).rglob("*") if p.suffix in (".hpp", ".cpp", ".cu", ".cuh"))
 
     @lru_cache(maxsize=None)
@@ -175,7 +176,9 @@ def check(repository):
                           lambda include, path: own_file(include, repository / path, repository))
     found = []
     for path in files:
-        violations = [*check_file(repository, path, lines_of(path)), *names.missing(path)]
+        violations = list(names.missing(path))
+        if path.parts[0] != "tests":
+            violations += check_file(repository, path, lines_of(path))
         found += [f"{path}:{number}: {message}" for number, message in violations]
     return found, len(files)
 
@@ -186,7 +189,7 @@ def main():
     repository = Path(sys.argv[1] if len(sys.argv) == 2 else Path(__file__).resolve().parent.parent)
     found, num_files = check(repository)
     if num_files == 0:
-        sys.exit(f"check_includes: found no source files under {repository}/include and {repository}/src")
+        sys.exit(f"check_includes: found no source files under {repository}/include, src and tests")
     for line in found:
         print(line)
     print(f"check_includes: {num_files} files, {len(found)} violations")

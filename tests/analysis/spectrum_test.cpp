@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <numbers>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>

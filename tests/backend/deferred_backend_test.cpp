@@ -2,6 +2,7 @@
 #include "support/deferred_backend.hpp"
 
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 

@@ -1,5 +1,7 @@
 // Checksums of files that write_checkpoint() makes, by one process: every flipped bit is seen, and
 // has a name.
+#include <algorithm>
+#include <array>
 #include <fstream>
 
 #include <gmock/gmock.h>

@@ -2,6 +2,7 @@
 #include "revode/core/thread_pool.hpp"
 
 #include <atomic>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <thread>

@@ -1,5 +1,6 @@
 // Subsets, orders, channel statistics and augmentation: pure functions of images, seeds and
 // counters.
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <set>

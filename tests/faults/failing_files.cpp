@@ -14,6 +14,7 @@
 //                        number of its kind on this rank, struck or not, name of the file
 // glibc's own functions call each other past this library: what a FILE writes is not seen, and
 // fopen(), mkstemps() and remove() are taken for what they do.
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>

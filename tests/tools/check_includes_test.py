@@ -93,6 +93,7 @@ class CheckIncludes(unittest.TestCase):
         slice = {"include/revode/model/slice.hpp": "#pragma once\nstruct Slice {\n};\n"}
         found = self.violations(files={**slice, "src/pipeline/work.cpp": "int of(const Slice& slice);\n"})
         self.assertEqual(found, ["src/pipeline/work.cpp:1: uses Slice without include/revode/model/slice.hpp"])
+        self.expect_one("tests/model/slice_test.cpp", "std::string s;\n", 1, "std::string without <string>")
 
     def test_a_name_comes_from_any_header_of_revodes_that_is_included(self):
         self.assertEqual(self.violations(files={
