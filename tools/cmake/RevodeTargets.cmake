@@ -79,10 +79,19 @@ function(revode_precompile target kind level)
   target_precompile_headers(${target} REUSE_FROM ${headers})
 endfunction()
 
+# Files without private names in common compile a few at a time with REVODE_BATCHED and under sanitizers.
+function(revode_compile_together target)
+  get_target_property(sources ${target} SOURCES)
+  list(LENGTH sources num_sources)
+  if(num_sources GREATER 1 AND (REVODE_BATCHED OR REVODE_SANITIZE OR REVODE_FUZZ))
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+  endif()
+endfunction()
+
 # revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD])
 # One static library a module, as revode::<name>; the links state the layer order. COLD is for modules that compute little:
 # they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all. Their
-# files share no private names, so that with REVODE_BATCHED, and under sanitizers, they compile a few at a time.
+# files compile together.
 function(revode_add_module name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "COLD" "" "SOURCES;PUBLIC;PRIVATE")
   add_library(revode_${name} STATIC ${arg_SOURCES})
@@ -106,8 +115,8 @@ function(revode_add_module name)
   else()
     revode_precompile(revode_${name} modules optimised)
   endif()
-  if(arg_COLD AND (REVODE_BATCHED OR REVODE_SANITIZE OR REVODE_FUZZ))
-    set_target_properties(revode_${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+  if(arg_COLD)
+    revode_compile_together(revode_${name})
   endif()
 endfunction()
 
@@ -134,6 +143,7 @@ function(revode_add_test name)
   add_executable(${name} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
   set_target_properties(${name} PROPERTIES REVODE_TEST_CODE ON)
+  revode_compile_together(${name})
   if(arg_UNOPTIMISED)
     target_compile_options(${name} PRIVATE -O0)
     revode_precompile(${name} tests unoptimised)
