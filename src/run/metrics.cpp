@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <sstream>
 #include <utility>
 
 #include <fcntl.h>
@@ -52,13 +53,16 @@ bool takes_lines(const std::filesystem::path& file) {
 }  // namespace
 
 MetricsFile::MetricsFile(const std::filesystem::path& file, std::int64_t last_step,
-                         std::int64_t num_rewinds)
+                         std::int64_t num_rewinds, const std::string& kept)
     : path_(file) {
-  std::string kept, cut;
-  std::ifstream input(file);
-  for (std::string line; std::getline(input, line);) {
+  std::stringstream lines;
+  lines << std::ifstream(file).rdbuf();
+  lines.clear();  // of what an empty file, or none, left
+  lines << kept;
+  std::string staying, cut;
+  for (std::string line; std::getline(lines, line);) {
     const bool keep = stays(line, last_step, num_rewinds);
-    (keep ? kept : cut) += line + '\n';
+    (keep ? staying : cut) += line + '\n';
     num_left_behind_ += keep ? 0 : 1;
   }
   if (!cut.empty()) {
@@ -71,7 +75,7 @@ MetricsFile::MetricsFile(const std::filesystem::path& file, std::int64_t last_st
     if (!output)
       throw run_error("{}: can't be written: {}", left_behind_.string(), std::strerror(errno));
   }
-  write_text_file(file, kept, file.string());
+  write_text_file(file, staying, file.string());
   file_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (file_ < 0) throw run_error("{}: can't be opened: {}", file.string(), std::strerror(errno));
 }

@@ -179,7 +179,7 @@ std::vector<std::string> RunFolder::prepare(const Config& config, std::optional<
 
   // 3. The run's own.
   write_config_ini(ini, config);
-  metrics_ = MetricsFile(log, step.value_or(-1), num_rewinds);
+  metrics_ = MetricsFile(log, step.value_or(-1), num_rewinds, metrics_.take_kept());
 
   std::vector<std::string> lines;
   if (!names.empty()) lines.push_back(fmt::format("set aside: {}", fmt::join(names, ", ")));

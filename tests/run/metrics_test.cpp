@@ -1,7 +1,9 @@
 // metrics.jsonl over kills and resumes, JSON results, numbers as people read them, and the log.
 #include "revode/run/metrics.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <limits>
 #include <string>
 #include <vector>
@@ -9,6 +11,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
 
 #include "revode/files/json_text.hpp"
 #include "revode/run/run_log.hpp"
@@ -155,6 +158,30 @@ TEST_F(Metrics, AFileThatWasNotOpenedTakesNothing) {
   none = std::move(moved);
   none.write(record("step", 2));
   EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 2)));
+}
+
+// As on a disk that is full, which takes what there is room for.
+TEST_F(Metrics, WhatCouldNotBeWrittenGoesWithARunThatGoesBack) {
+  MetricsFile metrics(file_, -1);
+  metrics.write(record("step", 1));
+  const auto limit_size = [](rlim_t most) {
+    rlimit limit{};
+    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = std::min(most, limit.rlim_max);
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  };
+  const auto on_limit = std::signal(SIGXFSZ, SIG_IGN);
+  limit_size(line("step", 1).size() + 8);
+  for (const int step : {2, 3})
+    EXPECT_THAT(error_text(ExitStatus::failure, [&] { metrics.write(record("step", step)); }),
+                HasSubstr("can't be written"));
+  limit_size(RLIM_INFINITY);
+  std::signal(SIGXFSZ, on_limit);
+  EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 1), line("step", 2).substr(0, 7)));
+
+  const MetricsFile back(file_, 2, 0, metrics.take_kept());
+  EXPECT_EQ(back.num_left_behind(), 1);
+  EXPECT_THAT(lines_of(file_), ElementsAre(line("step", 1), line("step", 2)));
 }
 
 TEST_F(Metrics, AFolderThatIsMissingIsAnErrorThatNamesTheFile) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <utility>
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -21,9 +22,9 @@ class MetricsFile {
   /// Opens `file` to append. Lines that are no records up to `last_step` go first: later records, a
   /// half-written last line, the closing "end" record, records of rewinds (kind "rewind") after the
   /// first `num_rewinds`. They are added to a file of that name with left_behind_suffix. With
-  /// last_step < 0 all go.
+  /// last_step < 0 all go. kept: what the run that goes back could not write, behind what it could.
   MetricsFile(const std::filesystem::path& file, std::int64_t last_step,
-              std::int64_t num_rewinds = 0);
+              std::int64_t num_rewinds = 0, const std::string& kept = {});
   ~MetricsFile();
   MetricsFile(MetricsFile&& other) noexcept;
   MetricsFile& operator=(MetricsFile&& other) noexcept;
@@ -32,6 +33,8 @@ class MetricsFile {
   void write(const nlohmann::ordered_json& record);
   /// Tries again to write what is kept. Throws a run error as write() does.
   void flush();
+  /// What could not be written yet; from now on another's business.
+  std::string take_kept() { return std::exchange(kept_, {}); }
   const std::filesystem::path& path() const { return path_; }
   /// Records that went when the file was opened.
   std::int64_t num_left_behind() const { return num_left_behind_; }
