@@ -1,5 +1,8 @@
 // The nearest valid word for a misspelt one.
 #include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -35,6 +38,10 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
   REVODE_ASSERT(!candidates.empty());
+  // Twice as long as any candidate: what follows is as far from one as from another, and a word of
+  // megabytes would take a table of gigabytes.
+  constexpr std::size_t longest = 64;
+  word = word.substr(0, longest);
   const auto rank = [&](const std::string& candidate) {
     const bool abbreviated = !word.empty() && candidate.starts_with(word);
     return std::pair(!abbreviated, edit_distance(word, candidate));

@@ -449,6 +449,7 @@ TEST(Nearest, CountsInsertionsDeletionsReplacementsAndSwaps) {
   EXPECT_EQ(nearest("vers", {"steps", "version"}), "version");
   EXPECT_EQ(nearest("", {"abc", "ab"}), "ab");
   EXPECT_EQ(nearest("x", {"a", "b"}), "a");
+  EXPECT_EQ(nearest("depht" + std::string(std::size_t{1} << 26, 'x'), {"steps", "depth"}), "depth");
 }
 
 }  // namespace
