@@ -27,6 +27,7 @@
 #include "commands/bench_report.hpp"
 #include "commands/benchmark.hpp"
 #include "commands/commands.hpp"
+#include "commands/disk_rate.hpp"
 #include "commands/stored_model.hpp"
 
 namespace revode {
@@ -307,6 +308,10 @@ Json machine_of(Network& network, const Measurements& seen) {
   for (int images = micro_batch / 2; images >= 1; images /= 2)
     timed.push_back({images, agree_on_costs(plan, time_layers(plan, network.backend(), images),
                                             network.grid())});
+  double checkpoint_rate = 0;
+  network.grid().world().agree([&] {
+    if (network.grid().is_printer()) checkpoint_rate = measure_disk_rate(plan.config.machine_file);
+  });
   return {{"host", host_name()},
           {"processor", processor_name()},
           {"backend", network.backend().description()},
@@ -317,6 +322,7 @@ Json machine_of(Network& network, const Measurements& seen) {
           {"micro_batch", micro_batch},
           {"update_value_seconds", update_value(network, seen)},
           {"kernel_copies", peak(Memory::packed_weights) / peak(Memory::weights)},
+          {"checkpoint_bytes_per_second", checkpoint_rate},
           {"revision", source_revision()},
           {"date", utc_time()},
           {"ranks", machine_ranks(plan.architecture, timed)}};

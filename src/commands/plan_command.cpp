@@ -64,10 +64,9 @@ ExitStatus plan_of_ranks(Config config, const Communicator& world) {
   Network network(std::move(plan), grid, micro_batch);
   world.agree([&] {
     if (!grid.is_printer()) return;
-    double update_value = 0;
-    if (!config.machine.empty())
-      update_value = MachineFile(read_machine_file(config.machine), config.machine).update_value();
-    const JobPlan job = describe_job(network.plan(), update_value);
+    std::optional<MachineFile> machine;
+    if (!config.machine.empty()) machine.emplace(read_machine_file(config.machine), config.machine);
+    const JobPlan job = describe_job(network.plan(), machine ? &*machine : nullptr);
     if (!config.json_to_stdout()) print_result(job_text(job));
     if (!config.trace.empty()) write_planned_trace(config, planned_work(job));
     write_json_result(config, job_json(job));

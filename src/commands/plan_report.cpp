@@ -10,6 +10,7 @@
 
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/run_log.hpp"
+#include "revode/train/run_forecast.hpp"
 
 namespace revode {
 namespace {
@@ -88,17 +89,31 @@ std::string rank_table(const JobPlan& job) {
 }
 
 std::string run_lines(const JobPlan& job) {
-  const RunLength length = run_length(job.plan.config);
-  const double epoch = static_cast<double>(length.steps_an_epoch) * job.step_seconds();
-  const double run = static_cast<double>(length.steps) * job.step_seconds();
-  if (length.steps_an_epoch == 0)
+  const RunForecast run = forecast_run(job);
+  if (run.steps_an_epoch == 0)
     return fmt::format("epoch     none: the training images do not fill a mini-batch\n");
-  return fmt::format(
+  const auto of_all = [](std::int64_t number, double seconds) {
+    return format_duration(static_cast<double>(number) * seconds);
+  };
+  std::string text = fmt::format(
       "epoch     {} steps: {}\n"
-      "run       {} steps: {}, {:.3g} rank-hours; evaluation, checkpoints and reading come on "
-      "top\n",
-      format_count(length.steps_an_epoch), format_duration(epoch), format_count(length.steps),
-      format_duration(run), run * job.num_ranks() / 3600);
+      "run       {} steps: {}, {:.3g} rank-hours; reading comes on top\n",
+      format_count(run.steps_an_epoch), of_all(run.steps_an_epoch, run.step_seconds),
+      format_count(run.steps), format_duration(run.seconds()),
+      run.seconds() * job.num_ranks() / 3600);
+  if (run.steps == 0) return text;
+  text += fmt::format("          of it {} for {} evaluation{}, {} for {} save{} of {}\n",
+                      of_all(run.num_evaluations, run.evaluation_seconds),
+                      format_count(run.num_evaluations), run.num_evaluations == 1 ? "" : "s",
+                      of_all(run.num_saves, run.save_seconds), format_count(run.num_saves),
+                      run.num_saves == 1 ? "" : "s",
+                      format_bytes(static_cast<double>(run.checkpoint_bytes)));
+  const double between = static_cast<double>(run.steps_between_saves) * run.step_seconds;
+  if (run.write_seconds > between && run.num_saves > 1)
+    text += fmt::format(
+        "          a save takes {} to the disk, and the next one comes {} later: it waits\n",
+        format_duration(run.write_seconds), format_duration(between));
+  return text;
 }
 
 /// "work 75%, pipeline 20%, sums 5%": the mean of the ranks. The pipeline is what they wait in it,
@@ -160,7 +175,7 @@ std::string job_text(const JobPlan& job) {
 
 Json job_json(const JobPlan& job) {
   const RunPlan& plan = job.plan;
-  const RunLength length = run_length(plan.config);
+  const RunForecast run = forecast_run(job);
   Json ranks = Json::array();
   for (int replica = 0; replica < plan.data_ranks; ++replica)
     for (std::size_t time_rank = 0; time_rank < job.ranks.size(); ++time_rank) {
@@ -186,8 +201,15 @@ Json job_json(const JobPlan& job) {
           {"micro_batches", plan.num_micro_batches},
           {"schedule", plan.schedule->name},
           {"slices_per_rank", slices_a_rank(job)},
-          {"steps_an_epoch", length.steps_an_epoch},
-          {"steps", length.steps},
+          {"steps_an_epoch", run.steps_an_epoch},
+          {"steps", run.steps},
+          {"evaluations", run.num_evaluations},
+          {"evaluation_seconds", run.evaluation_seconds},
+          {"saves", run.num_saves},
+          {"save_seconds", run.save_seconds},
+          {"checkpoint_bytes", run.checkpoint_bytes},
+          {"write_seconds", run.write_seconds},
+          {"run_seconds", run.seconds()},
           {"ranks", ranks}};
 }
 

@@ -29,10 +29,10 @@ struct DatasetEntry {
 };
 
 DatasetEntry entry(const char* name, const char* title, const ImageShape& image, int num_classes,
-                   std::int64_t num_train_images, Dataset (*read)(const ReadRequest&),
-                   Files train_files, Files test_files) {
+                   std::int64_t num_train_images, std::int64_t num_test_images,
+                   Dataset (*read)(const ReadRequest&), Files train_files, Files test_files) {
   const bool needs_folder = !train_files.empty();
-  return {{name, image, num_classes, needs_folder, num_train_images},
+  return {{name, image, num_classes, needs_folder, num_train_images, num_test_images},
           title,
           read,
           std::move(train_files),
@@ -43,10 +43,10 @@ DatasetEntry entry(const char* name, const char* title, const ImageShape& image,
 // clang-format off
 const std::vector<DatasetEntry>& registry() {
   static const std::vector<DatasetEntry> entries{
-      entry("synthetic", "synthetic", {3, 32, 32}, 10, num_synthetic_images(Split::train, 32), read_synthetic, {}, {}),
-      entry("cifar10", "CIFAR-10", {3, 32, 32}, 10, 50000, read_cifar10, {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, {"test_batch.bin"}),
-      entry("cifar100", "CIFAR-100", {3, 32, 32}, 100, 50000, read_cifar100, {"train.bin"}, {"test.bin"}),
-      entry("stl10", "STL-10", {3, 96, 96}, 10, 5000, read_stl10, {"train_X.bin", "train_y.bin"}, {"test_X.bin", "test_y.bin"}),
+      entry("synthetic", "synthetic", {3, 32, 32}, 10, num_synthetic_images(Split::train, 32), num_synthetic_images(Split::test, 32), read_synthetic, {}, {}),
+      entry("cifar10", "CIFAR-10", {3, 32, 32}, 10, 50000, 10000, read_cifar10, {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"}, {"test_batch.bin"}),
+      entry("cifar100", "CIFAR-100", {3, 32, 32}, 100, 50000, 10000, read_cifar100, {"train.bin"}, {"test.bin"}),
+      entry("stl10", "STL-10", {3, 96, 96}, 10, 5000, 8000, read_stl10, {"train_X.bin", "train_y.bin"}, {"test_X.bin", "test_y.bin"}),
   };
   return entries;
 }
@@ -163,6 +163,7 @@ DatasetInfo dataset_info(std::string_view name, std::optional<int> image_size) {
                  *image_size, name, info.image.height, info.image.width);
   info.image.height = info.image.width = *image_size;
   info.num_train_images = num_synthetic_images(Split::train, *image_size);
+  info.num_test_images = num_synthetic_images(Split::test, *image_size);
   return info;
 }
 

@@ -12,7 +12,6 @@
 #include "revode/core/digest.hpp"
 #include "revode/core/error.hpp"
 #include "revode/core/units.hpp"
-#include "revode/data/dataset.hpp"
 #include "revode/model/parameters.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/train/machine_file.hpp"
@@ -185,13 +184,13 @@ JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine) {
   if (config.ranks_per_node) plan.nodes.ranks_per_node = *config.ranks_per_node;
   const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
   Machine::Costs costs = machine.costs(plan.architecture, plan.placement.num_ranks(), micro_batch);
-  JobPlan job = describe_job(settle(std::move(plan), std::move(costs.ranks), micro_batch),
-                             machine.file().update_value());
+  JobPlan job =
+      describe_job(settle(std::move(plan), std::move(costs.ranks), micro_batch), &machine.file());
   job.takes_slowest = costs.takes_slowest;
   return job;
 }
 
-JobPlan describe_job(RunPlan settled, double update_value) {
+JobPlan describe_job(RunPlan settled, const MachineFile* machine) {
   JobPlan job{.plan = std::move(settled), .ranks = {}};
   const RunPlan& plan = job.plan;
   const int micro_batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
@@ -210,7 +209,10 @@ JobPlan describe_job(RunPlan settled, double update_value) {
   job.knows_messages = copied_value > 0;
   job.sweep_seconds = simulate_step(plan, programs).seconds / giga;
   job.sum_seconds = seconds_of_sums(plan, static_cast<double>(most_sums), copied_value);
-  job.update_seconds = static_cast<double>(most_parameters) * update_value / giga;
+  if (machine != nullptr) {
+    job.update_seconds = static_cast<double>(most_parameters) * machine->update_value() / giga;
+    job.checkpoint_rate = machine->checkpoint_rate();
+  }
   return job;
 }
 
@@ -262,17 +264,6 @@ std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machin
       "replicas as there are micro-batches, {}; fewer ranks would do, or more micro-batches",
       num_ranks, resolve(resolved).num_blocks(),
       config.given("micro-batches") ? *config.micro_batches : config.batch_size);
-}
-
-RunLength run_length(const Config& config) {
-  const DatasetInfo data = dataset_info(config.dataset, config.image_size);
-  const double of_class = static_cast<double>(data.num_train_images) / data.num_classes;
-  const std::int64_t images =
-      data.num_classes * std::max<std::int64_t>(1, std::llround(config.train_fraction * of_class));
-  RunLength length{.steps_an_epoch = images / config.batch_size, .steps = 0};
-  length.steps = length.steps_an_epoch * config.epochs.value_or(0);
-  if (config.steps) length.steps = std::min(length.steps, *config.steps);
-  return length;
 }
 
 }  // namespace revode

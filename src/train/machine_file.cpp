@@ -23,6 +23,7 @@ constexpr double most_seconds = 1e6;  ///< of one image through one layer
 constexpr double most_bytes_per_second = 1e15;
 constexpr const char* copied_key = "copied_value_seconds";
 constexpr const char* update_key = "update_value_seconds";
+constexpr const char* checkpoint_rate_key = "checkpoint_bytes_per_second";
 constexpr const char* kernel_copies_key = "kernel_copies";
 
 /// Calls visit(name, cost) for every layer; a name says all that its time depends on, but for batch
@@ -159,6 +160,12 @@ int MachineFile::num_ranks() const { return static_cast<int>(machine_["ranks"].s
 
 double MachineFile::update_value() const {
   return machine_.contains(update_key) ? giga * number_in(machine_, update_key, file_) : 0;
+}
+
+double MachineFile::checkpoint_rate() const {
+  return machine_.contains(checkpoint_rate_key)
+             ? number_in(machine_, checkpoint_rate_key, file_, most_bytes_per_second)
+             : 0;
 }
 
 double MachineFile::kernel_copies() const {

@@ -342,6 +342,7 @@ TEST(Synthetic, LargerImagesAreFewerAndHoldNoMorePixels) {
     EXPECT_EQ(info.image, (ImageShape{3, side, side}));
     EXPECT_LE(pixels(info), pixels(usual));
     EXPECT_EQ(synthetic(Split::train, Contents::labels_only, side).size, info.num_train_images);
+    EXPECT_EQ(synthetic(Split::test, Contents::labels_only, side).size, info.num_test_images);
     for (const Split split : {Split::train, Split::test}) {
       const Dataset labels = synthetic(split, Contents::labels_only, side);
       std::vector<int> counts(10);

@@ -12,6 +12,7 @@
 
 #include "revode/files/json_text.hpp"
 #include "revode/train/machine_file.hpp"
+#include "revode/train/run_forecast.hpp"
 
 #include "support/error_text.hpp"
 #include "support/temporary_folder.hpp"
@@ -204,13 +205,59 @@ TEST_F(JobPlanTest, ImpossibleGridsAreRefusedAsARunWould) {
 }
 
 TEST_F(JobPlanTest, EpochsHaveThePublishedImages) {
-  machine_with();
-  Config config = config_of({"--dataset", "cifar10", "--train-fraction", "0.1", "--epochs", "3"});
-  resolve(config);
-  EXPECT_EQ(run_length(config).steps_an_epoch, 50);
-  EXPECT_EQ(run_length(config).steps, 150);
-  config.steps = 70;
-  EXPECT_EQ(run_length(config).steps, 70);
+  const Machine machine = machine_with();
+  const auto run_with = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), {"--blocks", "4,4,4", "--dataset", "cifar10", "--train-fraction",
+                                 "0.1", "--epochs", "3"});
+    return forecast_run(plan_job(config_of(words), 1, machine));
+  };
+  const RunForecast run = run_with({});
+  EXPECT_EQ(run.steps_an_epoch, 50);
+  EXPECT_EQ(run.steps, 150);
+  EXPECT_EQ(run_with({"--steps", "70"}).steps, 70);
+
+  EXPECT_EQ(run.num_evaluations, 3);
+  EXPECT_EQ(run.num_saves, 3);
+  EXPECT_EQ(run_with({"--steps", "70"}).num_evaluations, 2);
+  EXPECT_EQ(run_with({"--eval-every", "2"}).num_evaluations, 2);
+  EXPECT_EQ(run_with({"--eval-every", "0"}).num_evaluations, 1);
+  EXPECT_EQ(run_with({"--checkpoint-every", "40"}).num_saves, 4);
+  EXPECT_EQ(run_with({"--steps", "0"}).seconds(), 0);
+}
+
+TEST_F(JobPlanTest, EvaluationsAreForwardSweepsOfTheTestImages) {
+  const auto seconds_on = [&](int ranks, std::vector<std::string> words) {
+    words.insert(words.begin(), {"--blocks", "4,4,4", "--dataset", "cifar10", "--batch-size", "80",
+                                 "--micro-batches", "4", "--epochs", "1"});
+    const JobPlan job = plan_job(config_of(words), ranks, machine_with());
+    const RunForecast run = forecast_run(job);
+    EXPECT_NEAR(run.seconds(), 625 * job.step_seconds() + run.evaluation_seconds, 1e-6);
+    return run.evaluation_seconds;
+  };
+  // 500 micro-batches of 20 images through 12 blocks, a quarter of them on each rank.
+  EXPECT_NEAR(seconds_on(1, {}), 10000 * 12e-3, 1e-6);
+  EXPECT_NEAR(seconds_on(4, {"--schedule", "1f1b"}), (500 + 3) * 20 * 3e-3, 1e-6);
+  EXPECT_NEAR(seconds_on(4, {"--data-ranks", "4"}), 10000 / 4 * 12e-3, 1e-6);
+  // Two slices a rank make as much work; how long the pipeline takes to fill is all that differs.
+  EXPECT_NEAR(seconds_on(2, {"--schedule", "interleaved", "--slices-per-rank", "2"}),
+              500 * 20 * 6e-3, 20 * 6e-3);
+}
+
+TEST_F(JobPlanTest, SavesStopTrainingForACopyAndReachTheDiskBehindIt) {
+  const auto words = {"--blocks", "4,4,4", "--epochs", "2"};
+  const JobPlan job = plan_job(config_of({words.begin(), words.end()}), 1,
+                               machine_with(0, 1e-9, {{"checkpoint_bytes_per_second", 1e6}}));
+  const RunForecast run = forecast_run(job);
+  const auto parameters = static_cast<double>(job.plan.architecture.num_parameters());
+  EXPECT_NEAR(static_cast<double>(run.checkpoint_bytes), 2 * 4 * parameters, 1);
+  // Running averages are copied too.
+  EXPECT_NEAR(run.save_seconds, 2 * static_cast<double>(job.ranks.front().num_parameters) * 10e-9,
+              1e-12);
+  EXPECT_GT(run.save_seconds, 2 * parameters * 10e-9);
+  EXPECT_NEAR(run.write_seconds, 8 * parameters / 1e6, 1e-3);
+  EXPECT_EQ(forecast_run(plan_job(config_of({words.begin(), words.end()}), 1, machine_with()))
+                .write_seconds,
+            0);
 }
 
 }  // namespace

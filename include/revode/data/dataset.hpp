@@ -37,6 +37,7 @@ struct DatasetInfo {
   int num_classes = 0;
   bool needs_folder = true;
   std::int64_t num_train_images = 0;  ///< as published
+  std::int64_t num_test_images = 0;   ///< as published
   /// By the program, at any size: what has no files.
   bool is_drawn() const { return !needs_folder; }
 };

@@ -36,6 +36,8 @@ struct JobPlan {
   bool takes_slowest = false;  ///< the machine's ranks are of unequal speed, and others than these
 
   double update_seconds = 0;  ///< gradients become weights, on the rank that has most of them
+  double checkpoint_rate =
+      0;  ///< bytes a second that reach the disk; 0: the machine file says none
 
   double step_seconds() const { return sweep_seconds + sum_seconds + update_seconds; }
   double images_per_second() const { return plan.config.batch_size / step_seconds(); }
@@ -67,8 +69,8 @@ class Machine {
   MachineFile file_;
 };
 
-/// settled: its costs are times. update_value: of a rank for each of its parameters, nanoseconds.
-JobPlan describe_job(RunPlan settled, double update_value);
+/// settled: its costs are times. machine: what they do not tell; null: nothing does.
+JobPlan describe_job(RunPlan settled, const MachineFile* machine);
 
 /// Throws input errors, as a run on so many ranks would.
 JobPlan plan_job(const Config& config, int num_ranks, const Machine& machine);
@@ -82,12 +84,5 @@ std::vector<PlannedWork> planned_work(const JobPlan& job);
 /// where nothing fits into --memory-limit.
 std::vector<JobPlan> best_jobs(const Config& config, int num_ranks, const Machine& machine,
                                std::size_t most);
-
-/// Steps of an epoch over the published training images, and of the whole run.
-struct RunLength {
-  std::int64_t steps_an_epoch = 0;
-  std::int64_t steps = 0;
-};
-RunLength run_length(const Config& config);
 
 }  // namespace revode
