@@ -22,6 +22,7 @@
 
 #include "revode/core/digest.hpp"
 #include "revode/core/error.hpp"
+#include "revode/core/units.hpp"
 #include "revode/pipeline/layer_costs.hpp"
 #include "revode/pipeline/simulation.hpp"
 #include "revode/train/job_plan.hpp"
@@ -32,7 +33,6 @@ namespace {
 
 namespace sg = simgrid::s4u;
 
-constexpr double giga = 1e9;
 /// Within a node messages cost their ranks, which counts as their work, and take no time more.
 constexpr double no_limit = 1e18;
 
