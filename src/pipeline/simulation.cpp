@@ -62,7 +62,7 @@ class Messages {
       if (carry_values_) message->copy.assign(values.begin(), values.end());
       message->from = message->copy;
     }
-    match(*message, from, to, tag, values.size());
+    match(*message, from, to, tag);
     return message;
   }
 
@@ -70,7 +70,7 @@ class Messages {
     Shared message = find(from, to, tag);
     message->posted = clock_.now();
     message->to = values;
-    match(*message, from, to, tag, values.size());
+    match(*message, from, to, tag);
     return message;
   }
 
@@ -86,11 +86,11 @@ class Messages {
     return message;
   }
 
-  void match(Message& message, int from, int to, const MessageTag& tag, std::size_t size) {
+  void match(Message& message, int from, int to, const MessageTag& tag) {
     if (message.sent == never || message.posted == never) return;
     if (carry_values_ && !exchanges()) std::ranges::copy(message.from, message.to.begin());
-    message.receive_done = std::max(message.sent, message.posted) +
-                           (costs_.message ? costs_.message(from, to, tag, size) : 0);
+    const double ready = clock_.now();
+    message.receive_done = ready + (costs_.message ? costs_.message(from, to, tag, ready) : 0);
     message.send_done = std::min(message.send_done, message.receive_done);
     clock_.wake(from, message.send_done == message.receive_done ? message.send_done : clock_.now());
     clock_.wake(to, message.receive_done);

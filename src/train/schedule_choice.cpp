@@ -136,7 +136,8 @@ const LayerCosts& costs_of(const RunPlan& plan, int slice) {
 /// forward, a state and its adjoint come back.
 class StepMessages {
  public:
-  StepMessages(const RunPlan& plan, int batch) : plan_(plan) {
+  StepMessages(const RunPlan& plan, int batch)
+      : plan_(plan), sends_until_(num_nodes()), receives_until_(num_nodes()) {
     for (int slice = 1; slice < plan.placement.num_slices(); ++slice)
       boundaries_.push_back(
           {batch * static_cast<double>(state_size(plan.architecture, plan.slices[slice].first)),
@@ -156,16 +157,18 @@ class StepMessages {
     return {.forward = std::llround(cost), .back = std::llround(2 * cost)};
   }
 
-  /// Nanoseconds that one is on its way beside what ranks do.
-  double delay(const MessageTag& tag) const {
+  /// Nanoseconds that one is on its way beside what ranks do, from when both sides are ready. A
+  /// node sends one message after the other, and so it receives.
+  double delay(int from, int to, const MessageTag& tag, double ready) {
     const int behind = tag.kind == MessageKind::state ? tag.slice : tag.slice + 1;
     const auto& [values, way] = boundaries_[behind - 1];
     if (way != Way::network) return 0;
-    // A rebuilt state and its adjoint share the way.
-    const double states = tag.kind == MessageKind::state ? 1 : 2;
     const NodeLayout::Network& network = *plan_.nodes.network;
-    return giga *
-           (network.latency_seconds + states * values * sizeof(float) / network.bytes_per_second);
+    double &sends_until = sends_until_[node_of(from)],
+           &receives_until = receives_until_[node_of(to)];
+    const double begin = std::max({ready, sends_until, receives_until});
+    sends_until = receives_until = begin + giga * values * sizeof(float) / network.bytes_per_second;
+    return receives_until + giga * network.latency_seconds - ready;
   }
 
  private:
@@ -174,6 +177,10 @@ class StepMessages {
     double values;
     Way way;
   };
+
+  /// Of a rank of the first replica.
+  int node_of(int time_rank) const { return time_rank / std::max(1, plan_.nodes.ranks_per_node); }
+  int num_nodes() const { return node_of(plan_.placement.num_ranks() - 1) + 1; }
 
   /// The farthest in any replica.
   Way way_between(int time_rank, int other) const {
@@ -186,7 +193,8 @@ class StepMessages {
   }
 
   const RunPlan& plan_;
-  std::vector<Boundary> boundaries_;  // behind each slice but the last
+  std::vector<Boundary> boundaries_;                  // behind each slice but the last
+  std::vector<double> sends_until_, receives_until_;  // by node
 };
 
 }  // namespace
@@ -210,7 +218,7 @@ SimulationResult simulate_step(const RunPlan& plan, const std::vector<Program>& 
                                OnWork on_work) {
   const std::vector<SweepCost> work_of = slice_costs(plan);
   const int batch = cut_evenly(plan.config.batch_size, plan.num_micro_batches).front();
-  const StepMessages messages(plan, batch);
+  StepMessages messages(plan, batch);
   std::vector<SweepCost> time_of = work_of;
   for (int slice = 0; slice < plan.placement.num_slices(); ++slice)
     time_of[slice] += messages.of_slice(slice);
@@ -220,8 +228,8 @@ SimulationResult simulate_step(const RunPlan& plan, const std::vector<Program>& 
   };
   SimulationCosts costs{.compute = compute, .on_work = std::move(on_work)};
   if (plan.nodes.network)
-    costs.message = [&](int, int, const MessageTag& tag, std::size_t) {
-      return messages.delay(tag);
+    costs.message = [&](int from, int to, const MessageTag& tag, double ready) {
+      return messages.delay(from, to, tag, ready);
     };
   SimulationResult result = simulate(programs, plan.placement, costs);
   // Messages keep a rank busy, but they are no work.

@@ -55,7 +55,7 @@ std::vector<Delays> adversarial_delays(std::uint64_t seed) {
     return ((static_cast<std::uint64_t>(from) * 64 + tag.slice) * 64 + tag.micro_batch) * 8 +
            static_cast<std::uint64_t>(tag.kind);
   };
-  const auto random_message = [=](int from, int, const MessageTag& tag, std::size_t) {
+  const auto random_message = [=](int from, int, const MessageTag& tag, double) {
     return random(number_of(tag, from));
   };
   const auto random_work = [=](const Work& work) {

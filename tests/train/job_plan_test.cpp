@@ -146,6 +146,19 @@ TEST_F(JobPlanTest, ANetworkMovesMessagesBesideTheRanks) {
   EXPECT_NEAR(sums.sum_seconds, 2 * 1e-3 + bytes / 1e9, 1e-9);
 }
 
+TEST_F(JobPlanTest, ANodeSendsOneMessageAfterTheOther) {
+  const nlohmann::ordered_json network{{"latency_seconds", 0}, {"bytes_per_second", 1e5}};
+  const JobPlan job =
+      plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "32", "--micro-batches", "8",
+                          "--schedule", "gpipe", "--ranks-per-node", "1"}),
+               2, machine_with(0, 1e-9, {{"network", network}}));
+
+  // Of each micro-batch the state forward; then the state and the adjoint back.
+  const double message = 4 * 2 * 32 * 16 * 16 * 4 / 1e5, work = 32 * 12 * 4e-3;
+  EXPECT_GE(job.sweep_seconds, 8 * 3 * message);
+  EXPECT_LE(job.sweep_seconds, 8 * 3 * message + work);
+}
+
 // Replicas of three ranks on nodes of four: every pair of neighbours is on two nodes somewhere.
 TEST_F(JobPlanTest, TheReplicaThatIsSpreadMostCounts) {
   const Machine machine = machine_with(0, 1e-9);

@@ -30,8 +30,8 @@ enum class Delivery {
 /// What work and messages cost, in seconds.
 struct SimulationCosts {
   std::function<double(const Work&)> compute = {};
-  /// From when both sides are ready; empty: none.
-  std::function<double(int from, int to, const MessageTag&, std::size_t num_values)> message = {};
+  /// From when both sides are `ready`, which is asked for in the order of these times; empty: none.
+  std::function<double(int from, int to, const MessageTag&, double ready)> message = {};
   Delivery delivery = Delivery::rendezvous;
   OnWork on_work = {};  ///< may be empty
 };
