@@ -1,14 +1,12 @@
 // revode bench: how fast this network trains here, where the time and the memory go, and how much
 // of the machine that is. Figures that several ranks have each for themselves are gathered as JSON.
 #include <algorithm>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <unistd.h>
 
 #include "revode/core/console.hpp"
 #include "revode/core/spread.hpp"
@@ -18,16 +16,14 @@
 #include "revode/model/convolution_count.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/run/write_permission.hpp"
-#include "revode/train/layer_timing.hpp"
-#include "revode/train/machine_file.hpp"
 #include "revode/train/report.hpp"
 #include "revode/train/schedule_choice.hpp"
 #include "revode/train/trace_file.hpp"
 
+#include "commands/bench_machine.hpp"
 #include "commands/bench_report.hpp"
 #include "commands/benchmark.hpp"
 #include "commands/commands.hpp"
-#include "commands/disk_rate.hpp"
 #include "commands/stored_model.hpp"
 
 namespace revode {
@@ -63,13 +59,6 @@ void add_spread(Json& json, const std::string& name, const Spread& spread) {
   json[name + "_mean"] = spread.mean;
 }
 
-/// One value a step of one phase.
-std::vector<double> seconds_of(const Measurements& seen, Phase phase, int stage) {
-  std::vector<double> seconds;
-  for (const PhaseTimer& timer : seen.phases) seconds.push_back(timer.seconds(phase, stage));
-  return seconds;
-}
-
 /// Phases of this rank and what the step took beside them.
 Json phases_of(const Measurements& seen, int rank) {
   Json list = Json::array();
@@ -85,7 +74,7 @@ Json phases_of(const Measurements& seen, int rank) {
   std::vector<double> rest = seen.step_seconds;
   for (const NamedPhase& named : named_phases) {
     for (int stage = 0; stage < seen.phases.front().num_stages(); ++stage) {
-      const std::vector<double> seconds = seconds_of(seen, named.phase, stage);
+      const std::vector<double> seconds = seen.seconds_of(named.phase, stage);
       for (std::size_t i = 0; i < rest.size(); ++i) rest[i] -= seconds[i];
       add(named.by_stage ? fmt::format("stage {} {}", stage + 1, named.name) : named.name, seconds);
     }
@@ -121,8 +110,8 @@ Json stages_of(Network& network, const Measurements& seen) {
     const ConvolutionCount count = convolutions_of_coupling(shape.force, plan.activations);
     const double flops =
         shape.num_couplings * convolution_flops(shape) * images_of_replica(network);
-    const double forward = spread_of(seconds_of(seen, Phase::stage_forward, stage)).median;
-    const double back = spread_of(seconds_of(seen, Phase::stage_back, stage)).median;
+    const double forward = spread_of(seen.seconds_of(Phase::stage_forward, stage)).median;
+    const double back = spread_of(seen.seconds_of(Phase::stage_back, stage)).median;
     const double rate = (count.forward + count.back) * flops / (forward + back);
     list.push_back({{"rank", network.grid().world().rank()},
                     {"stage", stage + 1},
@@ -170,16 +159,6 @@ Json gather_lists(const Communicator& communicator, const Json& mine) {
     for (const Json& item : parse_ordered_json(communicator.broadcast(to_text(mine), rank)))
       all.push_back(item);
   return all;
-}
-
-/// Model name of the first processor, as the system names it.
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name"))
-      if (const std::size_t colon = line.find(": "); colon != std::string::npos)
-        return line.substr(colon + 2);
-  return "unknown";
 }
 
 Json memory_of(const Communicator& communicator) {
@@ -282,50 +261,6 @@ Json result_of(Network& network, const Measurements& seen) {
   if (const RunPlan& plan = network.plan(); plan.costs_are_times)
     result["step_seconds_predicted"] = simulate_step(plan, step_programs(plan)).seconds / giga;
   return result;
-}
-
-/// Seconds of a step for each parameter of a rank, on the slowest: what is done with gradients once
-/// they are there. Collective.
-double update_value(const Network& network, const Measurements& seen) {
-  double seconds = 0, parameters = 0;
-  for (const Phase phase : {Phase::regularization, Phase::optimizer})
-    seconds += spread_of(seconds_of(seen, phase, 0)).median;
-  for (const auto& share : network.shares()) parameters += static_cast<double>(share->map().size());
-  const double mine = seconds / parameters;
-  return std::ranges::max(network.grid().world().all_gather(std::span<const double>(&mine, 1)));
-}
-
-/// What --machine-file holds: the layers with micro-batches of the run's size, and of half, a
-/// quarter and so on down to one image, which a plan may take instead. Collective.
-Json machine_of(Network& network, const Measurements& seen) {
-  const RunPlan& plan = network.plan();
-  const int micro_batch = network.largest_micro_batch();
-  const MemoryUse use = memory_use(), on_device = device_memory_use();
-  const auto peak = [&](Memory category) {
-    return static_cast<double>(use.peak(category) + on_device.peak(category));
-  };
-  std::vector<TimedMicroBatch> timed{{micro_batch, plan.costs}};
-  for (int images = micro_batch / 2; images >= 1; images /= 2)
-    timed.push_back({images, agree_on_costs(plan, time_layers(plan, network.backend(), images),
-                                            network.grid())});
-  double checkpoint_rate = 0;
-  network.grid().world().agree([&] {
-    if (network.grid().is_printer()) checkpoint_rate = measure_disk_rate(plan.config.machine_file);
-  });
-  return {{"host", host_name()},
-          {"processor", processor_name()},
-          {"backend", network.backend().description()},
-          {"threads", network.num_threads()},
-          {"processors", sysconf(_SC_NPROCESSORS_ONLN)},
-          {"precision", plan.config.precision},
-          {"activations", plan.config.activations},
-          {"micro_batch", micro_batch},
-          {"update_value_seconds", update_value(network, seen)},
-          {"kernel_copies", peak(Memory::packed_weights) / peak(Memory::weights)},
-          {"checkpoint_bytes_per_second", checkpoint_rate},
-          {"revision", source_revision()},
-          {"date", utc_time()},
-          {"ranks", machine_ranks(plan.architecture, timed)}};
 }
 
 /// The training split, of at least one mini-batch.

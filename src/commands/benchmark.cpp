@@ -34,6 +34,12 @@ std::vector<std::int64_t> indices_of_step(const std::vector<std::int64_t>& order
 
 }  // namespace
 
+std::vector<double> Measurements::seconds_of(Phase phase, int stage) const {
+  std::vector<double> seconds;
+  for (const PhaseTimer& timer : phases) seconds.push_back(timer.seconds(phase, stage));
+  return seconds;
+}
+
 Measurements measure(Network& network, TrainingStep& training, const DataFeed& feed,
                      int num_steps) {
   const RunPlan& plan = network.plan();

@@ -22,6 +22,9 @@ struct Measurements {
   std::vector<PhaseTimer> phases;       ///< this rank's, one a training step
   /// What this rank gave its device in a training step, where it has one.
   std::optional<WorkCounts> work_of_step;
+
+  /// One value a step of one phase.
+  std::vector<double> seconds_of(Phase phase, int stage) const;
 };
 
 /// Trains for `num_steps` steps after a warm-up, each between a measurement of the peak and a
