@@ -88,6 +88,15 @@ REVODE_ON_DEVICE inline void add_atomically(std::int64_t* to, std::int64_t value
 #endif
 }
 
+/// Modulo 2^64.
+REVODE_ON_DEVICE inline void add_atomically(std::uint64_t* to, std::uint64_t value) {
+#ifdef __CUDA_ARCH__
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+#else
+  *to += value;
+#endif
+}
+
 REVODE_ON_DEVICE inline void raise_atomically(int* to, int value) {
 #ifdef __CUDA_ARCH__
   atomicMax(to, value);

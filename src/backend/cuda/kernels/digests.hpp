@@ -64,9 +64,7 @@ struct AddDigests {
     // Halves are added to halves.
     const int half = num_threads >> phase;
     if (thread < half) shared.of_thread[thread] += shared.of_thread[thread + half];
-    if (phase == num_phases - 1 && thread == 0)
-      add_atomically(reinterpret_cast<std::int64_t*>(digests + k),
-                     static_cast<std::int64_t>(shared.of_thread[0]));
+    if (phase == num_phases - 1 && thread == 0) add_atomically(digests + k, shared.of_thread[0]);
   }
   Accesses accesses() const {
     Accesses all;
