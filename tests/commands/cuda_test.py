@@ -103,7 +103,8 @@ class Cuda(program.ProgramTest):
 
     def test_a_trace_has_what_the_devices_did_and_when(self):
         self.run_program("train", *NETWORK, "--backend", "cuda", "--batch-size", "8", "--micro-batches", "4", "--steps", "3",
-                         "--time-ranks", "2", "--train-fraction", "0.01", "--output", "run", "--trace", "trace.json",
+                         "--time-ranks", "2", "--schedule", "1f1b", "--slices-per-rank", "1", "--train-fraction", "0.01",
+                         "--output", "run", "--trace", "trace.json",
                          "--trace-steps", "2", ranks=2)
 
         events = json.loads((self.folder / "trace.json").read_text())
