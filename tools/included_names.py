@@ -65,8 +65,8 @@ STANDARD_NAMES = {
     "variant": "variant visit monostate get_if holds_alternative",
     "vector": "vector",
 }
-# Headers that bring another's names by the standard.
-BRINGS = {"system_error": {"charconv", "filesystem", "fstream", "mutex", "ios"}, "string": {"system_error", "filesystem"}}
+# Headers whose own declarations take another's names, which they so bring along.
+BRINGS = {"system_error": {"charconv", "filesystem", "fstream", "mutex"}}
 OTHER_NAMES = {"fmt/": "fmt", "nlohmann/": "nlohmann", "boost/": "boost"}
 
 _BY_NAME = {name: header for header, names in STANDARD_NAMES.items() for name in names.split()}

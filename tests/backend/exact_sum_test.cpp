@@ -17,7 +17,7 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
-const float largest_contribution = std::nextafter(2048.0f, 0.0f);  // of a contribution
+const float below_2048 = std::nextafter(2048.0f, 0.0f);  // of a contribution
 
 TEST(ExactSum, RoundsToTheNearestMultipleAndTiesToEven) {
   const auto rounded = [](double units) { return to_exact(units * 0x1p-40); };
@@ -39,8 +39,8 @@ TEST(ExactSum, KeepsEveryBitOfEntriesThatAreNotTiny) {
 }
 
 TEST(ExactSum, ContributionsAreBelow2To11) {
-  EXPECT_TRUE(is_contribution(largest_contribution));
-  EXPECT_TRUE(is_contribution(-largest_contribution));
+  EXPECT_TRUE(is_contribution(below_2048));
+  EXPECT_TRUE(is_contribution(-below_2048));
   EXPECT_FALSE(is_contribution(2048.0f));
   EXPECT_FALSE(is_contribution(-2048.0f));
   EXPECT_FALSE(is_contribution(infinity));
@@ -49,13 +49,13 @@ TEST(ExactSum, ContributionsAreBelow2To11) {
 
 TEST(ExactSum, FourThousandAndNinetySixOfTheLargestFit) {
   ExactSum up = 0, down = 0;
-  const float values[] = {largest_contribution, -largest_contribution};
+  const float values[] = {below_2048, -below_2048};
   for (int i = 0; i < most_contributions; ++i) {
     ASSERT_TRUE(add_contributions(&values[0], 1, &up));
     ASSERT_TRUE(add_contributions(&values[1], 1, &down));
   }
 
-  EXPECT_EQ(up, most_contributions * to_exact(largest_contribution));
+  EXPECT_EQ(up, most_contributions * to_exact(below_2048));
   EXPECT_EQ(down, -up);
   EXPECT_GT(up, std::numeric_limits<std::int64_t>::max() / 10 * 9);  // no room was wasted
   EXPECT_FALSE(is_in_range(up));
@@ -80,21 +80,9 @@ TEST(ExactSum, GoesBackToTheNearestFloat) {
 // Every length has another tail; every place of it, in the vector's body and behind, meets every
 // kind of value.
 TEST_P(CpuBackend, AddsToExactSumsAsTheDefinitionDoes) {
-  const std::vector<float> kinds = {0.0f,
-                                    -0.0f,
-                                    1.5f,
-                                    -0x1p-41f,
-                                    0x1.8p-40f,
-                                    0x1p-149f,
-                                    largest_contribution,
-                                    -largest_contribution,
-                                    0x1p-17f,
-                                    -3.25e-8f,
-                                    2048.0f,
-                                    -2048.0f,
-                                    not_a_number,
-                                    infinity,
-                                    -infinity};
+  const std::vector<float> kinds = {0.0f,      -0.0f,      1.5f,         -0x1p-41f, 0x1.8p-40f,
+                                    0x1p-149f, below_2048, -below_2048,  0x1p-17f,  -3.25e-8f,
+                                    2048.0f,   -2048.0f,   not_a_number, infinity,  -infinity};
   for (std::size_t size = 0; size <= 40; ++size) {
     for (std::size_t shift = 0; shift < kinds.size(); ++shift) {
       std::vector<float> values(size);

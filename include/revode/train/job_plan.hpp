@@ -35,9 +35,8 @@ struct JobPlan {
   bool knows_messages = true;  ///< else the machine file is of one rank, and messages are free
   bool takes_slowest = false;  ///< the machine's ranks are of unequal speed, and others than these
 
-  double update_seconds = 0;  ///< gradients become weights, on the rank that has most of them
-  double checkpoint_rate =
-      0;  ///< bytes a second that reach the disk; 0: the machine file says none
+  double update_seconds = 0;   ///< gradients become weights, on the rank that has most of them
+  double checkpoint_rate = 0;  ///< bytes a second to the disk; 0: the machine file says none
 
   double step_seconds() const { return sweep_seconds + sum_seconds + update_seconds; }
   double images_per_second() const { return plan.config.batch_size / step_seconds(); }
