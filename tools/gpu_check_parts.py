@@ -79,9 +79,10 @@ class Parts:
                              "not by ldconfig; the plug-in needs them")
         output = self.revode(processes, 1, "train", *SMALL, "--steps", 3, "--train-fraction", 0.1, "--progress", "off",
                              "--backend", self.backend, "--output", self.new_folder("device"))
-        line = re.search(rf"^{self.backend}\b.*", output, re.MULTILINE)
+        # What computes: the GPU by its name.
+        line = re.search(r"^(?!cpu\b).*\bon 1 rank, .*", output, re.MULTILINE)
         if not line:
-            raise PartFailed(f"the start-up block of revode names no {self.backend}")
+            raise PartFailed("the start-up block of revode names no GPU")
         self.device["revode"] = line[0]
         return dict(self.device), f"{name}, driver {driver}, {memory}"
 

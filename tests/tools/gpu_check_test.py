@@ -32,7 +32,7 @@ done
 [ ! -e "$ANSWERS/$verb-fails" ] || { echo "revode: error: $verb was told to fail"; exit 1; }
 case $verb in
   train)
-    echo "$backend (a stand-in), fp32"
+    [ "$backend" = cpu ] || echo "A GPU (a stand-in) on 1 rank, fp32"
     mkdir -p "$output"
     echo "weights" >"$output/latest.h5"
     [ "$time_ranks$data_ranks" != "$(cat "$ANSWERS/other-bits" 2>/dev/null || echo none)" ] || echo other >"$output/latest.h5"
@@ -146,7 +146,7 @@ class Run(ScriptTest):
         self.assertEqual(self.outcomes(), dict.fromkeys(PARTS, "passed"), said)
         self.assertEqual((report["revision"], report["driver"]), ("revode 9.9, revision abc", "580.1"))
         self.assertEqual(report["device"], {"name": "A GPU", "driver": "580.1", "memory": "1000 MiB",
-                                            "toolkit": "release 13.0", "revode": "cuda (a stand-in), fp32"})
+                                            "toolkit": "release 13.0", "revode": "A GPU (a stand-in) on 1 rank, fp32"})
         self.assertEqual(report["parts"]["tests"]["figures"], {"passed": 24, "failed": 0, "skipped": 1})
         self.assertEqual(report["parts"]["pytorch"]["figures"]["results"]["plain"]["revode_is_faster_by"], 1.5)
         self.assertEqual(report["parts"]["bench"]["figures"]["hamiltonian-1202"]["images_per_second"], 123.4)
