@@ -12,6 +12,7 @@
 // accesses() which memory it touches. Nothing here depends on CUDA.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -78,6 +79,22 @@ struct PartialSums {
     for (double part : of_thread) sum += part;
     return sum;
   }
+};
+
+/// One double a thread, a power of two of them, added up in rounds with a barrier before each: of
+/// those that are left, the upper half to the lower one. A sum that depends on nothing else.
+template <int num_threads>
+struct SumOfThreads {
+  static constexpr int num_rounds = std::countr_zero(static_cast<unsigned>(num_threads));
+  static_assert(num_threads == 1 << num_rounds);
+  double of_thread[num_threads];
+
+  /// Each thread, round = 0 ... num_rounds - 1; after the last one thread 0 knows the total.
+  REVODE_ON_DEVICE void add_halves(int round, int thread) {
+    const int half = num_threads >> (round + 1);
+    if (thread < half) of_thread[thread] += of_thread[thread + half];
+  }
+  REVODE_ON_DEVICE double total() const { return of_thread[0]; }
 };
 
 REVODE_ON_DEVICE inline void add_atomically(std::int64_t* to, std::int64_t value) {

@@ -140,48 +140,35 @@ struct FinishSums {
   }
 };
 
-/// See Backend::regularize(). A block a row.
+/// See Backend::regularize(). A block a row: so few of them that each has many threads.
 struct RegularizeRows {
   static constexpr std::string_view name = "regularize_rows";
-  static constexpr int num_threads = summing_threads, num_phases = 2;
+  static constexpr int num_threads = 1024;
   struct Shared {
-    PartialSums decay, smoothness, gradient;
+    SumOfThreads<num_threads> decay, smoothness, gradient;
   };
+  static constexpr int num_phases = 1 + SumOfThreads<num_threads>::num_rounds;
+  /// Entries of a thread that are loaded together.
+  static constexpr int entries_at_once = 4;
   RegularizedRows<float> rows;
   RowSum* sums = nullptr;
 
   REVODE_ON_DEVICE std::int64_t num_blocks() const { return rows.num_rows; }
   REVODE_ON_DEVICE void operator()(int phase, std::int64_t row, int thread, Shared& shared) const {
     if (phase == 0) {
-      const auto row_size = static_cast<std::int64_t>(rows.row_size);
-      const float* theta = rows.values + row * row_size;
-      const float* before = find(row - rows.rows_per_block, rows.before, row);
-      const std::int64_t newer = row + rows.rows_per_block;
-      const float* after = find(newer, rows.after, newer - rows.num_rows);
-      const auto decay = static_cast<float>(rows.weight_decay);
-      const auto factor = static_cast<float>(rows.smoothness_over_h);
-      double decay_sum = 0, smoothness_sum = 0, gradient_sum = 0;
-      for (std::int64_t i = thread; i < row_size; i += num_threads) {
-        float& gradient = rows.gradient[row * row_size + i];
-        float g = gradient + decay * theta[i];
-        if (before != nullptr) {
-          g += factor * (theta[i] - before[i]);
-          const double change = double{theta[i]} - before[i];
-          smoothness_sum += change * change;
-        }
-        if (after != nullptr) g += factor * (theta[i] - after[i]);
-        gradient = g;
-        decay_sum += double{theta[i]} * theta[i];
-        gradient_sum += double{g} * g;
-      }
-      shared.decay.of_thread[thread] = decay_sum;
-      shared.smoothness.of_thread[thread] = smoothness_sum;
-      shared.gradient.of_thread[thread] = gradient_sum;
-    } else if (thread == 0) {
-      sums[row].decay = shared.decay.total();
-      sums[row].smoothness = shared.smoothness.total();
-      sums[row].gradient = shared.gradient.total();
+      const RowSum of_thread = regularize(row, thread);
+      shared.decay.of_thread[thread] = of_thread.decay;
+      shared.smoothness.of_thread[thread] = of_thread.smoothness;
+      shared.gradient.of_thread[thread] = of_thread.gradient;
+      return;
     }
+    shared.decay.add_halves(phase - 1, thread);
+    shared.smoothness.add_halves(phase - 1, thread);
+    shared.gradient.add_halves(phase - 1, thread);
+    if (phase == num_phases - 1 && thread == 0)
+      sums[row] = {.decay = shared.decay.total(),
+                   .smoothness = shared.smoothness.total(),
+                   .gradient = shared.gradient.total()};
   }
   Accesses accesses() const {
     const std::size_t size = rows.num_rows * rows.row_size;
@@ -195,6 +182,50 @@ struct RegularizeRows {
   }
 
  private:
+  struct Entry {
+    float theta = 0, before = 0, after = 0, gradient = 0;
+  };
+
+  /// The gradient of every num_threads-th entry, and their sums.
+  REVODE_ON_DEVICE RowSum regularize(std::int64_t row, int thread) const {
+    const auto row_size = static_cast<std::int64_t>(rows.row_size);
+    const float* theta = rows.values + row * row_size;
+    const float* before = find(row - rows.rows_per_block, rows.before, row);
+    const std::int64_t newer = row + rows.rows_per_block;
+    const float* after = find(newer, rows.after, newer - rows.num_rows);
+    float* gradient = rows.gradient + row * row_size;
+    const auto decay = static_cast<float>(rows.weight_decay);
+    const auto factor = static_cast<float>(rows.smoothness_over_h);
+    RowSum sum;
+    for (std::int64_t first = thread; first < row_size;
+         first += std::int64_t{entries_at_once} * num_threads) {
+      Entry entry[entries_at_once];
+      for (int k = 0; k < entries_at_once; ++k) {
+        const std::int64_t i = first + std::int64_t{k} * num_threads;
+        if (i >= row_size) continue;
+        entry[k] = {.theta = theta[i],
+                    .before = before != nullptr ? before[i] : 0,
+                    .after = after != nullptr ? after[i] : 0,
+                    .gradient = gradient[i]};
+      }
+      for (int k = 0; k < entries_at_once; ++k) {
+        const std::int64_t i = first + std::int64_t{k} * num_threads;
+        if (i >= row_size) continue;
+        const Entry& at = entry[k];
+        float g = at.gradient + decay * at.theta;
+        if (before != nullptr) {
+          g += factor * (at.theta - at.before);
+          const double change = double{at.theta} - at.before;
+          sum.smoothness += change * change;
+        }
+        if (after != nullptr) g += factor * (at.theta - at.after);
+        gradient[i] = g;
+        sum.decay += double{at.theta} * at.theta;
+        sum.gradient += double{g} * g;
+      }
+    }
+    return sum;
+  }
   /// Where another row lives: in the array, or in a block beside it; null where there is none.
   REVODE_ON_DEVICE const float* find(std::int64_t row, const float* block,
                                      std::int64_t row_in_block) const {
