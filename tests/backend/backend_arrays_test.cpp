@@ -44,13 +44,14 @@ TEST_P(AnyBackend, LossEqualsReference) {
 TEST_P(AnyBackend, RunningAveragesEqualReferenceBitForBit) {
   const auto tested = make(2);
   const auto reference = make_reference_backend<float>();
-  const std::vector<double> counts = {1, 20, 7};
+  std::vector<double> counts = {1, 20, 7};
+  counts.resize(70, 11);  // more than a launch takes
   const auto of = [&](Backend<float>& backend) {
     std::vector<float> mean = random_multiples(6, 1e-6, 1, 1);
     std::vector<float> variance = random_multiples(6, 1e-6, 1, 2);
     std::vector<double> rows_of_means, rows_of_variances;
-    for (const float value : random_multiples(18, 1e-6, 1, 3)) rows_of_means.push_back(value);
-    for (const float value : random_multiples(18, 1e-6, 1, 4)) rows_of_variances.push_back(value);
+    for (const float value : random_multiples(420, 1e-6, 1, 3)) rows_of_means.push_back(value);
+    for (const float value : random_multiples(420, 1e-6, 1, 4)) rows_of_variances.push_back(value);
     backend.update_running_averages(6, counts, {rows_of_means.data(), rows_of_variances.data()},
                                     mean.data(), variance.data());
     std::vector<double> read_mean(6), read_variance(6);

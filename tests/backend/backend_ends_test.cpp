@@ -40,6 +40,8 @@ std::vector<OpeningShape> opening_shapes() {
     shapes.push_back({19, 1, 5, 7, 3, features, 0});
     shapes.push_back({2, 2, 1, 1, 4, features, 8});
     shapes.push_back({2, 4, 3, 40, 5, features, 16});
+    shapes.push_back({2, 19, 4, 3, 5, features, 16});     // more input channels than a launch takes
+    shapes.push_back({140, 1, 31, 31, 1, features, 16});  // more pixels than blocks share evenly
   }
   return shapes;
 }
@@ -155,6 +157,7 @@ std::vector<ClosingShape> closing_shapes() {
     shapes.push_back({3, 56, 8, 8, features, 10});
     shapes.push_back({19, 3, 3, 5, features, 7});
     shapes.push_back({2, 5, 1, 1, features, 100});
+    shapes.push_back({70, 2, 8, 9, features, 3});
   }
   return shapes;
 }

@@ -95,7 +95,7 @@ class Backend : public CallQueue {
                                 const ClosingGradient& gradient, OverflowNote overflow) = 0;
 
   /// loss_n = log(sum_k exp(l_nk)) - l_n,label, shifted by the largest logit; a hit where the
-  /// largest (the first of equals) is the label's. *sums (overwritten) in sample order, in double.
+  /// largest (the first of equals) is the label's. *sums (overwritten) in double.
   /// probabilities [batch, classes] (overwritten): the softmax.
   virtual void softmax_cross_entropy(const LossShape& shape, const Real* logits,
                                      const std::uint8_t* labels, double* probabilities,

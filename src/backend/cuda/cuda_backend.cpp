@@ -4,6 +4,8 @@
 #include <optional>
 #include <utility>
 
+#include "revode/core/error.hpp"
+
 #include "backend/check_shape.hpp"
 #include "backend/cuda/cuda_segment.hpp"
 #include "backend/cuda/engine.hpp"
@@ -24,9 +26,13 @@ int features(const Shape& shape) {
 
 template <typename Shape>
 FeaturePlanes planes_of(const Shape& shape, const StateView<float>& state) {
+  // Kernels count the values of a feature, and in steps, in 32 bits.
+  REVODE_CHECK(shape.batch * plane_size(shape) < std::size_t{1} << 30,
+               "{} images of {} x {} are more than the kernels count", shape.batch, shape.height,
+               shape.width);
   return {.batch = shape.batch,
           .channels = shape.channels,
-          .plane_size = static_cast<std::int64_t>(plane_size(shape)),
+          .plane_size = static_cast<int>(plane_size(shape)),
           .features = shape.features,
           .slot = {state.slot[0], state.slot[1]}};
 }
@@ -111,22 +117,14 @@ class CudaBackend final : public Backend<float> {
   void opening_convolve(const OpeningShape& shape, const float* images,
                         const OpeningWeights<float>& weights, StateView<float> state,
                         NormStatistics statistics) override {
-    const std::size_t kernel_size = std::size_t{9} * features(shape) * shape.in_channels;
-    float* const kernel = engine_->scratch(Scratch::kernel, kernel_size);
-    float* const values = engine_->scratch(
-        Scratch::hidden, std::size_t{1} * shape.batch * features(shape) * plane_size(shape));
-    engine_->launch(PackOpeningKernel{features(shape), shape.in_channels, weights.kernel, kernel});
-    engine_->convolve(Convolution{.batch = shape.batch,
-                                  .height = shape.height,
-                                  .width = shape.width,
-                                  .in_channels = shape.in_channels,
-                                  .out_channels = features(shape),
-                                  .x = take_images(shape, images),
-                                  .kernel = kernel,
-                                  .y = values});
     const FeaturePlanes planes = planes_of(shape, state);
-    engine_->launch(ScatterFeatures{planes, values});
-    if (statistics.mean != nullptr) engine_->launch(ComputeStatistics{planes, statistics});
+    for (int first = 0; first < shape.in_channels; first += OpeningConvolution::most_channels)
+      engine_->launch(OpeningConvolution{.shape = images_of(shape),
+                                         .images = images,
+                                         .kernel = weights.kernel,
+                                         .first_channel = first,
+                                         .planes = planes});
+    if (statistics.mean != nullptr) compute_statistics(planes, statistics);
   }
 
   void opening_normalise(const OpeningShape& shape, const OpeningWeights<float>& weights,
@@ -144,31 +142,22 @@ class CudaBackend final : public Backend<float> {
                         StateView<float> state, StateView<float> adjoint,
                         const OpeningGradient& gradient, OverflowNote overflow) override {
     opening_convolve(shape, images, weights, state, NormStatistics{});
-    const int num_features = features(shape);
-    const std::size_t size = std::size_t{1} * shape.batch * num_features * plane_size(shape);
-    const FeaturePlanes grad{.batch = shape.batch,
-                             .channels = num_features,
-                             .plane_size = static_cast<std::int64_t>(plane_size(shape)),
-                             .features = {.joined = false, .slot = 0},
-                             .slot = {engine_->scratch(Scratch::grad_force, size), nullptr}};
-    engine_->launch(CopyFeatures{planes_of(shape, adjoint), grad});
-    norm_backward(planes_of(shape, state), grad, {statistics, weights.scale, weights.shift},
-                  gradient.scale, gradient.shift, overflow);
-    float* const grad_values = engine_->scratch(Scratch::grad_hidden, size);
-    float* const grad_kernel = engine_->scratch(Scratch::kernel_gradient,
-                                                std::size_t{9} * num_features * shape.in_channels);
-    engine_->launch(GatherFeatures{grad, grad_values});
-    engine_->convolve(ConvolutionGradient{.batch = shape.batch,
-                                          .height = shape.height,
-                                          .width = shape.width,
-                                          .in_channels = shape.in_channels,
-                                          .out_channels = num_features,
-                                          .x = take_images(shape, images),
-                                          .grad_y = grad_values,
-                                          .grad_kernel = grad_kernel});
-    engine_->launch(AddOpeningGradient{.out_channels = num_features,
-                                       .in_channels = shape.in_channels,
-                                       .gradient = grad_kernel,
+    const FeaturePlanes x = planes_of(shape, state);
+    const FeatureAdjoint dy{planes_of(shape, adjoint)};
+    const NormParameters norm{statistics, weights.scale, weights.shift};
+    const float* const means =
+        sum_norm_backward(x, dy, norm, gradient.scale, gradient.shift, overflow);
+    SumOpeningGradient sum{.shape = images_of(shape),
+                           .images = images,
+                           .x = x,
+                           .adjoint = dy,
+                           .norm = norm,
+                           .means = means};
+    sum.parts = engine_->scratch<double>(Scratch::kernel_gradient,
+                                         SumOpeningGradient::num_parts * sum.kernel_size());
+    engine_->launch(sum);
+    engine_->launch(AddOpeningGradient{.kernel_size = sum.kernel_size(),
+                                       .parts = sum.parts,
                                        .sums = gradient.kernel,
                                        .overflow = overflow.highest,
                                        .overflow_code = overflow.first});
@@ -176,21 +165,22 @@ class CudaBackend final : public Backend<float> {
 
   void transition_forward(const TransitionShape& shape, StateView<float> in,
                           StateView<float> out) override {
-    for (int slot = 0; slot < 2; ++slot)
-      engine_->launch(PoolSlot{SlotTransition(shape), grid_unit(shape.grid_bits), in.slot[slot],
-                               out.slot[slot]});
+    engine_->launch(PoolSlots{Transition(shape),
+                              grid_unit(shape.grid_bits),
+                              {in.slot[0], in.slot[1]},
+                              {out.slot[0], out.slot[1]}});
   }
 
   void transition_backward(const TransitionShape& shape, StateView<float> adjoint_out,
                            StateView<float> adjoint_in) override {
-    for (int slot = 0; slot < 2; ++slot)
-      engine_->launch(
-          UnpoolSlot{SlotTransition(shape), adjoint_out.slot[slot], adjoint_in.slot[slot]});
+    engine_->launch(UnpoolSlots{Transition(shape),
+                                {adjoint_out.slot[0], adjoint_out.slot[1]},
+                                {adjoint_in.slot[0], adjoint_in.slot[1]}});
   }
 
   void closing_statistics(const ClosingShape& shape, StateView<float> state,
                           NormStatistics statistics) override {
-    engine_->launch(ComputeStatistics{planes_of(shape, state), statistics});
+    compute_statistics(planes_of(shape, state), statistics);
   }
 
   void closing_forward(const ClosingShape& shape, StateView<float> state,
@@ -247,12 +237,15 @@ class CudaBackend final : public Backend<float> {
                               .b = weights.weight,
                               .c = grad_pooled,
                               .factor = 1 / static_cast<float>(plane_size(shape))});
-    for (float* slot : adjoint.slot)
-      zero(slot, shape.batch * shape.channels * plane_size(shape) * sizeof(float));
-    const FeaturePlanes grad = planes_of(shape, adjoint);
-    engine_->launch(SpreadOverPlanes{grad, grad_pooled});
-    norm_backward(planes_of(shape, state), grad, {statistics, weights.scale, weights.shift},
-                  gradient.scale, gradient.shift, overflow);
+    if (!shape.features.joined)
+      zero(adjoint.slot[1 - shape.features.slot],
+           shape.batch * shape.channels * plane_size(shape) * sizeof(float));
+    const FeaturePlanes x = planes_of(shape, state), grad = planes_of(shape, adjoint);
+    const FeatureAdjoint dy{grad, grad_pooled};
+    const NormParameters norm{statistics, weights.scale, weights.shift};
+    const float* const means =
+        sum_norm_backward(x, dy, norm, gradient.scale, gradient.shift, overflow);
+    engine_->launch(NormBackward{x, dy, norm, means, grad});
   }
 
   void softmax_cross_entropy(const LossShape& shape, const float* logits,
@@ -277,14 +270,11 @@ class CudaBackend final : public Backend<float> {
 
   void update_running_averages(int num_features, const std::vector<double>& counts,
                                NormStatistics statistics, float* mean, float* variance) override {
-    auto& sent = counts_.send(counts, *this);
-    engine_->launch(UpdateRunningAverages{.num_features = num_features,
-                                          .num_batches = static_cast<int>(counts.size()),
-                                          .counts = sent.data(),
-                                          .statistics = statistics,
-                                          .mean = mean,
-                                          .variance = variance});
-    counts_.release(sent, *this);
+    auto* const averages = engine_->scratch<double>(Scratch::sums, 2 * num_features);
+    constexpr std::size_t most = UpdateRunningAverages::most_batches;
+    for (std::size_t first = 0; first < counts.size(); first += most)
+      engine_->launch(
+          UpdateRunningAverages(num_features, counts, first, statistics, averages, mean, variance));
   }
 
   void compare(std::size_t size, const float* values, const float* expected,
@@ -333,26 +323,35 @@ class CudaBackend final : public Backend<float> {
   }
 
  private:
-  /// The images in the layout of the convolutions.
-  const float* take_images(const OpeningShape& shape, const float* images) {
-    const ImageShape layout{shape.batch, shape.in_channels, shape.height, shape.width};
-    float* const taken = engine_->scratch(Scratch::state_0, layout.size());
-    engine_->launch(ChannelsLast{layout, images, taken});
-    return taken;
+  static ImageShape images_of(const OpeningShape& shape) {
+    return {shape.batch, shape.in_channels, shape.height, shape.width};
   }
 
-  void norm_backward(const FeaturePlanes& x, const FeaturePlanes& grad, const NormParameters& norm,
-                     ExactSum* grad_scale, ExactSum* grad_shift, OverflowNote overflow) {
-    float* const means = engine_->scratch(Scratch::sums, 2 * x.num_features());
-    engine_->launch(NormBackwardSums{.x = x,
-                                     .grad = grad,
-                                     .norm = norm,
-                                     .grad_scale = grad_scale,
-                                     .grad_shift = grad_shift,
-                                     .means = means,
-                                     .overflow = overflow.highest,
-                                     .overflow_code = overflow.first});
-    engine_->launch(NormBackward{x, grad, norm, means});
+  TwoSums* part_sums(const FeaturePlanes& planes) {
+    return engine_->scratch<TwoSums>(Scratch::sums, FeatureParts(planes).num_blocks());
+  }
+
+  void compute_statistics(const FeaturePlanes& planes, NormStatistics statistics) {
+    TwoSums* const parts = part_sums(planes);
+    engine_->launch(SumStatistics{planes, parts});
+    engine_->launch(FinishStatistics{planes, parts, statistics});
+  }
+
+  /// The gradients of scale and shift; and the means [features, 2] that dL/dx is made of.
+  const float* sum_norm_backward(const FeaturePlanes& x, const FeatureAdjoint& adjoint,
+                                 const NormParameters& norm, ExactSum* grad_scale,
+                                 ExactSum* grad_shift, OverflowNote overflow) {
+    TwoSums* const parts = part_sums(x);
+    float* const means = engine_->scratch(Scratch::hidden, 2 * x.num_features());
+    engine_->launch(SumNormBackward{x, adjoint, norm, parts});
+    engine_->launch(FinishNormBackward{.x = x,
+                                       .parts = parts,
+                                       .grad_scale = grad_scale,
+                                       .grad_shift = grad_shift,
+                                       .means = means,
+                                       .overflow = overflow.highest,
+                                       .overflow_code = overflow.first});
+    return means;
   }
 
   /// [batch, features]: means over the plane of relu(norm(features)).
@@ -367,7 +366,6 @@ class CudaBackend final : public Backend<float> {
 
   std::shared_ptr<Engine> engine_;
   SentArrays<DrawnImage> draws_;
-  SentArrays<double> counts_;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "backend/cuda/kernels/images.hpp"
 #include "backend/cuda/kernels/loss.hpp"
 #include "backend/cuda/kernels/norm.hpp"
+#include "backend/cuda/kernels/opening.hpp"
 #include "backend/cuda/kernels/retreat_images.hpp"
 
 namespace revode::cuda {
@@ -22,10 +23,10 @@ using Kernel = std::variant<
     TakeStateNotes, TakeOverflow,
     PackForBlocks, AdvanceImages<4>, AdvanceImages<8>, RetreatImages<4>, RetreatImages<8>,
     PackKernels, AddKernelGradient, AddBiasGradient,
-    ComputeStatistics, NormaliseFeatures, NormBackwardSums, NormBackward,
-    ScatterFeatures, CopyFeatures, GatherFeatures, PackOpeningKernel, AddOpeningGradient,
-    PoolSlot, UnpoolSlot,
-    PoolFeatures, FillRows, AddContributions, AddColumnSums, SpreadOverPlanes,
+    SumStatistics, FinishStatistics, NormaliseFeatures, SumNormBackward, FinishNormBackward, NormBackward,
+    OpeningConvolution, SumOpeningGradient, AddOpeningGradient,
+    PoolSlots, UnpoolSlots,
+    PoolFeatures, FillRows, AddContributions, AddColumnSums,
     SoftmaxOfSamples, SumLosses, SoftmaxGradient, ReadRunningAverages, UpdateRunningAverages,
     AddDigests, CompareParts, AddComparisons, FindNonFinite, NoteFound, FinishSums, RegularizeRows, SgdStep>;
 // clang-format on

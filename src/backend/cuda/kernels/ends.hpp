@@ -1,4 +1,4 @@
-// Opening, transitions and closing but for their convolutions and norms; see backend/ends.hpp.
+// Transitions and closing but for its norm; see backend/ends.hpp.
 #pragma once
 
 #include <cstdint>
@@ -11,97 +11,14 @@
 
 namespace revode::cuda {
 
-/// Feature planes <- values [batch, height, width, features].
-struct ScatterFeatures {
-  static constexpr std::string_view name = "scatter_features";
-  FeaturePlanes planes;
-  const float* values = nullptr;
-
-  REVODE_ON_DEVICE std::int64_t size() const { return planes.size(); }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const int features = planes.num_features();
-    const std::int64_t pixel = i % planes.plane_size, f = i / planes.plane_size % features;
-    const std::int64_t n = i / planes.plane_size / features;
-    planes.at(i) = values[(n * planes.plane_size + pixel) * features + f];
-  }
-  Accesses accesses() const { return planes.writes().reads(values, size()); }
-};
-
-/// Feature planes of another array <- feature planes.
-struct CopyFeatures {
-  static constexpr std::string_view name = "copy_features";
-  FeaturePlanes from, to;
-
-  REVODE_ON_DEVICE std::int64_t size() const { return from.size(); }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const { to.at(i) = from.at(i); }
-  Accesses accesses() const { return from.reads().and_also(to.writes()); }
-};
-
-/// values [batch, height, width, features] <- feature planes.
-struct GatherFeatures {
-  static constexpr std::string_view name = "gather_features";
-  FeaturePlanes planes;
-  float* values = nullptr;
-
-  REVODE_ON_DEVICE std::int64_t size() const { return planes.size(); }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    const int features = planes.num_features();
-    const std::int64_t pixel = i % planes.plane_size, f = i / planes.plane_size % features;
-    const std::int64_t n = i / planes.plane_size / features;
-    values[(n * planes.plane_size + pixel) * features + f] = planes.at(i);
-  }
-  Accesses accesses() const { return planes.reads().writes(values, size()); }
-};
-
-/// packed [out, 3, 3, in] <- kernel [out, in, 3, 3]
-struct PackOpeningKernel {
-  static constexpr std::string_view name = "pack_opening_kernel";
-  int out_channels = 0;
-  int in_channels = 0;
-  const float* kernel = nullptr;
-  float* packed = nullptr;
-
-  REVODE_ON_DEVICE std::int64_t size() const {
-    return std::int64_t{9} * out_channels * in_channels;
-  }
-  REVODE_ON_DEVICE void operator()(std::int64_t index) const {
-    const std::int64_t i = index % in_channels, tap = index / in_channels % 9;
-    const std::int64_t o = index / in_channels / 9;
-    packed[index] = kernel[(o * in_channels + i) * 9 + tap];
-  }
-  Accesses accesses() const { return Accesses().reads(kernel, size()).writes(packed, size()); }
-};
-
-/// sums [out, in, 3, 3] += gradient [out, 3, 3, in], one contribution an entry.
-struct AddOpeningGradient {
-  static constexpr std::string_view name = "add_opening_gradient";
-  int out_channels = 0;
-  int in_channels = 0;
-  const float* gradient = nullptr;
-  ExactSum* sums = nullptr;
-  int* overflow = nullptr;
-  int overflow_code = 0;
-
-  REVODE_ON_DEVICE std::int64_t size() const {
-    return std::int64_t{9} * out_channels * in_channels;
-  }
-  REVODE_ON_DEVICE void operator()(std::int64_t index) const {
-    const std::int64_t tap = index % 9, i = index / 9 % in_channels, o = index / 9 / in_channels;
-    const float value = gradient[(o * 9 + tap) * in_channels + i];
-    if (!add_contribution(value, sums + index)) raise_atomically(overflow, overflow_code);
-  }
-  Accesses accesses() const {
-    return Accesses().reads(gradient, size()).writes(sums, size()).adds(overflow, 1);
-  }
-};
-
-/// The transition of one slot.
-struct SlotTransition {
+/// A transition of both slots, one behind the other.
+struct Transition {
   TransitionShape shape;
   int channels_in_front = 0;
 
-  explicit SlotTransition(const TransitionShape& shape_in)
+  explicit Transition(const TransitionShape& shape_in)
       : shape(shape_in), channels_in_front(shape_in.channels_in_front()) {}
+  /// Of a slot.
   REVODE_ON_DEVICE std::int64_t in_size() const {
     return std::int64_t{1} * shape.batch * shape.in_channels * shape.height * shape.width;
   }
@@ -112,81 +29,116 @@ struct SlotTransition {
 };
 
 /// out <- round(mean of 2 x 2), zero channels in front and behind.
-struct PoolSlot {
-  static constexpr std::string_view name = "pool_slot";
-  SlotTransition of;
+struct PoolSlots {
+  static constexpr std::string_view name = "pool_slots";
+  Transition of;
   float unit = 0;
-  const float* in = nullptr;
-  float* out = nullptr;
+  const float* in[2] = {nullptr, nullptr};
+  float* out[2] = {nullptr, nullptr};
 
-  REVODE_ON_DEVICE std::int64_t size() const { return of.out_size(); }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+  REVODE_ON_DEVICE std::int64_t size() const { return 2 * of.out_size(); }
+  REVODE_ON_DEVICE void operator()(std::int64_t item) const {
+    const bool is_second = item >= of.out_size();
+    const std::int64_t i = is_second ? item - of.out_size() : item;
+    float& result = (is_second ? out[1] : out[0])[i];
     const int width = of.shape.width, half_width = width / 2, half_height = of.shape.height / 2;
-    const std::int64_t x = i % half_width, y = i / half_width % half_height;
-    const std::int64_t row = i / half_width / half_height, n = row / of.shape.out_channels;
-    const std::int64_t channel = row % of.shape.out_channels - of.channels_in_front;
+    const std::int64_t line = i / half_width, row = line / half_height;
+    const std::int64_t x = i - line * half_width, y = line - row * half_height;
+    const std::int64_t n = row / of.shape.out_channels;
+    const std::int64_t channel = row - n * of.shape.out_channels - of.channels_in_front;
     if (channel < 0 || channel >= of.shape.in_channels) {
-      out[i] = 0;
+      result = 0;
       return;
     }
-    const float* corner =
-        in + ((n * of.shape.in_channels + channel) * of.shape.height + 2 * y) * width + 2 * x;
-    out[i] =
+    const float* corner = (is_second ? in[1] : in[0]) +
+                          ((n * of.shape.in_channels + channel) * of.shape.height + 2 * y) * width +
+                          2 * x;
+    result =
         round_to_grid((corner[0] + corner[1] + corner[width] + corner[width + 1]) * 0.25f, unit);
   }
-  Accesses accesses() const { return Accesses().reads(in, of.in_size()).writes(out, size()); }
+  Accesses accesses() const {
+    return Accesses()
+        .reads(in[0], of.in_size())
+        .reads(in[1], of.in_size())
+        .writes(out[0], of.out_size())
+        .writes(out[1], of.out_size());
+  }
 };
 
 /// grad_in <- a quarter of grad_out at each of the 2 x 2.
-struct UnpoolSlot {
-  static constexpr std::string_view name = "unpool_slot";
-  SlotTransition of;
-  const float* grad_out = nullptr;
-  float* grad_in = nullptr;
+struct UnpoolSlots {
+  static constexpr std::string_view name = "unpool_slots";
+  Transition of;
+  const float* grad_out[2] = {nullptr, nullptr};
+  float* grad_in[2] = {nullptr, nullptr};
 
-  REVODE_ON_DEVICE std::int64_t size() const { return of.in_size(); }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
+  REVODE_ON_DEVICE std::int64_t size() const { return 2 * of.in_size(); }
+  REVODE_ON_DEVICE void operator()(std::int64_t item) const {
+    const bool is_second = item >= of.in_size();
+    const std::int64_t i = is_second ? item - of.in_size() : item;
     const int width = of.shape.width, height = of.shape.height;
-    const std::int64_t x = i % width / 2, y = i / width % height / 2, row = i / width / height;
-    const std::int64_t channel = row % of.shape.in_channels + of.channels_in_front;
-    const std::int64_t n = row / of.shape.in_channels;
-    grad_in[i] =
-        0.25f *
-        grad_out[((n * of.shape.out_channels + channel) * (height / 2) + y) * (width / 2) + x];
+    const std::int64_t line = i / width, row = line / height, n = row / of.shape.in_channels;
+    const std::int64_t x = (i - line * width) / 2, y = (line - row * height) / 2;
+    const std::int64_t channel = row - n * of.shape.in_channels + of.channels_in_front;
+    const float* from = (is_second ? grad_out[1] : grad_out[0]) +
+                        ((n * of.shape.out_channels + channel) * (height / 2) + y) * (width / 2);
+    (is_second ? grad_in[1] : grad_in[0])[i] = 0.25f * from[x];
   }
   Accesses accesses() const {
-    return Accesses().reads(grad_out, of.out_size()).writes(grad_in, size());
+    return Accesses()
+        .reads(grad_out[0], of.out_size())
+        .reads(grad_out[1], of.out_size())
+        .writes(grad_in[0], of.in_size())
+        .writes(grad_in[1], of.in_size());
   }
 };
 
-/// pooled [batch, features] <- mean over the plane of relu(norm(x)). A block a mean.
+/// pooled [batch, features] <- mean over the plane of relu(norm(x)). A block some means, of planes
+/// that are small at the end of a network.
 struct PoolFeatures {
   static constexpr std::string_view name = "pool_features";
-  static constexpr int num_threads = summing_threads, num_phases = 2;
-  using Shared = PartialSums;
+  static constexpr int num_threads = 256, threads_a_plane = 32;
+  static constexpr int planes_a_block = num_threads / threads_a_plane;
+  struct Shared {
+    SumOfThreads<threads_a_plane> of_plane[planes_a_block];
+  };
+  static constexpr int num_phases = 1 + SumOfThreads<threads_a_plane>::num_rounds;
   FeaturePlanes planes;
   NormParameters norm;
   float* pooled = nullptr;
 
   REVODE_ON_DEVICE std::int64_t num_blocks() const {
-    return std::int64_t{1} * planes.batch * planes.num_features();
+    return (num_planes() + planes_a_block - 1) / planes_a_block;
   }
   REVODE_ON_DEVICE void operator()(int phase, std::int64_t block, int thread,
                                    Shared& shared) const {
+    SumOfThreads<threads_a_plane>& sum = shared.of_plane[thread / threads_a_plane];
+    const int of_plane = thread % threads_a_plane;
+    const std::int64_t plane = block * planes_a_block + thread / threads_a_plane;
     if (phase == 0) {
-      const int f = static_cast<int>(block % planes.num_features());
-      const float* x = planes.plane(block / planes.num_features(), f);
-      const FeatureNorm at = norm.of(f);
-      double sum = 0;
-      for (std::int64_t p = thread; p < planes.plane_size; p += num_threads) sum += relu(at(x[p]));
-      shared.of_thread[thread] = sum;
-    } else if (thread == 0) {
-      pooled[block] = static_cast<float>(shared.total() / static_cast<double>(planes.plane_size));
+      sum.of_thread[of_plane] = plane < num_planes() ? sum_of_thread(plane, of_plane) : 0;
+      return;
     }
+    sum.add_halves(phase - 1, of_plane);
+    if (phase == num_phases - 1 && of_plane == 0 && plane < num_planes())
+      pooled[plane] = static_cast<float>(sum.total() / static_cast<double>(planes.plane_size));
   }
   Accesses accesses() const {
-    return norm.read_in(planes.reads(), planes.num_features())
-        .writes(pooled, std::size_t{1} * planes.batch * planes.num_features());
+    return norm.read_in(planes.reads(), planes.num_features()).writes(pooled, num_planes());
+  }
+
+ private:
+  REVODE_ON_DEVICE std::int64_t num_planes() const {
+    return std::int64_t{1} * planes.batch * planes.num_features();
+  }
+  REVODE_ON_DEVICE double sum_of_thread(std::int64_t plane, int thread) const {
+    const int f = static_cast<int>(plane % planes.num_features());
+    const float* x = planes.plane(plane / planes.num_features(), f);
+    const FeatureNorm at = norm.of(f);
+    double sum = 0;
+    for (std::int64_t p = thread; p < planes.plane_size; p += threads_a_plane)
+      sum += relu(at(x[p]));
+    return sum;
   }
 };
 
@@ -220,41 +172,37 @@ struct AddContributions {
   }
 };
 
-/// sums [columns] += the sums over rows of values [num_rows, columns], one contribution an entry.
+/// sums [columns] += the sums over rows of values [num_rows, columns], one contribution an entry. A
+/// block a column.
 struct AddColumnSums {
   static constexpr std::string_view name = "add_column_sums";
+  static constexpr int num_threads = summing_threads;
+  using Shared = SumOfThreads<num_threads>;
+  static constexpr int num_phases = 1 + Shared::num_rounds;
   int num_rows = 0, columns = 0;
   const float* values = nullptr;
   ExactSum* sums = nullptr;
   int* overflow = nullptr;
   int overflow_code = 0;
 
-  REVODE_ON_DEVICE std::int64_t size() const { return columns; }
-  REVODE_ON_DEVICE void operator()(std::int64_t k) const {
-    float sum = 0;
-    for (int n = 0; n < num_rows; ++n) sum += values[std::int64_t{1} * n * columns + k];
-    if (!add_contribution(sum, sums + k)) raise_atomically(overflow, overflow_code);
+  REVODE_ON_DEVICE std::int64_t num_blocks() const { return columns; }
+  REVODE_ON_DEVICE void operator()(int phase, std::int64_t k, int thread, Shared& shared) const {
+    if (phase == 0) {
+      double sum = 0;
+      for (std::int64_t n = thread; n < num_rows; n += num_threads) sum += values[n * columns + k];
+      shared.of_thread[thread] = sum;
+      return;
+    }
+    shared.add_halves(phase - 1, thread);
+    if (phase != num_phases - 1 || thread != 0) return;
+    if (!add_contribution(static_cast<float>(shared.total()), sums + k))
+      raise_atomically(overflow, overflow_code);
   }
   Accesses accesses() const {
     return Accesses()
         .reads(values, std::size_t{1} * num_rows * columns)
         .writes(sums, columns)
         .adds(overflow, 1);
-  }
-};
-
-/// Each plane of a feature <- its value in values [batch, features].
-struct SpreadOverPlanes {
-  static constexpr std::string_view name = "spread_over_planes";
-  FeaturePlanes planes;
-  const float* values = nullptr;
-
-  REVODE_ON_DEVICE std::int64_t size() const { return planes.size(); }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    planes.at(i) = values[i / planes.plane_size];
-  }
-  Accesses accesses() const {
-    return planes.writes().reads(values, std::size_t{1} * planes.batch * planes.num_features());
   }
 };
 
