@@ -201,9 +201,18 @@ REVODE_ON_DEVICE inline float round_mantissa(float x, int dropped_bits) {
 /// 2^grid_bits, or 0 without a grid.
 inline float grid_unit(int grid_bits) { return grid_bits > 0 ? std::ldexp(1.0f, grid_bits) : 0; }
 
+/// 1 / x for a power of two well within the range: a device divides by many instructions.
+REVODE_ON_DEVICE inline float inverse_of_power(float x) {
+  std::uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits = (std::uint32_t{254} << 23) - bits;  // the exponent's bias twice
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 /// The nearest multiple of 1 / unit, a power of two, ties to even, -0 to +0; unit 0: x itself.
 REVODE_ON_DEVICE inline float round_to_grid(float x, float unit) {
-  return unit == 0 ? x : rintf(x * unit) / unit + 0.0f;
+  return unit == 0 ? x : rintf(x * unit) * inverse_of_power(unit) + 0.0f;
 }
 
 REVODE_ON_DEVICE inline ExactSum nearest_exact(float value) {
