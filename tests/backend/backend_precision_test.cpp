@@ -8,6 +8,13 @@ namespace {
 
 constexpr Precision rounded_precisions[] = {Precision::tf32, Precision::bf16};
 
+// Planes whose width is a multiple of eight go to tensor cores image by image: an even number of
+// eights in a row and an odd one, rows that no tile divides, blocks of channels with and without
+// spare ones.
+const std::vector<Size> rounded_sizes = {{3, 3, 5, 2},    {8, 4, 4, 3},   {16, 8, 8, 2},
+                                         {16, 32, 32, 1}, {20, 5, 24, 1}, {33, 6, 16, 2},
+                                         {56, 8, 8, 2}};
+
 /// Every product and sum of one coupling is exact in float however operands are rounded, as in
 /// make_exact_sweep(), but many operands have more bits than bf16 has, and some more than tf32.
 Sweep make_fine_sweep(const SegmentShape& shape, int batch) {
@@ -20,7 +27,7 @@ Sweep make_fine_sweep(const SegmentShape& shape, int batch) {
 TEST(EachBackend, RoundsOperandsAsTheReferenceDoes) {
   const auto reference = make_reference_backend<float>();
   bool is_seen = false;
-  for (const Size& size : {Size{3, 3, 5, 2}, Size{8, 4, 4, 3}})
+  for (const Size& size : rounded_sizes)
     for (const Dynamics& line : dynamics) {
       SegmentShape shape = make_shape(size, line, 1, 16);
       const Sweep start = make_fine_sweep(shape, size.batch);
@@ -60,20 +67,21 @@ TEST_P(AnyBackend, RetreatRestoresEveryBitInEachPrecision) {
   const auto tested = make(2);
   for (const Precision precision : rounded_precisions) {
     if (!tested->multiplies_in(precision)) GTEST_SKIP() << "multiplies in fp32 alone";
-    for (const Dynamics& line : dynamics) {
-      SegmentShape shape = make_shape({8, 4, 4, 3}, line, 6, 16);
-      shape.precision = precision;
-      SCOPED_TRACE(describe(shape, line, 3) + ", " + std::string(to_string(precision)));
-      Sweep sweep = make_sweep(shape, 3);
-      const Sweep before = sweep;
-      const auto segment = load(*tested, shape, sweep);
+    for (const Size& size : rounded_sizes)
+      for (const Dynamics& line : dynamics) {
+        SegmentShape shape = make_shape(size, line, 6, 16);
+        shape.precision = precision;
+        SCOPED_TRACE(describe(shape, line, size.batch) + ", " + std::string(to_string(precision)));
+        Sweep sweep = make_sweep(shape, size.batch);
+        const Sweep before = sweep;
+        const auto segment = load(*tested, shape, sweep);
 
-      advance(*segment, all(shape), sweep);
-      retreat(*segment, all(shape), sweep);
+        advance(*segment, all(shape), sweep);
+        retreat(*segment, all(shape), sweep);
 
-      EXPECT_EQ(bits(sweep.state[0]), bits(before.state[0]));
-      EXPECT_EQ(bits(sweep.state[1]), bits(before.state[1]));
-    }
+        EXPECT_EQ(bits(sweep.state[0]), bits(before.state[0]));
+        EXPECT_EQ(bits(sweep.state[1]), bits(before.state[1]));
+      }
   }
 }
 

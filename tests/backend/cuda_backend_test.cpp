@@ -58,15 +58,19 @@ std::vector<OrderOfRuns> orders_of_runs() {
 }  // namespace
 
 // Segments call by call; in one launch, with so little memory that larger images need several
-// blocks, and the largest do not fit; and with all cases, an image a block.
+// blocks; and with all cases, with less of it, so that the largest do not fit, and with as much as
+// an image a block takes.
 std::vector<BackendUnderTest> backends_under_test() {
   struct Layout {
     const char* name;
     cuda::ClusterLimits limits;
   };
   std::vector<Layout> layouts{{"cuda_on_host", {}},
-                              {"clusters_on_host", {std::size_t{24} << 10, 8}}};
-  if (has_all_cases()) layouts.push_back({"blocks_on_host", {std::size_t{227} << 10, 1}});
+                              {"clusters_on_host", {std::size_t{72} << 10, 8}}};
+  if (has_all_cases()) {
+    layouts.push_back({"small_clusters_on_host", {std::size_t{24} << 10, 8}});
+    layouts.push_back({"blocks_on_host", {std::size_t{227} << 10, 1}});
+  }
   std::vector<BackendUnderTest> backends;
   for (const OrderOfRuns& runs : orders_of_runs())
     for (const Layout& layout : layouts)
@@ -190,18 +194,17 @@ TEST(CudaBackend, StampsNoCopiesUnlessItIsToldTo) {
 TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
   constexpr cuda::ClusterLimits of_8_0{std::size_t{163} << 10, 1},
       of_9_0{std::size_t{227} << 10, 8};
-  const auto blocks = [](Force force, int channels, int side, const cuda::ClusterLimits& limits) {
+  const auto blocks = [](Force force, int channels, int side, const cuda::ClusterLimits& limits,
+                         Precision precision = Precision::fp32) {
     SegmentShape shape;
+    shape.precision = precision;
     shape.force = force;
     shape.num_couplings = 1;
     shape.channels = channels;
     shape.height = shape.width = side;
-    const auto advance = cuda::lay_out_advance(shape, limits);
-    const auto retreat = cuda::lay_out_retreat(shape, limits);
-    return std::pair{advance ? advance->image.cluster_size : 0,
-                     retreat ? retreat->image.cluster_size : 0};
+    return cuda::blocks_an_image(shape, limits).value_or(cuda::BlocksAnImage{});
   };
-  using Blocks = std::pair<int, int>;
+  using Blocks = cuda::BlocksAnImage;
 
   EXPECT_EQ(blocks(Force::symmetric, 16, 32, of_9_0), Blocks(1, 2));
   EXPECT_EQ(blocks(Force::symmetric, 32, 16, of_9_0), Blocks(1, 1));
@@ -213,8 +216,24 @@ TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
   EXPECT_EQ(blocks(Force::antisymmetric, 32, 32, of_9_0), Blocks(2, 4));
   EXPECT_EQ(blocks(Force::symmetric, 16, 96, of_9_0), Blocks(0, 0));
   EXPECT_EQ(blocks(Force::symmetric, 16, 32, of_8_0), Blocks(0, 0));
-  EXPECT_EQ(blocks(Force::symmetric, 32, 16, of_8_0), Blocks(1, 0));
+  EXPECT_EQ(blocks(Force::symmetric, 32, 16, of_8_0), Blocks(0, 0));
   EXPECT_EQ(blocks(Force::symmetric, 56, 8, of_8_0), Blocks(1, 1));
+
+  const auto on_tensor_cores = [&](int channels, int side, Precision precision) {
+    return blocks(Force::symmetric, channels, side, of_9_0, precision);
+  };
+  for (const Precision precision : {Precision::tf32, Precision::bf16}) {
+    EXPECT_EQ(on_tensor_cores(16, 32, precision), Blocks(2, 2));
+    EXPECT_EQ(on_tensor_cores(32, 16, precision), Blocks(1, 1));
+    EXPECT_EQ(on_tensor_cores(56, 8, precision), Blocks(1, 1));
+    EXPECT_EQ(on_tensor_cores(64, 8, precision), Blocks(1, 1));
+    EXPECT_EQ(on_tensor_cores(32, 32, precision), Blocks(4, 4));
+    EXPECT_EQ(on_tensor_cores(16, 12, precision), Blocks(0, 0));
+  }
+  EXPECT_EQ(on_tensor_cores(64, 16, Precision::tf32), Blocks(2, 4));
+  EXPECT_EQ(on_tensor_cores(64, 16, Precision::bf16), Blocks(2, 2));
+  EXPECT_EQ(on_tensor_cores(112, 8, Precision::tf32), Blocks(1, 2));
+  EXPECT_EQ(on_tensor_cores(112, 8, Precision::bf16), Blocks(1, 1));
 }
 
 template <typename T>

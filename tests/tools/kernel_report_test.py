@@ -30,10 +30,14 @@ class KernelReport(unittest.TestCase):
     def test_reads_each_kernel(self):
         text = (entry("elementwise", 18, "7SgdStepE", "24 registers, used 0 barriers") +
                 entry("blocks", 13, "14RegularizeRowsE", "40 registers, used 1 barriers, 6144 bytes smem", 16, (8, 12)) +
-                entry("clusters", 15, "13RetreatImagesILi8EE", "128 registers, used 1 barriers"))
+                entry("elementwise", 18, "18PackForTensorCoresILNS_9PrecisionE2EE", "30 registers") +
+                entry("clusters", 15, "13RetreatImagesINS0_13FusedProductsILi8EEEEE", "128 registers, used 1 barriers") +
+                entry("clusters", 15, "13AdvanceImagesINS0_14TensorProductsILNS_9PrecisionE1EEEEE", "127 registers"))
 
-        self.assertEqual(load().kernels_of(text), [("RegularizeRows", "blocks", 40, 6144, 16, 20),
-                                                   ("RetreatImages<8>", "clusters", 128, 0, 0, 0),
+        self.assertEqual(load().kernels_of(text), [("AdvanceImages<TensorProducts<tf32>>", "clusters", 127, 0, 0, 0),
+                                                   ("PackForTensorCores<bf16>", "elementwise", 30, 0, 0, 0),
+                                                   ("RegularizeRows", "blocks", 40, 6144, 16, 20),
+                                                   ("RetreatImages<FusedProducts<8>>", "clusters", 128, 0, 0, 0),
                                                    ("SgdStep", "elementwise", 24, 0, 0, 0)])
 
     def test_names_a_compiler_that_is_not_there(self):

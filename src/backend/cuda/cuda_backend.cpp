@@ -96,11 +96,7 @@ class CudaBackend final : public Backend<float> {
 
   std::unique_ptr<Segment<float>> make_segment(const SegmentShape& shape) override {
     check_shape(shape);
-    const ClusterLimits limits = engine_->device().cluster_limits();
-    const auto advance = lay_out_advance(shape, limits), retreat = lay_out_retreat(shape, limits);
-    // Those kernels use no tensor cores: what is rounded for these is the library's.
-    if (advance && retreat && shape.precision == Precision::fp32)
-      return std::make_unique<WholeSegment>(shape, *advance, *retreat, engine_);
+    if (auto whole = make_whole_segment(shape, engine_)) return whole;
     return std::make_unique<CudaSegment>(shape, engine_);
   }
 

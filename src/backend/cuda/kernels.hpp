@@ -3,6 +3,8 @@
 
 #include <variant>
 
+#include "revode/backend/precision.hpp"
+
 #include "backend/cuda/kernels/advance_images.hpp"
 #include "backend/cuda/kernels/arrays.hpp"
 #include "backend/cuda/kernels/coupling.hpp"
@@ -13,6 +15,7 @@
 #include "backend/cuda/kernels/norm.hpp"
 #include "backend/cuda/kernels/opening.hpp"
 #include "backend/cuda/kernels/retreat_images.hpp"
+#include "backend/cuda/kernels/tensor_blocks.hpp"
 
 namespace revode::cuda {
 
@@ -21,7 +24,11 @@ using Kernel = std::variant<
     CutImages, ChannelsLast, ChannelsFirst,
     BiasRelu, AdvanceLine, RetreatLine, AdjointLine, Mask, RoundOperand, AddScaled,
     TakeStateNotes, TakeOverflow,
-    PackForBlocks, AdvanceImages<4>, AdvanceImages<8>, RetreatImages<4>, RetreatImages<8>,
+    PackForBlocks, PackForTensorCores<Precision::tf32>, PackForTensorCores<Precision::bf16>,
+    AdvanceImages<FusedProducts<4>>, AdvanceImages<FusedProducts<8>>,
+    RetreatImages<FusedProducts<4>>, RetreatImages<FusedProducts<8>>,
+    AdvanceImages<TensorProducts<Precision::tf32>>, RetreatImages<TensorProducts<Precision::tf32>>,
+    AdvanceImages<TensorProducts<Precision::bf16>>, RetreatImages<TensorProducts<Precision::bf16>>,
     PackKernels, AddKernelGradient, AddBiasGradient,
     SumStatistics, FinishStatistics, NormaliseFeatures, SumNormBackward, FinishNormBackward, NormBackward,
     OpeningConvolution, SumOpeningGradient, AddOpeningGradient,

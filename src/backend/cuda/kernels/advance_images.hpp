@@ -10,42 +10,45 @@
 namespace revode::cuda {
 
 /// state <- through the couplings of the range; *notes += this call's.
-template <int channels_a_thread>
+template <typename Products>
 struct AdvanceImages {
+  using Image = typename Products::Image;
+  using Tile = typename Products::Tile;
   static constexpr std::string_view name = "advance_images";
   struct Registers {
-    OutputSums<channels_a_thread> sums;
+    Tile tile;
+    typename Products::Sums sums;
     int out_of_range, rounded_to_zero;
     float largest;
   };
-  ImageSweep sweep;
+  ImageSweep<Image> sweep;
   StateNotes* notes = nullptr;  ///< may be null
 
   REVODE_ON_DEVICE std::int64_t num_clusters() const { return sweep.batch; }
   REVODE_ON_DEVICE int cluster_size() const { return sweep.image.cluster_size; }
   REVODE_ON_DEVICE int num_threads() const { return sweep.image.num_threads; }
   static int num_slots(Force force) { return force == Force::symmetric ? 3 : 2; }
-  static std::size_t shared_fours(const ImageBlocks& image, Force force) {
+  static std::size_t shared_fours(const Image& image, Force force) {
     return std::size_t{1} * num_slots(force) * image.slot_fours() + 2 * image.weight_fours();
   }
   std::size_t shared_fours() const { return shared_fours(sweep.image, sweep.force); }
-  /// An image is taken in, goes through a step for every chunk of every convolution, and is brought
-  /// back.
+  /// An image is taken in, goes through the steps of every convolution, and is brought back.
   REVODE_ON_DEVICE int num_phases() const { return 2 + sweep.num_couplings() * steps_a_coupling(); }
 
   REVODE_ON_DEVICE void operator()(int phase, std::int64_t n, int thread,
                                    const ClusterShared& shared, Registers& own) const {
-    const ImageBlocks& image = sweep.image;
+    const Image& image = sweep.image;
     if (phase == 0) {
       for (int slot = 0; slot < 2; ++slot)
         take_band(image, shared.rank, thread, sweep.image_of(sweep.state, slot, n),
                   shared.own + slot * image.slot_fours());
+      own.tile = Tile(image, thread);
       own.out_of_range = own.rounded_to_zero = 0;
       own.largest = 0;
       fetch_weights(0, thread, shared);
     } else if (phase < num_phases() - 1) {
       fetch_weights(phase, thread, shared);
-      take_step(phase - 1, n, thread, shared, own);
+      take_step(phase - 1, n, shared, own);
     } else {
       for (int slot = 0; slot < 2; ++slot)
         bring_back_band(image, shared.rank, thread, shared.own + slot * image.slot_fours(),
@@ -68,37 +71,37 @@ struct AdvanceImages {
   }
 
   REVODE_ON_DEVICE int steps_a_coupling() const {
-    return (sweep.is_symmetric() ? 2 : 1) * sweep.image.num_chunks;
+    return (sweep.is_symmetric() ? 2 : 1) * sweep.image.num_steps();
   }
   REVODE_ON_DEVICE int slots() const { return sweep.is_symmetric() ? 3 : 2; }
 
   REVODE_ON_DEVICE void fetch_weights(int step, int thread, const ClusterShared& shared) const {
     const int coupling = sweep.range.first + step / steps_a_coupling();
-    const int within = step % steps_a_coupling(), q = within % sweep.image.num_chunks;
+    const int within = step % steps_a_coupling(), q = within % sweep.image.num_steps();
     if (coupling >= sweep.range.last) return;
     const Four* const of_all =
-        within < sweep.image.num_chunks ? sweep.weights.forward : sweep.weights.adjoint;
+        within < sweep.image.num_steps() ? sweep.weights.forward : sweep.weights.adjoint;
     BlockWeights::fetch(sweep.image, thread, sweep.part(of_all, coupling, q),
                         sweep.weights_at(shared, slots(), step));
   }
 
-  /// hidden <- sigma(K other + b), a chunk of inputs a step; then, symmetric, target <- from K^T
+  /// hidden <- sigma(K other + b), some inputs a step; then, symmetric, target <- from K^T
   /// hidden, likewise; antisymmetric: the target at once.
-  REVODE_ON_DEVICE void take_step(int step, std::int64_t n, int thread, const ClusterShared& shared,
+  REVODE_ON_DEVICE void take_step(int step, std::int64_t n, const ClusterShared& shared,
                                   Registers& own) const {
-    const ImageBlocks& image = sweep.image;
-    const OutputTile<channels_a_thread> tile(image, thread);
-    if (tile.num_rows == 0) return;
+    const Image& image = sweep.image;
+    const Tile& tile = own.tile;
+    if (tile.is_empty()) return;
     const int coupling = sweep.range.first + step / steps_a_coupling();
-    const int within = step % steps_a_coupling(), q = within % image.num_chunks;
+    const int within = step % steps_a_coupling(), q = within % image.num_steps();
     const int target = sweep.target_of(coupling);
     const int target_begin = target * image.slot_fours(), hidden_begin = 2 * image.slot_fours();
     const int other_begin = (1 - target) * image.slot_fours();
-    const bool is_second = within >= image.num_chunks;
+    const bool is_second = within >= image.num_steps();
     if (q == 0) own.sums.clear();
     add_products(image, shared, is_second ? hidden_begin : other_begin, q,
-                 sweep.weights_at(shared, slots(), step), tile, own.sums);
-    if (q < image.num_chunks - 1) return;
+                 sweep.weights_at(shared, slots(), step), tile, 1, own.sums);
+    if (q < image.num_steps() - 1) return;
     const CouplingLine line = sweep.line_of(target);
     for_each_chunk(image, tile, own.sums, [&](int p, int chunk, Four force) {
       if (!is_second)

@@ -36,6 +36,8 @@ struct ImageBlocks {
   REVODE_ON_DEVICE int plane_size() const { return height * width; }
   REVODE_ON_DEVICE int slot_fours() const { return band_size() * num_chunks; }
   REVODE_ON_DEVICE int padded_channels() const { return 4 * num_chunks; }
+  /// A convolution is done in so many, each from one chunk to all.
+  REVODE_ON_DEVICE int num_steps() const { return num_chunks; }
   /// The weights that lead from a chunk to all outputs: [4, 9, padded_channels].
   REVODE_ON_DEVICE int weight_fours() const { return 9 * padded_channels(); }
 
@@ -54,6 +56,7 @@ struct ImageBlocks {
 /// `channel` on.
 template <int channels_a_thread>
 struct OutputTile {
+  OutputTile() = default;
   REVODE_ON_DEVICE OutputTile(const ImageBlocks& image, int thread) {
     const int num_tiles = (image.band() + rows_a_thread - 1) / rows_a_thread;
     x = thread % image.width;
@@ -66,6 +69,8 @@ struct OutputTile {
 
   int x, row, channel;
   int num_rows;  ///< 0 where the thread has none
+
+  REVODE_ON_DEVICE bool is_empty() const { return num_rows == 0; }
 };
 
 template <int channels_a_thread>
@@ -91,11 +96,12 @@ REVODE_ON_DEVICE inline Four read_chunk(const ImageBlocks& image, const ClusterS
       other)[slot_begin + image.index((y - other * image.band()) * image.width + x, q)];
 }
 
-/// sums += K applied to chunk q of a slot, of which `weights` are the part.
+/// sums += K applied to chunk q of a slot, of which `weights` are the part; the factor is left to
+/// whoever takes the sums.
 template <int channels_a_thread>
 REVODE_ON_DEVICE void add_products(const ImageBlocks& image, const ClusterShared& shared,
                                    int slot_begin, int q, const Four* weights,
-                                   const OutputTile<channels_a_thread>& tile,
+                                   const OutputTile<channels_a_thread>& tile, float,
                                    OutputSums<channels_a_thread>& sums) {
   const int y = shared.rank * image.band() + tile.row;
   const int row_fours = image.num_chunks;  // of the weights of one input channel and tap
@@ -136,8 +142,9 @@ REVODE_ON_DEVICE void for_each_chunk(const ImageBlocks& image,
 }
 
 /// A slot <- the block's band of an image [channels, height, width], and back.
-REVODE_ON_DEVICE inline void take_band(const ImageBlocks& image, int rank, int thread,
-                                       const float* from, Four* slot) {
+template <typename Image>
+REVODE_ON_DEVICE void take_band(const Image& image, int rank, int thread, const float* from,
+                                Four* slot) {
   for (int k = thread; k < image.slot_fours(); k += image.num_threads) {
     const int p = k % image.band_size(), q = k / image.band_size();
     Four values;
@@ -148,8 +155,9 @@ REVODE_ON_DEVICE inline void take_band(const ImageBlocks& image, int rank, int t
     slot[image.index(p, q)] = values;
   }
 }
-REVODE_ON_DEVICE inline void bring_back_band(const ImageBlocks& image, int rank, int thread,
-                                             const Four* slot, float* to) {
+template <typename Image>
+REVODE_ON_DEVICE void bring_back_band(const Image& image, int rank, int thread, const Four* slot,
+                                      float* to) {
   for (int k = thread; k < image.slot_fours(); k += image.num_threads) {
     const int p = k % image.band_size(), q = k / image.band_size();
     const Four values = slot[image.index(p, q)];
@@ -158,14 +166,14 @@ REVODE_ON_DEVICE inline void bring_back_band(const ImageBlocks& image, int rank,
   }
 }
 
-/// The weights of all couplings, a part of 9 padded_channels fours for each chunk of inputs.
+/// The weights of all couplings, a part of weight_fours() for each step.
 struct BlockWeights {
   const Four* forward = nullptr;  ///< of K, or of K - K^T
   const Four* adjoint = nullptr;  ///< of K^T; null for the antisymmetric force
   const float* bias = nullptr;    ///< [num_couplings, channels]
 
-  REVODE_ON_DEVICE static void fetch(const ImageBlocks& image, int thread, const Four* part,
-                                     Four* to) {
+  template <typename Image>
+  REVODE_ON_DEVICE static void fetch(const Image& image, int thread, const Four* part, Four* to) {
     for (int k = thread; k < image.weight_fours(); k += image.num_threads)
       copy_by_next_phase(to + k, part + k);
   }
@@ -296,5 +304,16 @@ REVODE_ON_DEVICE inline void add_gradient(const ImageBlocks& image, const Gradie
     contribute(gradient, over_groups(48 + o, 1, pair), gradient.bias + out);
   }
 }
+
+/// Products as the kernels of sweeps form them: here by multiply-adds in single precision.
+template <int channels_a_thread>
+struct FusedProducts {
+  using Image = ImageBlocks;
+  using Tile = OutputTile<channels_a_thread>;
+  using Sums = OutputSums<channels_a_thread>;
+  using GradientTiles = cuda::GradientTiles;
+  /// What is left of a factor behind add_products().
+  REVODE_ON_DEVICE static float factor_left(float factor) { return factor; }
+};
 
 }  // namespace revode::cuda

@@ -13,9 +13,11 @@
 
 namespace revode::cuda {
 
-/// What sweeps of both directions have.
+/// What sweeps of both directions have. An image lies in blocks as ImageBlocks says, or
+/// TensorBlocks.
+template <typename Image>
 struct ImageSweep {
-  ImageBlocks image;
+  Image image;
   Force force = Force::symmetric;
   CouplingRange range;
   int first_target = 0;
@@ -60,9 +62,9 @@ struct ImageSweep {
       f(image.index(p, q), record_index(range.last, n, rank, p, q));
     }
   }
-  /// Weights of chunk q of a coupling.
-  REVODE_ON_DEVICE const Four* part(const Four* of_all, int coupling, int q) const {
-    return of_all + (std::int64_t{1} * coupling * image.num_chunks + q) * image.weight_fours();
+  /// The weights of a step of a coupling.
+  REVODE_ON_DEVICE const Four* part(const Four* of_all, int coupling, int step) const {
+    return of_all + (std::int64_t{1} * coupling * image.num_steps() + step) * image.weight_fours();
   }
   /// Where a block's memory has the weights of every other step.
   REVODE_ON_DEVICE Four* weights_at(const ClusterShared& shared, int num_slots, int step) const {
@@ -74,7 +76,7 @@ struct ImageSweep {
 
   Accesses accesses() const {
     const std::size_t couplings = range.last;
-    const std::size_t fours = couplings * image.num_chunks * image.weight_fours();
+    const std::size_t fours = couplings * image.num_steps() * image.weight_fours();
     const std::size_t values = std::size_t{1} * batch * image.channels * image.plane_size();
     return Accesses()
         .reads(weights.forward, fours)

@@ -11,13 +11,17 @@ namespace revode::cuda {
 
 /// state and adjoint <- back through the couplings of the range; the gradients of each image are
 /// contributions of their own, one or two an entry and block.
-template <int channels_a_thread>
+template <typename Products>
 struct RetreatImages {
+  using Image = typename Products::Image;
+  using Tile = typename Products::Tile;
+  using GradientTiles = typename Products::GradientTiles;
   static constexpr std::string_view name = "retreat_images";
   struct Registers {
-    OutputSums<channels_a_thread> sums;
+    Tile tile;
+    typename Products::Sums sums;
   };
-  ImageSweep sweep;
+  ImageSweep<Image> sweep;
   GradientTiles tiles;
   float* adjoint[2] = {nullptr, nullptr};  ///< [batch, channels, height, width]
   ExactSum* grad_kernel = nullptr;         ///< [num_couplings, c, c, 3, 3]
@@ -29,19 +33,20 @@ struct RetreatImages {
   REVODE_ON_DEVICE std::int64_t num_clusters() const { return sweep.batch; }
   REVODE_ON_DEVICE int cluster_size() const { return sweep.image.cluster_size; }
   REVODE_ON_DEVICE int num_threads() const { return sweep.image.num_threads; }
-  static std::size_t shared_fours(const ImageBlocks& image) {
+  static std::size_t shared_fours(const Image& image, const GradientTiles& tiles) {
     return std::size_t{1} * num_slots * image.slot_fours() + 2 * image.weight_fours() +
-           GradientTiles(image).sums_fours();
+           tiles.sums_fours();
   }
-  std::size_t shared_fours() const { return shared_fours(sweep.image); }
+  std::size_t shared_fours() const { return shared_fours(sweep.image, tiles); }
   REVODE_ON_DEVICE int num_phases() const {
     return 2 + sweep.num_couplings() * phases_a_coupling();
   }
 
   REVODE_ON_DEVICE void operator()(int phase, std::int64_t n, int thread,
                                    const ClusterShared& shared, Registers& own) const {
-    const ImageBlocks& image = sweep.image;
+    const Image& image = sweep.image;
     if (phase == 0) {
+      own.tile = Tile(image, thread);
       for (int slot = 0; slot < 2; ++slot) {
         if (sweep.recorded == nullptr)
           take_band(image, shared.rank, thread, sweep.image_of(sweep.state, slot, n),
@@ -65,7 +70,7 @@ struct RetreatImages {
   }
 
   Accesses accesses() const {
-    const ImageBlocks& image = sweep.image;
+    const Image& image = sweep.image;
     const std::size_t values = std::size_t{1} * sweep.batch * image.channels * image.plane_size();
     const std::size_t row = std::size_t{9} * image.channels * image.channels;
     return sweep.accesses()
@@ -81,7 +86,7 @@ struct RetreatImages {
   /// Two of the state, two of the adjoint; the last has the hidden layer, then its gradient.
   static constexpr int num_slots = 5;
 
-  /// What is done for a coupling, each a convolution in num_chunks phases, or a gradient in
+  /// What is done for a coupling, each a convolution in num_steps() phases, or a gradient in
   /// 2 num_passes.
   enum class Part {
     hidden,          ///< u = K other + b; hidden <- sigma(u); antisymmetric: target, grad_u at once
@@ -109,7 +114,7 @@ struct RetreatImages {
   }
   REVODE_ON_DEVICE int num_phases_of(Part part) const {
     if (!has(part)) return 0;
-    return is_gradient(part) ? 2 * tiles.num_passes : sweep.image.num_chunks;
+    return is_gradient(part) ? 2 * tiles.num_passes : sweep.image.num_steps();
   }
   REVODE_ON_DEVICE int phases_a_coupling() const {
     int sum = 0;
@@ -123,16 +128,16 @@ struct RetreatImages {
 
   /// For step number `step` of all convolutions of the sweep.
   REVODE_ON_DEVICE void fetch_weights(int step, int thread, const ClusterShared& shared) const {
-    const int steps = convolutions_a_coupling() * sweep.image.num_chunks;
+    const int steps = convolutions_a_coupling() * sweep.image.num_steps();
     const int coupling = sweep.range.last - 1 - step / steps;
     if (coupling < sweep.range.first) return;
-    const int convolution = step % steps / sweep.image.num_chunks;
+    const int convolution = step % steps / sweep.image.num_steps();
     // K, K^T, K, K^T; with a record K, K, K^T; antisymmetric K - K^T twice.
     const bool is_adjoint = sweep.is_symmetric() &&
                             (sweep.recorded == nullptr ? convolution % 2 == 1 : convolution == 2);
     BlockWeights::fetch(sweep.image, thread,
                         sweep.part(is_adjoint ? sweep.weights.adjoint : sweep.weights.forward,
-                                   coupling, step % sweep.image.num_chunks),
+                                   coupling, step % sweep.image.num_steps()),
                         sweep.weights_at(shared, num_slots, step));
   }
 
@@ -150,15 +155,15 @@ struct RetreatImages {
       take_gradient(static_cast<Part>(part), coupling, phase, thread, shared);
     } else {
       const int step =
-          (number * convolutions_a_coupling() + convolutions) * sweep.image.num_chunks + phase;
+          (number * convolutions_a_coupling() + convolutions) * sweep.image.num_steps() + phase;
       fetch_weights(step + 1, thread, shared);
-      convolve(static_cast<Part>(part), coupling, phase, step, n, thread, shared, own);
+      convolve(static_cast<Part>(part), coupling, phase, step, n, shared, own);
     }
   }
 
   REVODE_ON_DEVICE void take_gradient(Part part, int coupling, int phase, int thread,
                                       const ClusterShared& shared) const {
-    const ImageBlocks& image = sweep.image;
+    const Image& image = sweep.image;
     const int target = sweep.target_of(coupling), slot = image.slot_fours();
     const std::int64_t c = image.channels;
     const bool is_outer = part == Part::outer_gradient;
@@ -180,21 +185,23 @@ struct RetreatImages {
   }
 
   REVODE_ON_DEVICE void convolve(Part part, int coupling, int q, int step, std::int64_t n,
-                                 int thread, const ClusterShared& shared, Registers& own) const {
-    const ImageBlocks& image = sweep.image;
-    const OutputTile<channels_a_thread> tile(image, thread);
-    if (tile.num_rows == 0) return;
+                                 const ClusterShared& shared, Registers& own) const {
+    const Image& image = sweep.image;
+    const Tile& tile = own.tile;
+    if (tile.is_empty()) return;
     const int target = sweep.target_of(coupling), slot = image.slot_fours();
     const int target_begin = target * slot, other_begin = (1 - target) * slot;
     const int hidden_begin = 4 * slot;
     const int from = part == Part::hidden        ? other_begin
                      : part == Part::grad_hidden ? (2 + target) * slot
                                                  : hidden_begin;
-    if (q == 0) own.sums.clear();
-    add_products(image, shared, from, q, sweep.weights_at(shared, num_slots, step), tile, own.sums);
-    if (q < image.num_chunks - 1) return;
-
     const CouplingLine line = sweep.line_of(target);
+    const float factor = part == Part::grad_hidden ? line.scale : 1;
+    if (q == 0) own.sums.clear();
+    add_products(image, shared, from, q, sweep.weights_at(shared, num_slots, step), tile, factor,
+                 own.sums);
+    if (q < image.num_steps() - 1) return;
+
     for_each_chunk(image, tile, own.sums, [&](int p, int chunk, Four product) {
       const int at = image.index(p, chunk);
       Four& value = shared.own[target_begin + at];
@@ -220,7 +227,7 @@ struct RetreatImages {
           break;
         case Part::grad_hidden:
           REVODE_UNROLL for (int o = 0; o < 4; ++o) hidden.of[o] =
-              hidden.of[o] > 0 ? line.scale * product.of[o] : 0;
+              hidden.of[o] > 0 ? Products::factor_left(factor) * product.of[o] : 0;
           break;
         case Part::grad_other:
           // (K - K^T)^T = -(K - K^T)
