@@ -211,7 +211,7 @@ TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
   EXPECT_EQ(blocks(Force::symmetric, 56, 8, of_9_0), Blocks(1, 1));
   EXPECT_EQ(blocks(Force::symmetric, 64, 8, of_9_0), Blocks(1, 1));
   EXPECT_EQ(blocks(Force::symmetric, 32, 32, of_9_0), Blocks(2, 4));
-  EXPECT_EQ(blocks(Force::symmetric, 64, 16, of_9_0), Blocks(1, 4));
+  EXPECT_EQ(blocks(Force::symmetric, 64, 16, of_9_0), Blocks(1, 2));
   EXPECT_EQ(blocks(Force::symmetric, 112, 8, of_9_0), Blocks(1, 1));
   EXPECT_EQ(blocks(Force::antisymmetric, 32, 32, of_9_0), Blocks(2, 4));
   EXPECT_EQ(blocks(Force::symmetric, 16, 96, of_9_0), Blocks(0, 0));

@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(most_threads_of_images)
   for (int phase = 0; phase < num_phases; ++phase) {
     body(phase, cluster, static_cast<int>(threadIdx.x), shared, registers);
     asm volatile("cp.async.wait_all;" ::: "memory");
-    if (cluster_size == 1) {
+    if (cluster_size == 1 || !body.meets_cluster(phase)) {
       __syncthreads();
     } else {
 #if __CUDA_ARCH__ >= 900

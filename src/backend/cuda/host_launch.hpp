@@ -28,8 +28,8 @@ constexpr bool is_in_clusters = requires {
   typename Body::Registers;
 };
 
-/// Each phase by all threads of all blocks of a cluster. A guard lies behind the memory of each
-/// block.
+/// Each phase by all threads of a block, block after block as far as they go without meeting. A
+/// guard lies behind the memory of each block.
 template <typename Body, typename ForEach>
 void run_clusters(const Body& body, ForEach&& for_each) {
   static_assert(std::is_trivially_copyable_v<typename Body::Registers>);
@@ -44,12 +44,17 @@ void run_clusters(const Body& body, ForEach&& for_each) {
                 registers.size() * sizeof(typename Body::Registers));
     for (int block = 0; block < cluster_size; ++block)
       blocks[block] = memory.data() + block * (fours + 1);
-    for (int phase = 0; phase < body.num_phases(); ++phase)
-      for_each(cluster_size * num_threads, [&](std::int64_t i) {
-        const auto block = static_cast<int>(i / num_threads);
-        body(phase, cluster, static_cast<int>(i % num_threads),
-             ClusterShared{blocks[block], block, blocks.data()}, registers[i]);
+    for (int first = 0, last = 0; first < body.num_phases(); first = ++last) {
+      while (!body.meets_cluster(last)) ++last;
+      for_each(cluster_size, [&](std::int64_t block) {
+        const ClusterShared shared{blocks[block], static_cast<int>(block), blocks.data()};
+        for (int phase = first; phase <= last; ++phase)
+          for_each(num_threads, [&](std::int64_t thread) {
+            body(phase, cluster, static_cast<int>(thread), shared,
+                 registers[block * num_threads + thread]);
+          });
       });
+    }
     for (int block = 0; block < cluster_size; ++block) {
       const auto* const guarded = reinterpret_cast<const unsigned char*>(blocks[block] + fours);
       if (!std::all_of(guarded, guarded + sizeof(Four), [](int byte) { return byte == poison; }))

@@ -4,9 +4,11 @@
 //   in blocks     num_blocks(), num_threads, num_phases and Shared, and
 //                 operator()(phase, block, thread, shared): the threads of a block meet between
 //                 phases
-//   in clusters   num_clusters(), cluster_size(), num_threads(), num_phases(), shared_fours() and
-//                 Registers, and operator()(phase, cluster, thread, shared, registers): the threads
-//                 of all blocks of a cluster meet between phases; a thread keeps its registers
+//   in clusters   num_clusters(), cluster_size(), num_threads(), num_phases(), shared_fours(),
+//                 meets_cluster() and Registers, and
+//                 operator()(phase, cluster, thread, shared, registers): the threads of a block
+//                 meet between phases, those of all blocks of a cluster behind the phases that
+//                 meets_cluster(phase) names, the last one among them; a thread keeps its registers
 //
 // The body is compiled for the device and for the host, where the tests run it; each kernel says in
 // accesses() which memory it touches. Nothing here depends on CUDA.
@@ -139,6 +141,29 @@ REVODE_ON_DEVICE inline void raise_atomically(float* to, float value) {
 #endif
 }
 
+/// A number from 1 on that kernels divide numbers from 0 on by: known before the launch, so that a
+/// product of 64 bits gives the quotient.
+class Divisor {
+ public:
+  explicit Divisor(int value) : value_(value) {
+    while ((std::int64_t{1} << log_) < value) ++log_;
+    multiplier_ =
+        static_cast<std::uint32_t>(((std::int64_t{1} << (31 + log_)) + value - 1) / value);
+  }
+  REVODE_ON_DEVICE operator int() const { return value_; }
+  REVODE_ON_DEVICE friend int operator/(int n, const Divisor& by) {
+    // multiplier_ is 2^(31 + log_) / value + e with e < 1, so that n e / 2^(31 + log_) < 1 / value.
+    return static_cast<int>((std::uint64_t{static_cast<std::uint32_t>(n)} * by.multiplier_) >>
+                            (31 + by.log_));
+  }
+  REVODE_ON_DEVICE friend int operator%(int n, const Divisor& by) { return n - n / by * by.value_; }
+
+ private:
+  int value_;
+  int log_ = 0;  ///< rounded up
+  std::uint32_t multiplier_;
+};
+
 /// Four numbers that are loaded and stored as one.
 struct alignas(16) Four {
   float of[4];
@@ -216,7 +241,11 @@ REVODE_ON_DEVICE inline float round_to_grid(float x, float unit) {
 }
 
 REVODE_ON_DEVICE inline ExactSum nearest_exact(float value) {
+#ifdef __CUDA_ARCH__
+  return __float2ll_rn(value * static_cast<float>(exact_sum_scale));  // a power of two
+#else
   return static_cast<ExactSum>(rint(static_cast<double>(value) * exact_sum_scale));
+#endif
 }
 
 /// *sum += value, as one contribution; false where it is none.

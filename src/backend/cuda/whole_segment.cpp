@@ -19,57 +19,42 @@ namespace {
 /// coupling.
 constexpr int worthwhile_chunk = 8;
 
-/// With fewer threads a multiprocessor has too little to do while some wait.
-constexpr int wanted_threads = 256;
-
 constexpr int warp_size = 32;
 
 int round_up(int number, int multiple) { return (number + multiple - 1) / multiple * multiple; }
-
-std::optional<ImageBlocks> cut_image(const SegmentShape& shape, int cluster_size,
-                                     int channels_a_thread) {
-  const int num_chunks = round_up(shape.channels, 4) / 4;
-  const int band = shape.height / cluster_size;
-  const std::int64_t num_threads = std::int64_t{1} * shape.width *
-                                   (round_up(band, rows_a_thread) / rows_a_thread) * num_chunks *
-                                   4 / channels_a_thread;
-  if (shape.height % cluster_size != 0 || 4 * num_chunks % channels_a_thread != 0 ||
-      num_threads > most_threads_of_images)
-    return {};
-  return ImageBlocks{.channels = shape.channels,
-                     .height = shape.height,
-                     .width = shape.width,
-                     .cluster_size = cluster_size,
-                     .num_chunks = num_chunks,
-                     .num_threads = round_up(static_cast<int>(num_threads), warp_size)};
-}
 
 /// By multiply-adds in single precision.
 struct FusedSweeps {
   using Image = ImageBlocks;
   struct Layout {
     Image image;
-    GradientTiles tiles;
     int channels_a_thread = 0;  ///< 4 or 8
   };
 
-  /// In a cluster of this size, as many channels a thread as leave enough threads.
+  /// In a cluster of this size, as many channels a thread as leave enough threads; back with the
+  /// rounds that make a coupling's phases fewest, and the threads that gradients want.
   static std::optional<Layout> lay_out(const SegmentShape& shape, int cluster_size,
                                        std::size_t most_fours, bool is_advance) {
-    std::optional<Layout> found;
-    for (const int channels_a_thread : {4, 8}) {
-      const std::optional<Image> image = cut_image(shape, cluster_size, channels_a_thread);
-      if (!image) continue;
-      const Layout layout{*image, GradientTiles(*image), channels_a_thread};
-      if (shared_fours(layout, shape.force, is_advance) > most_fours) continue;
-      if (!found || image->num_threads >= wanted_threads) found = layout;
+    if (is_advance)
+      return lay_out(shape, cluster_size, most_fours, 1, [&](const Image& image) {
+        return AdvanceImages<FusedProducts<4>>::shared_fours(image, shape.force);
+      });
+    std::optional<Layout> best;
+    int fewest = 0;
+    for (const int rounds : {1, 2, 4}) {
+      const std::optional<Layout> found = lay_out(
+          shape, cluster_size, most_fours, rounds,
+          [](const Image& image) { return RetreatImages<FusedProducts<4>>::shared_fours(image); });
+      if (!found) continue;
+      const int phases = 4 * found->image.num_steps + 2 * GradientTiles(found->image).num_phases();
+      if (best && phases >= fewest) continue;
+      best = found;
+      fewest = phases;
     }
-    return found;
-  }
-  static std::size_t shared_fours(const Layout& layout, Force force, bool is_advance) {
-    using Products = FusedProducts<4>;
-    return is_advance ? AdvanceImages<Products>::shared_fours(layout.image, force)
-                      : RetreatImages<Products>::shared_fours(layout.image, layout.tiles);
+    if (best)
+      best->image.num_threads = std::max(
+          best->image.num_threads, round_up(GradientTiles(best->image).num_tiles(), warp_size));
+    return best;
   }
 
   /// Calls launch(products) with those of the layout.
@@ -90,6 +75,59 @@ struct FusedSweeps {
             .forward = reinterpret_cast<float*>(forward),
             .adjoint = reinterpret_cast<float*>(adjoint)};
   }
+
+ private:
+  /// With fewer threads a multiprocessor has too little to do while some wait.
+  static constexpr int wanted_threads = 256;
+
+  template <typename SharedFours>
+  static std::optional<Layout> lay_out(const SegmentShape& shape, int cluster_size,
+                                       std::size_t most_fours, int gradient_rounds,
+                                       SharedFours&& shared_fours) {
+    std::optional<Layout> found;
+    for (const int channels_a_thread : {4, 8}) {
+      const std::optional<Image> image =
+          cut_image(shape, cluster_size, channels_a_thread, gradient_rounds);
+      if (!image || shared_fours(*image) > most_fours) continue;
+      if (!found || image->num_threads >= wanted_threads) found = Layout{*image, channels_a_thread};
+    }
+    if (found) found->image = with_longest_steps(found->image, most_fours, shared_fours);
+    return found;
+  }
+
+  static std::optional<Image> cut_image(const SegmentShape& shape, int cluster_size,
+                                        int channels_a_thread, int gradient_rounds) {
+    const int num_chunks = round_up(shape.channels, 4) / 4;
+    const int band = shape.height / cluster_size;
+    const int tile_rows = round_up(band, rows_a_thread) / rows_a_thread;
+    const std::int64_t num_threads =
+        std::int64_t{1} * shape.width * tile_rows * num_chunks * 4 / channels_a_thread;
+    if (shape.height % cluster_size != 0 || (cluster_size > 1 && band % rows_a_thread != 0) ||
+        4 * num_chunks % channels_a_thread != 0 || num_threads > most_threads_of_images)
+      return {};
+    return Image{.channels = shape.channels,
+                 .height = shape.height,
+                 .width = Divisor(shape.width),
+                 .cluster_size = Divisor(cluster_size),
+                 .tile_rows = Divisor(tile_rows),
+                 .num_chunks = Divisor(num_chunks),
+                 .num_steps = Divisor(num_chunks),
+                 .gradient_rounds = gradient_rounds,
+                 .num_threads = round_up(static_cast<int>(num_threads), warp_size)};
+  }
+
+  /// With the weights of as many chunks a step as there is room for.
+  template <typename SharedFours>
+  static Image with_longest_steps(const Image& image, std::size_t most_fours,
+                                  SharedFours&& shared_fours) {
+    for (int num_steps = 1; num_steps < image.num_chunks; ++num_steps) {
+      Image longer = image;
+      longer.chunks_a_step = (image.num_chunks + num_steps - 1) / num_steps;
+      longer.num_steps = Divisor(num_steps);
+      if (shared_fours(longer) <= most_fours) return longer;
+    }
+    return image;
+  }
 };
 
 /// On tensor cores.
@@ -98,37 +136,38 @@ struct TensorSweeps {
   using Image = TensorBlocks<precision>;
   struct Layout {
     Image image;
-    TensorGradientTiles tiles;
   };
 
-  /// In a cluster of this size, as many tiles of gradients at once as find room.
+  /// In a cluster of this size, a warp a tile; back with as many tiles of gradients at once as find
+  /// room.
   static std::optional<Layout> lay_out(const SegmentShape& shape, int cluster_size,
                                        std::size_t most_fours, bool is_advance) {
     if (shape.width % run_of_pixels != 0 || shape.height % cluster_size != 0) return {};
     constexpr int most_warps = most_threads_of_images / lanes_a_warp;
+    const int num_blocks = round_up(shape.channels, channels_a_block) / channels_a_block;
     Image image{.channels = shape.channels,
                 .height = shape.height,
                 .width = shape.width,
-                .cluster_size = cluster_size,
-                .num_chunks = round_up(shape.channels, channels_a_block) / 4};
-    const int num_warps = TensorTile::num_warps(image);
+                .cluster_size = Divisor(cluster_size),
+                .num_chunks = Divisor(4 * num_blocks),
+                .num_steps = Divisor(num_blocks)};
+    image.tile_columns = Divisor(image.is_wide() ? image.num_runs() / 2 : image.num_runs());
+    image.tile_rows = Divisor(round_up(image.tiled_rows(), rows_a_tile) / rows_a_tile);
+    const int num_warps = image.tile_columns * image.tile_rows * num_blocks;
     if (num_warps > most_warps) return {};
     image.num_threads = lanes_a_warp * (is_advance ? num_warps : most_warps);
-    for (int gradient_warps = most_warps; gradient_warps >= 3; --gradient_warps) {
-      const Layout layout{image, TensorGradientTiles(image, gradient_warps)};
-      if (shared_fours(layout, shape.force, is_advance) <= most_fours) return layout;
+    if (is_advance) {
+      if (AdvanceImages<Products>::shared_fours(image, shape.force) > most_fours) return {};
+      return Layout{image};
     }
+    for (image.gradient_warps = most_warps; image.gradient_warps >= 3; --image.gradient_warps)
+      if (RetreatImages<Products>::shared_fours(image) <= most_fours) return Layout{image};
     return {};
-  }
-  static std::size_t shared_fours(const Layout& layout, Force force, bool is_advance) {
-    using Products = TensorProducts<precision>;
-    return is_advance ? AdvanceImages<Products>::shared_fours(layout.image, force)
-                      : RetreatImages<Products>::shared_fours(layout.image, layout.tiles);
   }
 
   template <typename Launch>
   static void with_products(const Layout&, Launch&& launch) {
-    launch(TensorProducts<precision>());
+    launch(Products());
   }
 
   static PackForTensorCores<precision> pack(const SegmentShape& shape, const Image& image,
@@ -140,6 +179,9 @@ struct TensorSweeps {
             .forward = forward,
             .adjoint = adjoint};
   }
+
+ private:
+  using Products = TensorProducts<precision>;
 };
 
 /// How images lie in clusters there and back.
@@ -203,8 +245,7 @@ class WholeSegment final : public Segment<float> {
     MemorySpace& space = engine_->space();
     const std::size_t couplings = shape.num_couplings;
     const auto& image = advance_.image;
-    forward_ = Buffer<Four>(couplings * image.num_steps() * image.weight_fours(),
-                            Memory::packed_weights, space);
+    forward_ = Buffer<Four>(couplings * image.coupling_fours(), Memory::packed_weights, space);
     if (shape.force == Force::symmetric)
       adjoint_ = Buffer<Four>(forward_.size(), Memory::packed_weights, space);
     bias_ = Buffer<float>(couplings * shape.channels, Memory::packed_weights, space);
@@ -213,7 +254,7 @@ class WholeSegment final : public Segment<float> {
   const SegmentShape& shape() const override { return shape_; }
   std::string description() const override {
     return fmt::format("all couplings at once, {} / {} blocks an image",
-                       advance_.image.cluster_size, retreat_.image.cluster_size);
+                       int{advance_.image.cluster_size}, int{retreat_.image.cluster_size});
   }
   void bind(const SegmentWeights<float>& weights) override { weights_ = weights; }
   void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
@@ -267,15 +308,17 @@ class WholeSegment final : public Segment<float> {
         static_cast<unsigned>(2 * state.batch * retreat_.image.cluster_size);
     const auto limit = static_cast<float>(contribution_limit / std::bit_ceil(num_contributions));
     Sweeps::with_products(retreat_, [&](auto products) {
-      engine_->launch(
-          RetreatImages<decltype(products)>{.sweep = of_images,
-                                            .tiles = retreat_.tiles,
-                                            .adjoint = {adjoint.slot[0], adjoint.slot[1]},
-                                            .grad_kernel = gradient_.kernel,
-                                            .grad_bias = gradient_.bias,
-                                            .limit = limit,
-                                            .overflow = overflow.highest,
-                                            .overflow_first = overflow.first});
+      RetreatImages<decltype(products)> body{
+          .sweep = of_images,
+          .tiles = typename decltype(products)::GradientTiles(retreat_.image),
+          .adjoint = {adjoint.slot[0], adjoint.slot[1]},
+          .grad_kernel = gradient_.kernel,
+          .grad_bias = gradient_.bias,
+          .limit = limit,
+          .overflow = overflow.highest,
+          .overflow_first = overflow.first};
+      body.by_phases = Divisor(body.phases_a_coupling());
+      engine_->launch(body);
     });
     engine_->make_progress();
   }

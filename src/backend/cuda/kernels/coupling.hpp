@@ -34,11 +34,12 @@ REVODE_ON_DEVICE inline LineStep advance_line(const CouplingLine& line, float ta
   const float increment = line.scale * force;
   const float rounded = round_to_grid(increment, line.unit);
   const float value = base + rounded;
-  if (line.unit == 0) return {value, 0, 0};
-  return {
-      value,
-      (fabsf(value) >= line.limit ? 1 : 0) + (line.beta != 0 && fabsf(base) >= line.limit ? 1 : 0),
-      increment != 0 && rounded == 0 ? 1 : 0};
+  // No branches: the whole-segment kernels take many values at once.
+  const bool has_grid = line.unit != 0, has_sum = line.beta != 0;
+  return {value,
+          (has_grid & (fabsf(value) >= line.limit) ? 1 : 0) +
+              (has_grid & has_sum & (fabsf(base) >= line.limit) ? 1 : 0),
+          has_grid & (increment != 0) & (rounded == 0) ? 1 : 0};
 }
 
 /// Its inverse, gamma ((target - round(scale F)) - beta other); gamma = +-1.

@@ -57,18 +57,18 @@ struct ImageSweep {
   template <typename Function>
   REVODE_ON_DEVICE void for_each_recorded(std::int64_t n, int rank, int thread,
                                           Function&& f) const {
-    for (int k = thread; k < image.slot_fours(); k += image.num_threads) {
+    for (int k = thread; k < image.num_fours(); k += image.num_threads) {
       const int p = k / image.num_chunks, q = k % image.num_chunks;
       f(image.index(p, q), record_index(range.last, n, rank, p, q));
     }
   }
-  /// The weights of a step of a coupling.
-  REVODE_ON_DEVICE const Four* part(const Four* of_all, int coupling, int step) const {
-    return of_all + (std::int64_t{1} * coupling * image.num_steps() + step) * image.weight_fours();
+  /// Weights of a step of a coupling's convolution.
+  REVODE_ON_DEVICE const Four* parts(const Four* of_all, int coupling, int step) const {
+    return of_all + std::int64_t{1} * coupling * image.coupling_fours() + image.step_begin(step);
   }
   /// Where a block's memory has the weights of every other step.
   REVODE_ON_DEVICE Four* weights_at(const ClusterShared& shared, int num_slots, int step) const {
-    return shared.own + num_slots * image.slot_fours() + step % 2 * image.weight_fours();
+    return shared.own + num_slots * image.slot_fours() + step % 2 * image.step_fours();
   }
   REVODE_ON_DEVICE float bias_of(int coupling, int channel) const {
     return channel < image.channels ? weights.bias[coupling * image.channels + channel] : 0;
@@ -76,7 +76,7 @@ struct ImageSweep {
 
   Accesses accesses() const {
     const std::size_t couplings = range.last;
-    const std::size_t fours = couplings * image.num_steps() * image.weight_fours();
+    const std::size_t fours = couplings * image.coupling_fours();
     const std::size_t values = std::size_t{1} * batch * image.channels * image.plane_size();
     return Accesses()
         .reads(weights.forward, fours)
@@ -109,9 +109,11 @@ struct PackForBlocks {
     return std::int64_t{9} * num_couplings * padded_channels * padded_channels;
   }
   REVODE_ON_DEVICE void operator()(std::int64_t index) const {
-    const std::int64_t out = index % padded_channels, tap = index / padded_channels % 9;
-    const std::int64_t in = index / padded_channels / 9 % padded_channels;
-    const std::int64_t coupling = index / padded_channels / 9 / padded_channels;
+    // [num_couplings, chunks of inputs, chunks of outputs, 4 inputs, 9, 4 outputs]
+    const std::int64_t chunks = padded_channels / 4, of_chunks = index / (4 * 9 * 4);
+    const std::int64_t tap = index / 4 % 9, coupling = of_chunks / chunks / chunks;
+    const std::int64_t out = of_chunks % chunks * 4 + index % 4;
+    const std::int64_t in = of_chunks / chunks % chunks * 4 + index / (4 * 9) % 4;
     const std::int64_t c = channels;
     const bool is_inside = out < c && in < c;
     const float* const k = kernel + coupling * 9 * c * c;

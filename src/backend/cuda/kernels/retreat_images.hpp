@@ -18,8 +18,10 @@ struct RetreatImages {
   using GradientTiles = typename Products::GradientTiles;
   static constexpr std::string_view name = "retreat_images";
   struct Registers {
-    Tile tile;
-    typename Products::Sums sums;
+    union {
+      typename Products::Sums sums;              ///< in convolutions
+      typename Products::GradientSums gradient;  ///< in gradients
+    };
   };
   ImageSweep<Image> sweep;
   GradientTiles tiles;
@@ -29,24 +31,32 @@ struct RetreatImages {
   float limit = 0;                         ///< of one contribution
   int* overflow = nullptr;
   int overflow_first = 0;  ///< the code of coupling 0
+  Divisor by_phases{1};    ///< of a coupling
 
   REVODE_ON_DEVICE std::int64_t num_clusters() const { return sweep.batch; }
   REVODE_ON_DEVICE int cluster_size() const { return sweep.image.cluster_size; }
   REVODE_ON_DEVICE int num_threads() const { return sweep.image.num_threads; }
-  static std::size_t shared_fours(const Image& image, const GradientTiles& tiles) {
-    return std::size_t{1} * num_slots * image.slot_fours() + 2 * image.weight_fours() +
-           tiles.sums_fours();
+  static std::size_t shared_fours(const Image& image) {
+    return std::size_t{1} * num_slots * image.slot_fours() + 2 * image.step_fours() +
+           GradientTiles(image).sums_fours();
   }
-  std::size_t shared_fours() const { return shared_fours(sweep.image, tiles); }
-  REVODE_ON_DEVICE int num_phases() const {
-    return 2 + sweep.num_couplings() * phases_a_coupling();
+  std::size_t shared_fours() const { return shared_fours(sweep.image); }
+  REVODE_ON_DEVICE int num_phases() const { return 2 + sweep.num_couplings() * by_phases; }
+  /// Behind a convolution, whose result other blocks read; and where the next one overwrites what
+  /// they may still be reading for a gradient: the target, which was `other` one coupling ago.
+  REVODE_ON_DEVICE bool meets_cluster(int phase) const {
+    if (phase == 0 || phase == num_phases() - 1) return true;
+    const int within = (phase - 1) % by_phases;
+    const Place place = place_of(within);
+    if (within < place.end - 1) return false;
+    return !is_gradient(place.part) || (place.part == Part::inner_gradient && !has(Part::force));
   }
 
   REVODE_ON_DEVICE void operator()(int phase, std::int64_t n, int thread,
                                    const ClusterShared& shared, Registers& own) const {
     const Image& image = sweep.image;
     if (phase == 0) {
-      own.tile = Tile(image, thread);
+      clear_borders(image, num_slots, thread, shared.own);
       for (int slot = 0; slot < 2; ++slot) {
         if (sweep.recorded == nullptr)
           take_band(image, shared.rank, thread, sweep.image_of(sweep.state, slot, n),
@@ -57,8 +67,8 @@ struct RetreatImages {
       if (sweep.recorded != nullptr) take_last(n, thread, shared);
       fetch_weights(0, thread, shared);
     } else if (phase < num_phases() - 1) {
-      const int number = (phase - 1) / phases_a_coupling();
-      take_part((phase - 1) % phases_a_coupling(), number, n, thread, shared, own);
+      const int number = (phase - 1) / by_phases;
+      take_part((phase - 1) % by_phases, number, n, thread, shared, own);
     } else {
       for (int slot = 0; slot < 2; ++slot) {
         bring_back_band(image, shared.rank, thread, shared.own + slot * image.slot_fours(),
@@ -67,6 +77,13 @@ struct RetreatImages {
                         sweep.image_of(adjoint, slot, n));
       }
     }
+  }
+
+  REVODE_ON_DEVICE int phases_a_coupling() const {
+    int sum = 0;
+    for (int part = 0; part <= static_cast<int>(Part::inner_gradient); ++part)
+      sum += num_phases_of(static_cast<Part>(part));
+    return sum;
   }
 
   Accesses accesses() const {
@@ -86,8 +103,8 @@ struct RetreatImages {
   /// Two of the state, two of the adjoint; the last has the hidden layer, then its gradient.
   static constexpr int num_slots = 5;
 
-  /// What is done for a coupling, each a convolution in num_steps() phases, or a gradient in
-  /// 2 num_passes.
+  /// What is done for a coupling, each a convolution in num_steps phases, or a gradient in
+  /// those of GradientTiles.
   enum class Part {
     hidden,          ///< u = K other + b; hidden <- sigma(u); antisymmetric: target, grad_u at once
     force,           ///< target <- from K^T hidden; symmetric, where it is not recorded
@@ -114,13 +131,7 @@ struct RetreatImages {
   }
   REVODE_ON_DEVICE int num_phases_of(Part part) const {
     if (!has(part)) return 0;
-    return is_gradient(part) ? 2 * tiles.num_passes : sweep.image.num_steps();
-  }
-  REVODE_ON_DEVICE int phases_a_coupling() const {
-    int sum = 0;
-    for (int part = 0; part <= static_cast<int>(Part::inner_gradient); ++part)
-      sum += num_phases_of(static_cast<Part>(part));
-    return sum;
+    return is_gradient(part) ? tiles.num_phases() : sweep.image.num_steps;
   }
   REVODE_ON_DEVICE int convolutions_a_coupling() const {
     return !sweep.is_symmetric() ? 2 : sweep.recorded == nullptr ? 4 : 3;
@@ -128,41 +139,59 @@ struct RetreatImages {
 
   /// For step number `step` of all convolutions of the sweep.
   REVODE_ON_DEVICE void fetch_weights(int step, int thread, const ClusterShared& shared) const {
-    const int steps = convolutions_a_coupling() * sweep.image.num_steps();
-    const int coupling = sweep.range.last - 1 - step / steps;
+    const int of_all = step / sweep.image.num_steps, part = step % sweep.image.num_steps;
+    const int number = !sweep.is_symmetric()       ? of_all / 2
+                       : sweep.recorded == nullptr ? of_all / 4
+                                                   : of_all / 3;
+    const int coupling = sweep.range.last - 1 - number;
     if (coupling < sweep.range.first) return;
-    const int convolution = step % steps / sweep.image.num_steps();
+    const int convolution = of_all - number * convolutions_a_coupling();
     // K, K^T, K, K^T; with a record K, K, K^T; antisymmetric K - K^T twice.
     const bool is_adjoint = sweep.is_symmetric() &&
                             (sweep.recorded == nullptr ? convolution % 2 == 1 : convolution == 2);
-    BlockWeights::fetch(sweep.image, thread,
-                        sweep.part(is_adjoint ? sweep.weights.adjoint : sweep.weights.forward,
-                                   coupling, step % sweep.image.num_steps()),
-                        sweep.weights_at(shared, num_slots, step));
+    BlockWeights::fetch(
+        sweep.image, thread, part,
+        sweep.parts(is_adjoint ? sweep.weights.adjoint : sweep.weights.forward, coupling, part),
+        sweep.weights_at(shared, num_slots, step));
+  }
+
+  /// Of a phase of a coupling.
+  struct Place {
+    Part part;
+    int convolutions;  ///< before it
+    int begin, end;    ///< of the part
+  };
+  REVODE_ON_DEVICE Place place_of(int phase) const {
+    Place place{static_cast<Part>(0), 0, 0, num_phases_of(static_cast<Part>(0))};
+    REVODE_UNROLL for (int k = 0; k < static_cast<int>(Part::inner_gradient); ++k) {
+      if (phase < place.end) continue;
+      const auto before = static_cast<Part>(k), part = static_cast<Part>(k + 1);
+      place.convolutions += has(before) && !is_gradient(before) ? 1 : 0;
+      place.part = part;
+      place.begin = place.end;
+      place.end += num_phases_of(part);
+    }
+    return place;
   }
 
   /// Phase `phase` of a coupling, the number-th from the last.
   REVODE_ON_DEVICE void take_part(int phase, int number, std::int64_t n, int thread,
                                   const ClusterShared& shared, Registers& own) const {
-    int part = 0, convolutions = 0;
-    while (phase >= num_phases_of(static_cast<Part>(part))) {
-      phase -= num_phases_of(static_cast<Part>(part));
-      convolutions += has(static_cast<Part>(part)) && !is_gradient(static_cast<Part>(part)) ? 1 : 0;
-      ++part;
-    }
+    const auto [part, convolutions, begin, end] = place_of(phase);
+    phase -= begin;
     const int coupling = sweep.range.last - 1 - number;
-    if (is_gradient(static_cast<Part>(part))) {
-      take_gradient(static_cast<Part>(part), coupling, phase, thread, shared);
+    if (is_gradient(part)) {
+      take_gradient(part, coupling, phase, thread, shared, own);
     } else {
       const int step =
-          (number * convolutions_a_coupling() + convolutions) * sweep.image.num_steps() + phase;
+          (number * convolutions_a_coupling() + convolutions) * sweep.image.num_steps + phase;
       fetch_weights(step + 1, thread, shared);
-      convolve(static_cast<Part>(part), coupling, phase, step, n, shared, own);
+      convolve(part, coupling, phase, step, n, thread, shared, own);
     }
   }
 
   REVODE_ON_DEVICE void take_gradient(Part part, int coupling, int phase, int thread,
-                                      const ClusterShared& shared) const {
+                                      const ClusterShared& shared, Registers& own) const {
     const Image& image = sweep.image;
     const int target = sweep.target_of(coupling), slot = image.slot_fours();
     const std::int64_t c = image.channels;
@@ -177,17 +206,14 @@ struct RetreatImages {
                                   .overflow = overflow,
                                   .overflow_code = overflow_first + coupling};
     auto* const sums =
-        reinterpret_cast<float*>(shared.own + num_slots * slot + 2 * image.weight_fours());
-    if (phase % 2 == 0)
-      sum_gradient(image, tiles, shared, phase / 2, thread, gradient, sums);
-    else
-      add_gradient(image, tiles, phase / 2, thread, gradient, sums);
+        reinterpret_cast<float*>(shared.own + num_slots * slot + 2 * image.step_fours());
+    take_gradient_phase(image, tiles, shared, phase, thread, gradient, own.gradient, sums);
   }
 
-  REVODE_ON_DEVICE void convolve(Part part, int coupling, int q, int step, std::int64_t n,
-                                 const ClusterShared& shared, Registers& own) const {
+  REVODE_ON_DEVICE void convolve(Part part, int coupling, int number, int step, std::int64_t n,
+                                 int thread, const ClusterShared& shared, Registers& own) const {
     const Image& image = sweep.image;
-    const Tile& tile = own.tile;
+    const Tile tile(image, thread);
     if (tile.is_empty()) return;
     const int target = sweep.target_of(coupling), slot = image.slot_fours();
     const int target_begin = target * slot, other_begin = (1 - target) * slot;
@@ -197,47 +223,56 @@ struct RetreatImages {
                                                  : hidden_begin;
     const CouplingLine line = sweep.line_of(target);
     const float factor = part == Part::grad_hidden ? line.scale : 1;
-    if (q == 0) own.sums.clear();
-    add_products(image, shared, from, q, sweep.weights_at(shared, num_slots, step), tile, factor,
-                 own.sums);
-    if (q < image.num_steps() - 1) return;
+    if (number == 0)
+      own.sums.fill([&](int o) {
+        return part == Part::hidden ? sweep.bias_of(coupling, tile.channel + o) : 0;
+      });
+    add_products(image, shared, from, number, sweep.weights_at(shared, num_slots, step), tile,
+                 factor, own.sums);
+    if (number < image.num_steps - 1) return;
 
-    for_each_chunk(image, tile, own.sums, [&](int p, int chunk, Four product) {
-      const int at = image.index(p, chunk);
-      Four& value = shared.own[target_begin + at];
-      Four& hidden = shared.own[hidden_begin + at];
-      Four& adjoint_target = shared.own[(2 + target) * slot + at];
-      Four& adjoint_other = shared.own[(3 - target) * slot + at];
+    for_each_chunk(image, tile, own.sums, [&](int p, int chunk, int at, Four product) {
+      Four& of_hidden = shared.own[hidden_begin + at];
+      Four& of_target = shared.own[target_begin + at];
+      Four& of_adjoint_target = shared.own[(2 + target) * slot + at];
+      Four& of_adjoint_other = shared.own[(3 - target) * slot + at];
       const Four other = shared.own[other_begin + at];
       switch (part) {
         case Part::hidden:
-          REVODE_UNROLL for (int o = 0; o < 4; ++o) product.of[o] =
-              relu(product.of[o] + sweep.bias_of(coupling, 4 * chunk + o));
+          REVODE_UNROLL for (int o = 0; o < 4; ++o) product.of[o] = relu(product.of[o]);
           if (sweep.recorded != nullptr)
-            value = sweep.recorded[sweep.record_index(coupling, n, shared.rank, p, chunk)];
+            of_target = sweep.recorded[sweep.record_index(coupling, n, shared.rank, p, chunk)];
           else if (!sweep.is_symmetric())
-            retreat_chunk(line, product, other, value);
-          hidden = product;
-          if (!sweep.is_symmetric())
-            REVODE_UNROLL for (int o = 0; o < 4; ++o) hidden.of[o] =
-                product.of[o] > 0 ? line.scale * adjoint_target.of[o] : 0;
+            of_target = retreat_chunk(line, product, other, of_target);
+          if (!sweep.is_symmetric()) {
+            const Four a = of_adjoint_target;
+            REVODE_UNROLL for (int o = 0; o < 4; ++o) product.of[o] =
+                product.of[o] > 0 ? line.scale * a.of[o] : 0;
+          }
+          of_hidden = product;
           break;
         case Part::force:
-          retreat_chunk(line, product, other, value);
+          of_target = retreat_chunk(line, product, other, of_target);
           break;
-        case Part::grad_hidden:
+        case Part::grad_hidden: {
+          Four hidden = of_hidden;
           REVODE_UNROLL for (int o = 0; o < 4; ++o) hidden.of[o] =
               hidden.of[o] > 0 ? Products::factor_left(factor) * product.of[o] : 0;
+          of_hidden = hidden;
           break;
-        case Part::grad_other:
+        }
+        case Part::grad_other: {
           // (K - K^T)^T = -(K - K^T)
+          Four a = of_adjoint_target, sum = of_adjoint_other;
           REVODE_UNROLL for (int o = 0; o < 4; ++o) {
-            const float a = adjoint_target.of[o];
             const float through_force = sweep.is_symmetric() ? product.of[o] : -product.of[o];
-            adjoint_other.of[o] = (adjoint_other.of[o] + line.beta * a) + through_force;
-            adjoint_target.of[o] = line.gamma * a;
+            sum.of[o] = (sum.of[o] + line.beta * a.of[o]) + through_force;
+            a.of[o] = line.gamma * a.of[o];
           }
+          of_adjoint_other = sum;
+          of_adjoint_target = a;
           break;
+        }
         case Part::outer_gradient:
         case Part::inner_gradient:
           break;
@@ -245,10 +280,11 @@ struct RetreatImages {
     });
   }
 
-  REVODE_ON_DEVICE static void retreat_chunk(const CouplingLine& line, const Four& force,
-                                             const Four& other, Four& target) {
+  REVODE_ON_DEVICE static Four retreat_chunk(const CouplingLine& line, const Four& force,
+                                             const Four& other, Four target) {
     REVODE_UNROLL for (int o = 0; o < 4; ++o) target.of[o] =
         retreat_line(line, target.of[o], other.of[o], force.of[o]);
+    return target;
   }
 };
 

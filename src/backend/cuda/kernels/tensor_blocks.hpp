@@ -36,24 +36,32 @@ struct TensorBlocks {
 
   int channels = 0;
   int height = 0;
-  int width = 0;         ///< a multiple of run_of_pixels
-  int cluster_size = 1;  ///< divides height
-  int num_chunks = 0;    ///< of four channels, a multiple of 4; those behind `channels` hold zeros
+  int width = 0;            ///< a multiple of run_of_pixels
+  Divisor cluster_size{1};  ///< divides height
+  Divisor num_chunks{1};  ///< of four channels, a multiple of 4; those behind `channels` hold zeros
+  Divisor num_steps{1};   ///< of a convolution, each from a block of channels to all
+  Divisor tile_columns{1};  ///< how tiles lie in a band, see TensorTile
+  Divisor tile_rows{1};
+  int gradient_warps = 0;  ///< at most, and at least 3; see TensorGradientTiles
   int num_threads = 0;
 
   REVODE_ON_DEVICE int band() const { return height / cluster_size; }
   REVODE_ON_DEVICE int band_size() const { return band() * width; }
   REVODE_ON_DEVICE int plane_size() const { return height * width; }
-  REVODE_ON_DEVICE int slot_fours() const { return band_size() * num_chunks; }
+  REVODE_ON_DEVICE int num_fours() const { return band_size() * num_chunks; }
+  REVODE_ON_DEVICE int slot_fours() const { return num_fours(); }
   REVODE_ON_DEVICE int row_fours() const { return width * num_chunks; }
   REVODE_ON_DEVICE int num_runs() const { return width / run_of_pixels; }
-  REVODE_ON_DEVICE int num_blocks() const { return num_chunks / 4; }
-  REVODE_ON_DEVICE int num_steps() const { return num_blocks(); }
-  REVODE_ON_DEVICE int padded_channels() const { return 4 * num_chunks; }
-  /// The weights that lead from a block of channels to all: [9, num_blocks, fours_a_lane, lanes].
-  REVODE_ON_DEVICE int weight_fours() const {
-    return 9 * num_blocks() * fours_a_lane * lanes_a_warp;
-  }
+  REVODE_ON_DEVICE const Divisor& num_blocks() const { return num_steps; }
+  /// Whether a row has an even number of runs.
+  REVODE_ON_DEVICE bool is_wide() const { return num_runs() % 2 == 0; }
+  /// Rows that tiles divide: those of the band, or else of half of it.
+  REVODE_ON_DEVICE int tiled_rows() const { return is_wide() ? band() : (band() + 1) / 2; }
+  /// Of a step: [9, num_blocks, fours_a_lane, lanes].
+  REVODE_ON_DEVICE int step_fours() const { return 9 * num_blocks() * fours_a_lane * lanes_a_warp; }
+  REVODE_ON_DEVICE int step_begin(int step) const { return step * step_fours(); }
+  REVODE_ON_DEVICE int fours_of_step(int) const { return step_fours(); }
+  REVODE_ON_DEVICE int coupling_fours() const { return num_steps * step_fours(); }
 
   /// Where chunk q of pixel x of a row is in the row. Pixels beside each other have their blocks of
   /// channels in different halves of the banks, and the next two the halves of these.
@@ -76,35 +84,24 @@ struct WeightPlace {
   int input;
 };
 
-/// Which outputs are a warp's: some rows of two runs of pixels, and a block of channels.
+/// Which outputs are a warp's: some rows of two runs of pixels, and a block of channels. Both runs
+/// lie in the same rows of a wide image, else half a band apart.
 struct TensorTile {
-  TensorTile() = default;
   template <typename Image>
   REVODE_ON_DEVICE TensorTile(const Image& image, int thread)
       : group(thread % lanes_a_warp / 4), member(thread % 4) {
-    // Both runs lie in the same row, or else half a band apart.
-    const bool is_wide = image.num_runs() % 2 == 0;
-    const int columns = is_wide ? image.num_runs() / 2 : image.num_runs();
-    const int extent = is_wide ? image.band() : (image.band() + 1) / 2;
-    const int num_tiles = (extent + rows_a_tile - 1) / rows_a_tile;
-    const int place = thread / lanes_a_warp;
-    block = place / (columns * num_tiles);
-    const int column = place % columns, first = place / columns % num_tiles * rows_a_tile;
+    const int place = thread / lanes_a_warp, above = place / image.tile_columns;
+    const int column = place - above * image.tile_columns, first = above % image.tile_rows;
+    block = above / image.tile_rows;
+    channel = channels_a_block * block + 4 * member;
     REVODE_UNROLL for (int half = 0; half < 2; ++half) {
-      x[half] = (is_wide ? 2 * column + half : column) * run_of_pixels + group;
-      row[half] = first + (is_wide ? 0 : half * extent);
-      const int left = (is_wide || half == 1 ? image.band() : extent) - row[half];
+      x[half] = (image.is_wide() ? 2 * column + half : column) * run_of_pixels + group;
+      row[half] = first * rows_a_tile + (image.is_wide() ? 0 : half * image.tiled_rows());
+      const int left = (half == 1 ? image.band() : image.tiled_rows()) - row[half];
       num_rows[half] = block >= image.num_blocks() || left < 0 ? 0
                        : left < rows_a_tile                    ? left
                                                                : rows_a_tile;
     }
-  }
-  template <typename Image>
-  static int num_warps(const Image& image) {
-    const bool is_wide = image.num_runs() % 2 == 0;
-    const int columns = is_wide ? image.num_runs() / 2 : image.num_runs();
-    const int extent = is_wide ? image.band() : (image.band() + 1) / 2;
-    return columns * ((extent + rows_a_tile - 1) / rows_a_tile) * image.num_blocks();
   }
 
   REVODE_ON_DEVICE bool is_empty() const { return num_rows[0] == 0; }
@@ -113,12 +110,14 @@ struct TensorTile {
     TensorTile other = *this;
     other.group = lane / 4;
     other.member = lane % 4;
+    other.channel += 4 * (other.member - member);
     REVODE_UNROLL for (int half = 0; half < 2; ++half) other.x[half] += other.group - group;
     return other;
   }
 
   int group, member;  ///< of the lane: which pixel of a run, and which chunk of a block
   int block;          ///< of output channels
+  int channel;        ///< the first of the lane's four
   int x[2];           ///< the lane's pixel, by run
   int row[2];         ///< the first of the band, by run
   int num_rows[2];    ///< by run
@@ -128,10 +127,14 @@ struct TensorTile {
 struct TensorSums {
   float of[rows_a_tile][2][4];
 
-  REVODE_ON_DEVICE void clear() {
-    REVODE_UNROLL for (int r = 0; r < rows_a_tile; ++r)
-        REVODE_UNROLL for (int tile = 0; tile < 2; ++tile) REVODE_UNROLL for (int k = 0; k < 4; ++k)
-            of[r][tile][k] = 0;
+  /// Of every pixel, sums of the lane's output o <- value_of(o).
+  template <typename Function>
+  REVODE_ON_DEVICE void fill(Function&& value_of) {
+    REVODE_UNROLL for (int o = 0; o < 4; ++o) {
+      const float value = value_of(o);
+      REVODE_UNROLL for (int r = 0; r < rows_a_tile; ++r)
+          REVODE_UNROLL for (int half = 0; half < 2; ++half) of[r][o / 2][2 * half + o % 2] = value;
+    }
   }
 };
 
@@ -261,18 +264,24 @@ REVODE_ON_DEVICE void add_products(const TensorBlocks<precision>& image,
   }
 }
 
-/// Calls f(pixel of the band, chunk, sums of its four channels) for each of the lane's.
+/// Calls f(pixel of the band, chunk, index in a slot, sums of its four channels) for each of the
+/// lane's.
 template <Precision precision, typename Function>
 REVODE_ON_DEVICE void for_each_chunk(const TensorBlocks<precision>& image, const TensorTile& tile,
                                      const TensorSums& sums, Function&& f) {
   REVODE_UNROLL for (int r = 0; r < rows_a_tile; ++r)
       REVODE_UNROLL for (int half = 0; half < 2; ++half) {
     if (r >= tile.num_rows[half]) continue;
-    f((tile.row[half] + r) * image.width + tile.x[half], 4 * tile.block + tile.member,
+    const int p = (tile.row[half] + r) * image.width + tile.x[half], q = tile.channel / 4;
+    f(p, q, image.index(p, q),
       Four{{sums.of[r][0][2 * half], sums.of[r][0][2 * half + 1], sums.of[r][1][2 * half],
             sums.of[r][1][2 * half + 1]}});
   }
 }
+
+/// Nothing lies around the pixels.
+template <Precision precision>
+REVODE_ON_DEVICE void clear_borders(const TensorBlocks<precision>&, int, int, Four*) {}
 
 /// How a block divides the gradient of a kernel among its warps: a warp takes 16 outputs x 16
 /// inputs x 3 taps of one kernel row over some rows of the band. What does not fit at once is done
@@ -285,29 +294,33 @@ struct TensorGradientTiles {
   static constexpr int sums_a_warp = sums_a_lane * row_of_lanes + channels_a_block * 4;
   static constexpr int sums_a_pair = channels_a_block * channels_a_block * 9;
 
-  int pairs_a_pass = 0;  ///< of a block of outputs and one of inputs
+  Divisor pairs_a_pass{1};  ///< of a block of outputs and one of inputs
   int rows_a_group = 0;
-  int num_groups = 0;
+  Divisor num_groups{1};
   int num_passes = 0;
 
   TensorGradientTiles() = default;
-  /// For at most num_warps warps, which are at least 3.
   template <typename Image>
-  TensorGradientTiles(const Image& image, int num_warps) {
+  explicit TensorGradientTiles(const Image& image) {
     const int num_pairs = image.num_blocks() * image.num_blocks();
-    pairs_a_pass = num_pairs < num_warps / 3 ? num_pairs : num_warps / 3;
-    const int most_groups = num_warps / (3 * pairs_a_pass);
+    const int pairs = num_pairs < image.gradient_warps / 3 ? num_pairs : image.gradient_warps / 3;
+    const int most_groups = image.gradient_warps / (3 * pairs);
     rows_a_group = (image.band() + most_groups - 1) / most_groups;
-    num_groups = (image.band() + rows_a_group - 1) / rows_a_group;
-    num_passes = (num_pairs + pairs_a_pass - 1) / pairs_a_pass;
+    num_groups = Divisor((image.band() + rows_a_group - 1) / rows_a_group);
+    num_passes = (num_pairs + pairs - 1) / pairs;
+    pairs_a_pass = Divisor(pairs);
   }
 
+  REVODE_ON_DEVICE int num_phases() const { return 2 * num_passes; }
   REVODE_ON_DEVICE int num_tiles() const { return 3 * num_groups * pairs_a_pass; }
   REVODE_ON_DEVICE int sums_fours() const { return sums_a_warp * num_tiles() / 4; }
   REVODE_ON_DEVICE int tile_of(int pair, int group, int ky) const {
     return (pair * num_groups + group) * 3 + ky;
   }
 };
+
+/// What a thread keeps of a gradient from phase to phase.
+struct NoSums {};
 
 /// The lane's sums [tap][tile of inputs][output, input] of a product of matrices: outputs 2 group
 /// and 2 group + 1, inputs 4 member + tile and 4 member + 2 + tile.
@@ -489,9 +502,10 @@ REVODE_ON_DEVICE void add_gradient(const TensorBlocks<precision>& image,
                                    const TensorGradientTiles& tiles, int pass, int thread,
                                    const KernelGradient& gradient, const float* sums) {
   using Tiles = TensorGradientTiles;
-  const int num_blocks = image.num_blocks(), c = image.channels;
+  const Divisor& num_blocks = image.num_blocks();
+  const int c = image.channels;
   const int first = pass * tiles.pairs_a_pass, left = num_blocks * num_blocks - first;
-  const int num_here = left < tiles.pairs_a_pass ? left : tiles.pairs_a_pass;
+  const int most = tiles.pairs_a_pass, num_here = left < most ? left : most;
   const auto over_groups = [&](int pair, int ky, int at) {
     float sum = 0;
     for (int group = 0; group < tiles.num_groups; ++group)
@@ -521,6 +535,18 @@ REVODE_ON_DEVICE void add_gradient(const TensorBlocks<precision>& image,
       sum += over_groups(pair, 1, Tiles::sums_a_lane * Tiles::row_of_lanes + 4 * o + member);
     contribute(gradient, sum, gradient.bias + out);
   }
+}
+
+/// Phase `phase` of a gradient, of tiles.num_phases().
+template <Precision precision>
+REVODE_ON_DEVICE void take_gradient_phase(const TensorBlocks<precision>& image,
+                                          const TensorGradientTiles& tiles,
+                                          const ClusterShared& shared, int phase, int thread,
+                                          const KernelGradient& gradient, NoSums&, float* sums) {
+  if (phase % 2 == 0)
+    sum_gradient(image, tiles, shared, phase / 2, thread, gradient, sums);
+  else
+    add_gradient(image, tiles, phase / 2, thread, gradient, sums);
 }
 
 /// For every coupling the parts of weights as add_products() takes them, from kernel
@@ -588,6 +614,7 @@ struct TensorProducts {
   using Tile = TensorTile;
   using Sums = TensorSums;
   using GradientTiles = TensorGradientTiles;
+  using GradientSums = NoSums;
   REVODE_ON_DEVICE static float factor_left(float) { return 1; }
 };
 
