@@ -66,7 +66,7 @@ std::vector<BackendUnderTest> backends_under_test() {
     cuda::ClusterLimits limits;
   };
   std::vector<Layout> layouts{{"cuda_on_host", {}},
-                              {"clusters_on_host", {std::size_t{72} << 10, 8}}};
+                              {"clusters_on_host", {std::size_t{72} << 10, 8, 12}}};
   if (has_all_cases()) {
     layouts.push_back({"small_clusters_on_host", {std::size_t{24} << 10, 8}});
     layouts.push_back({"blocks_on_host", {std::size_t{227} << 10, 1}});
@@ -192,17 +192,17 @@ TEST(CudaBackend, StampsNoCopiesUnlessItIsToldTo) {
 }
 
 TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
-  constexpr cuda::ClusterLimits of_8_0{std::size_t{163} << 10, 1},
-      of_9_0{std::size_t{227} << 10, 8};
+  constexpr cuda::ClusterLimits of_8_0{std::size_t{163} << 10, 1, 108},
+      of_9_0{std::size_t{227} << 10, 8, 132};
   const auto blocks = [](Force force, int channels, int side, const cuda::ClusterLimits& limits,
-                         Precision precision = Precision::fp32) {
+                         Precision precision = Precision::fp32, int batch = 100) {
     SegmentShape shape;
     shape.precision = precision;
     shape.force = force;
     shape.num_couplings = 1;
     shape.channels = channels;
     shape.height = shape.width = side;
-    return cuda::blocks_an_image(shape, limits).value_or(cuda::BlocksAnImage{});
+    return cuda::blocks_an_image(shape, batch, limits).value_or(cuda::BlocksAnImage{});
   };
   using Blocks = cuda::BlocksAnImage;
 
@@ -234,6 +234,16 @@ TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
   EXPECT_EQ(on_tensor_cores(64, 16, Precision::bf16), Blocks(2, 2));
   EXPECT_EQ(on_tensor_cores(112, 8, Precision::tf32), Blocks(1, 2));
   EXPECT_EQ(on_tensor_cores(112, 8, Precision::bf16), Blocks(1, 1));
+
+  // Fewer images than multiprocessors: several of these take one.
+  const auto with_batch = [&](int channels, int side, Precision precision, int batch) {
+    return blocks(Force::symmetric, channels, side, of_9_0, precision, batch);
+  };
+  EXPECT_EQ(with_batch(16, 32, Precision::fp32, 32), Blocks(4, 4));
+  EXPECT_EQ(with_batch(64, 8, Precision::fp32, 32), Blocks(2, 2));
+  EXPECT_EQ(with_batch(16, 32, Precision::tf32, 16), Blocks(8, 8));
+  EXPECT_EQ(with_batch(64, 8, Precision::bf16, 16), Blocks(2, 2));
+  EXPECT_EQ(with_batch(16, 32, Precision::fp32, 1000), Blocks(1, 2));
 }
 
 template <typename T>

@@ -13,7 +13,8 @@ namespace {
 GpuSurvey survey() { return {.status = GpuStatus::usable, .num_usable = 2}; }
 
 /// Small enough that some segments go in clusters, and large ones not at all.
-constexpr ClusterLimits limits{.shared_bytes = std::size_t{72} << 10, .cluster_size = 8};
+constexpr ClusterLimits limits{
+    .shared_bytes = std::size_t{72} << 10, .cluster_size = 8, .num_multiprocessors = 12};
 
 /// REVODE_HOST_DEVICES_DIFFER in the environment: device 1 is of another kind.
 std::unique_ptr<Backend<float>> make_backend(int index) {

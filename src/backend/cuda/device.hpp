@@ -95,6 +95,7 @@ struct Product {
 struct ClusterLimits {
   std::size_t shared_bytes = 0;  ///< of a block
   int cluster_size = 1;
+  int num_multiprocessors = 1;  ///< which have a block each at a time
 };
 
 /// What is queued on a stream returns before its work is done. Errors of a device

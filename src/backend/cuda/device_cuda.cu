@@ -186,7 +186,8 @@ class CudaDevice final : public Device {
     const bool has_clusters = attribute(cudaDevAttrComputeCapabilityMajor, ordinal_) >= 9;
     return {.shared_bytes = static_cast<std::size_t>(
                 attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal_)),
-            .cluster_size = has_clusters ? 8 : 1};
+            .cluster_size = has_clusters ? 8 : 1,
+            .num_multiprocessors = attribute(cudaDevAttrMultiProcessorCount, ordinal_)};
   }
 
   Stream make_stream() override {

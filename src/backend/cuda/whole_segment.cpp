@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -184,25 +186,32 @@ struct TensorSweeps {
   using Products = TensorProducts<precision>;
 };
 
-/// How images lie in clusters there and back.
+/// How images lie in clusters, there or back: each size of cluster that they fit into, ascending.
 template <typename Sweeps>
-struct Layouts {
-  typename Sweeps::Layout advance, retreat;
-};
+std::vector<typename Sweeps::Layout> lay_out(const SegmentShape& shape, const ClusterLimits& limits,
+                                             bool is_advance) {
+  std::vector<typename Sweeps::Layout> layouts;
+  for (int cluster_size = 1; cluster_size <= limits.cluster_size; cluster_size *= 2)
+    if (const auto found =
+            Sweeps::lay_out(shape, cluster_size, limits.shared_bytes / sizeof(Four), is_advance))
+      layouts.push_back(*found);
+  return layouts;
+}
 
-/// The smallest clusters that do.
-template <typename Sweeps>
-std::optional<Layouts<Sweeps>> lay_out(const SegmentShape& shape, const ClusterLimits& limits) {
-  const auto smallest = [&](bool is_advance) -> std::optional<typename Sweeps::Layout> {
-    for (int cluster_size = 1; cluster_size <= limits.cluster_size; cluster_size *= 2)
-      if (auto found =
-              Sweeps::lay_out(shape, cluster_size, limits.shared_bytes / sizeof(Four), is_advance))
-        return found;
-    return {};
+/// The smallest one, unless larger clusters save a quarter of the time or more: their blocks wait
+/// for each other. The time is that of so many rounds of all multiprocessors, each as long as the
+/// rows of a block.
+template <typename Layout>
+const Layout& choose(const std::vector<Layout>& layouts, int batch, int num_multiprocessors) {
+  const auto time = [&](const Layout& layout) {
+    const std::int64_t num_blocks = std::int64_t{batch} * layout.image.cluster_size;
+    return (num_blocks + num_multiprocessors - 1) / num_multiprocessors *
+           layout.image.padded_band();
   };
-  const auto advance = smallest(true), retreat = smallest(false);
-  if (!advance || !retreat) return {};
-  return Layouts<Sweeps>{*advance, *retreat};
+  const Layout* chosen = &layouts.front();
+  for (const Layout& layout : layouts)
+    if (4 * time(layout) <= 3 * time(*chosen)) chosen = &layout;
+  return *chosen;
 }
 
 /// Calls f with the sweeps of a precision.
@@ -236,16 +245,19 @@ void check_recording(const WholeRecording* record, int batch) {
 template <typename Sweeps>
 class WholeSegment final : public Segment<float> {
  public:
-  WholeSegment(const SegmentShape& shape, const Layouts<Sweeps>& layouts,
-               std::shared_ptr<Engine> engine)
+  using Layout = typename Sweeps::Layout;
+
+  /// Layouts as lay_out() gives them, of which there are some.
+  WholeSegment(const SegmentShape& shape, std::vector<Layout> advance, std::vector<Layout> retreat,
+               int num_multiprocessors, std::shared_ptr<Engine> engine)
       : shape_(shape),
-        advance_(layouts.advance),
-        retreat_(layouts.retreat),
+        advance_(std::move(advance)),
+        retreat_(std::move(retreat)),
+        num_multiprocessors_(num_multiprocessors),
         engine_(std::move(engine)) {
     MemorySpace& space = engine_->space();
     const std::size_t couplings = shape.num_couplings;
-    const auto& image = advance_.image;
-    forward_ = Buffer<Four>(couplings * image.coupling_fours(), Memory::packed_weights, space);
+    forward_ = Buffer<Four>(couplings * image().coupling_fours(), Memory::packed_weights, space);
     if (shape.force == Force::symmetric)
       adjoint_ = Buffer<Four>(forward_.size(), Memory::packed_weights, space);
     bias_ = Buffer<float>(couplings * shape.channels, Memory::packed_weights, space);
@@ -253,8 +265,9 @@ class WholeSegment final : public Segment<float> {
 
   const SegmentShape& shape() const override { return shape_; }
   std::string description() const override {
-    return fmt::format("all couplings at once, {} / {} blocks an image",
-                       int{advance_.image.cluster_size}, int{retreat_.image.cluster_size});
+    return fmt::format("all couplings at once, from {} / {} blocks an image on",
+                       int{advance_.front().image.cluster_size},
+                       int{retreat_.front().image.cluster_size});
   }
   void bind(const SegmentWeights<float>& weights) override { weights_ = weights; }
   void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
@@ -263,7 +276,7 @@ class WholeSegment final : public Segment<float> {
   void load_weights() override {
     if (shape_.num_couplings == 0) return;
     engine_->launch(
-        Sweeps::pack(shape_, advance_.image, weights_.kernel, forward_.data(), adjoint_.data()));
+        Sweeps::pack(shape_, image(), weights_.kernel, forward_.data(), adjoint_.data()));
     engine_->copy(bias_.data(), weights_.bias, bias_.bytes());
   }
 
@@ -272,21 +285,22 @@ class WholeSegment final : public Segment<float> {
                                             engine_->space());
   }
   std::size_t recording_bytes(int batch) const override {
-    return (std::size_t{1} + shape_.num_couplings) * batch * advance_.image.plane_size() *
-           advance_.image.num_chunks * sizeof(Four);
+    return (std::size_t{1} + shape_.num_couplings) * batch * image().plane_size() *
+           image().num_chunks * sizeof(Four);
   }
 
   void advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                Recording* recording) override {
     if (range.first >= range.last || state.batch == 0) return;
-    auto of_images = sweep(range, advance_, state);
+    const Layout& layout = choose(advance_, state.batch, num_multiprocessors_);
+    auto of_images = sweep(range, layout, state);
     if (recording != nullptr) {
       auto* const record = dynamic_cast<WholeRecording*>(recording);
       check_recording(record, state.batch);
       of_images.record = record->targets.data();
       of_images.record_batch = record->batch;
     }
-    Sweeps::with_products(advance_, [&](auto products) {
+    Sweeps::with_products(layout, [&](auto products) {
       engine_->launch(AdvanceImages<decltype(products)>{of_images, notes});
     });
     engine_->make_progress();
@@ -295,7 +309,8 @@ class WholeSegment final : public Segment<float> {
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
                const Recording* recording, OverflowNote overflow) override {
     if (range.first >= range.last || state.batch == 0) return;
-    auto of_images = sweep(range, retreat_, state);
+    const Layout& layout = choose(retreat_, state.batch, num_multiprocessors_);
+    auto of_images = sweep(range, layout, state);
     if (recording != nullptr) {
       const auto* const record = dynamic_cast<const WholeRecording*>(recording);
       check_recording(record, state.batch);
@@ -305,12 +320,12 @@ class WholeSegment final : public Segment<float> {
     // Each image and block contributes to an entry once or twice; together they stay within what
     // one contribution may be.
     const auto num_contributions =
-        static_cast<unsigned>(2 * state.batch * retreat_.image.cluster_size);
+        static_cast<unsigned>(2 * state.batch * layout.image.cluster_size);
     const auto limit = static_cast<float>(contribution_limit / std::bit_ceil(num_contributions));
-    Sweeps::with_products(retreat_, [&](auto products) {
+    Sweeps::with_products(layout, [&](auto products) {
       RetreatImages<decltype(products)> body{
           .sweep = of_images,
-          .tiles = typename decltype(products)::GradientTiles(retreat_.image),
+          .tiles = typename decltype(products)::GradientTiles(layout.image),
           .adjoint = {adjoint.slot[0], adjoint.slot[1]},
           .grad_kernel = gradient_.kernel,
           .grad_bias = gradient_.bias,
@@ -324,8 +339,10 @@ class WholeSegment final : public Segment<float> {
   }
 
  private:
-  ImageSweep<typename Sweeps::Image> sweep(CouplingRange range,
-                                           const typename Sweeps::Layout& layout,
+  /// What all layouts have in common.
+  const typename Sweeps::Image& image() const { return advance_.front().image; }
+
+  ImageSweep<typename Sweeps::Image> sweep(CouplingRange range, const Layout& layout,
                                            StateView<float> state) const {
     return {
         .image = layout.image,
@@ -339,7 +356,8 @@ class WholeSegment final : public Segment<float> {
   }
 
   SegmentShape shape_;
-  typename Sweeps::Layout advance_, retreat_;
+  std::vector<Layout> advance_, retreat_;
+  int num_multiprocessors_;
   std::shared_ptr<Engine> engine_;
   SegmentWeights<float> weights_;
   SegmentGradient gradient_;
@@ -349,12 +367,16 @@ class WholeSegment final : public Segment<float> {
 
 }  // namespace
 
-std::optional<BlocksAnImage> blocks_an_image(const SegmentShape& shape,
+std::optional<BlocksAnImage> blocks_an_image(const SegmentShape& shape, int batch,
                                              const ClusterLimits& limits) {
   return with_sweeps(shape.precision, [&](auto sweeps) -> std::optional<BlocksAnImage> {
-    const auto layouts = lay_out<decltype(sweeps)>(shape, limits);
-    if (!layouts) return {};
-    return BlocksAnImage{layouts->advance.image.cluster_size, layouts->retreat.image.cluster_size};
+    const auto advance = lay_out<decltype(sweeps)>(shape, limits, true);
+    const auto retreat = lay_out<decltype(sweeps)>(shape, limits, false);
+    if (advance.empty() || retreat.empty()) return {};
+    const auto blocks = [&](const auto& layouts) {
+      return choose(layouts, batch, limits.num_multiprocessors).image.cluster_size;
+    };
+    return BlocksAnImage{blocks(advance), blocks(retreat)};
   });
 }
 
@@ -362,9 +384,12 @@ std::unique_ptr<Segment<float>> make_whole_segment(const SegmentShape& shape,
                                                    std::shared_ptr<Engine> engine) {
   return with_sweeps(shape.precision, [&](auto sweeps) -> std::unique_ptr<Segment<float>> {
     using Sweeps = decltype(sweeps);
-    const auto layouts = lay_out<Sweeps>(shape, engine->device().cluster_limits());
-    if (!layouts) return nullptr;
-    return std::make_unique<WholeSegment<Sweeps>>(shape, *layouts, std::move(engine));
+    const ClusterLimits limits = engine->device().cluster_limits();
+    auto advance = lay_out<Sweeps>(shape, limits, true);
+    auto retreat = lay_out<Sweeps>(shape, limits, false);
+    if (advance.empty() || retreat.empty()) return nullptr;
+    return std::make_unique<WholeSegment<Sweeps>>(shape, std::move(advance), std::move(retreat),
+                                                  limits.num_multiprocessors, std::move(engine));
   });
 }
 

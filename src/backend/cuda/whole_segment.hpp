@@ -19,8 +19,9 @@ struct BlocksAnImage {
   friend bool operator==(const BlocksAnImage&, const BlocksAnImage&) = default;
 };
 
-/// Empty where an image does not fit. Depends on shape, precision and limits alone.
-std::optional<BlocksAnImage> blocks_an_image(const SegmentShape& shape,
+/// Of a batch, so that it keeps the device busy; the states' bits do not depend on it. Empty where
+/// an image does not fit.
+std::optional<BlocksAnImage> blocks_an_image(const SegmentShape& shape, int batch,
                                              const ClusterLimits& limits);
 
 /// Null where an image does not fit.

@@ -44,10 +44,12 @@ struct ImageBlocks {
   REVODE_ON_DEVICE int band() const { return height / cluster_size; }
   REVODE_ON_DEVICE int band_size() const { return band() * width; }
   REVODE_ON_DEVICE int plane_size() const { return height * width; }
+  /// Rows that tiles compute.
+  REVODE_ON_DEVICE int padded_band() const { return tile_rows * rows_a_thread; }
   /// Of the band, without borders.
   REVODE_ON_DEVICE int num_fours() const { return band_size() * num_chunks; }
   REVODE_ON_DEVICE int row_fours() const { return width + 1; }
-  REVODE_ON_DEVICE int plane_fours() const { return (tile_rows * rows_a_thread * row_fours()) | 1; }
+  REVODE_ON_DEVICE int plane_fours() const { return (padded_band() * row_fours()) | 1; }
   /// With the row of zeros and a zero at each end of it.
   REVODE_ON_DEVICE int slot_fours() const { return width + 2 + num_chunks * plane_fours(); }
   REVODE_ON_DEVICE int padded_channels() const { return 4 * num_chunks; }

@@ -57,6 +57,8 @@ struct TensorBlocks {
   REVODE_ON_DEVICE bool is_wide() const { return num_runs() % 2 == 0; }
   /// Rows that tiles divide: those of the band, or else of half of it.
   REVODE_ON_DEVICE int tiled_rows() const { return is_wide() ? band() : (band() + 1) / 2; }
+  /// Rows that tiles compute.
+  REVODE_ON_DEVICE int padded_band() const { return tile_rows * rows_a_tile * (is_wide() ? 1 : 2); }
   /// Of a step: [9, num_blocks, fours_a_lane, lanes].
   REVODE_ON_DEVICE int step_fours() const { return 9 * num_blocks() * fours_a_lane * lanes_a_warp; }
   REVODE_ON_DEVICE int step_begin(int step) const { return step * step_fours(); }
