@@ -1,6 +1,7 @@
 """What gpu_check checks: one function a part, each of which takes the processes that it may start and returns figures and
 what matters of them in a few words. Sizes are such that all of it takes some minutes on a GPU."""
 import filecmp
+import itertools
 import json
 import re
 import shutil
@@ -20,7 +21,9 @@ GRIDS = ((1, 1), (2, 1), (1, 2), (2, 2))
 ACCURACY_TOLERANCE = 0.04
 LEAST_ACCURACY = 0.8
 
-BENCHES = (("hamiltonian", 74, 100), ("leapfrog", 62, 100), ("midpoint", 62, 100), ("hamiltonian", 1202, 32))
+PRECISIONS = ("fp32", "tf32", "bf16")
+BENCHES = (("hamiltonian", 74, 100), ("leapfrog", 62, 100), ("midpoint", 62, 100), ("hamiltonian", 1202, 32),
+           ("hamiltonian", 74, 512))
 NO_TORCH = 77
 USAGE = 2
 
@@ -196,25 +199,42 @@ class Parts:
 
     def bench(self, processes):
         figures, texts = {}, []
-        for arch, depth, batch in BENCHES:
-            name = f"{arch}-{depth}"
+        # The CPU multiplies in fp32 alone.
+        precisions = PRECISIONS if self.on_gpu else PRECISIONS[:1]
+        for precision, (arch, depth, batch) in itertools.product(precisions, BENCHES):
+            name = f"{arch}-{depth}-batch-{batch}-{precision}"
             file = self.folder / f"bench-{name}.json"
             try:
                 # One micro-batch: on one rank more of them only make the batches of the GPU smaller.
                 self.revode(processes, 1, "bench", "--backend", self.backend, "--arch", arch, "--depth", depth,
-                            "--batch-size", batch, "--micro-batches", 1, "--steps", 10 if self.on_gpu else 1, "--json", file)
+                            "--batch-size", batch, "--micro-batches", 1, "--steps", 10 if self.on_gpu else 1,
+                            "--precision", precision, "--json", file)
             except PartFailed as failure:
                 raise PartFailed(f"{name}: {failure}", figures) from None
             figures[name] = json.loads(file.read_text())
-            texts.append(f"{name} {figures[name]['images_per_second']:.0f}")
+            texts.append(f"{arch}-{depth} {precision} {figures[name]['images_per_second']:.0f}" +
+                         (f" (batch {batch})" if batch > 100 else ""))
         return figures, f"images/s: {', '.join(texts)}"
 
     def compare_with_pytorch(self, processes):
-        file = self.folder / "pytorch.json"
+        # One after the other: torch.compile may use up the time. The CPU is asked for by saying nothing.
+        figures, texts = {}, []
+        for precision in PRECISIONS if self.on_gpu else PRECISIONS[:1]:
+            size = (["--device", "cuda", "--precision", precision, "--arch", "hamiltonian", "--depth", 74, "--batch", 100,
+                     "--rounds", 3, "--steps", 10, "--variants", "plain,compiled"] if self.on_gpu
+                    else ["--arch", "hamiltonian", "--blocks", "1,1,1", "--batch", 16, "--rounds", 1, "--steps", 1])
+            try:
+                figures[precision] = self.compare_in(processes, precision, size)
+            except PartFailed as failure:
+                raise PartFailed(f"{precision}: {failure}", figures) from None
+            texts += [f"{name} {result['revode_is_faster_by']:.2f}" for name, result in figures[precision]["results"].items()
+                      if "revode_is_faster_by" in result]
+        return figures, f"revode's speed as a multiple of PyTorch's: {', '.join(texts)}"
+
+    def compare_in(self, processes, precision, size):
+        """What compare_pytorch.py found."""
+        file = self.folder / f"pytorch-{precision}.json"
         file.unlink(missing_ok=True)
-        # The CPU is asked for by saying nothing.
-        size = (["--device", "cuda", "--arch", "hamiltonian", "--depth", 74, "--batch", 100, "--rounds", 3, "--steps", 5]
-                if self.on_gpu else ["--arch", "hamiltonian", "--blocks", "1,1,1", "--batch", 16, "--rounds", 1, "--steps", 1])
         status, output = processes.run(sys.executable, TOOLS / "compare_pytorch.py", "--revode", self.bundle.program("revode"),
                                        *size, "--json", file, environment=self.environment)
         if status == NO_TORCH:
@@ -223,7 +243,4 @@ class Parts:
             raise PartFailed(f"compare_pytorch.py refused its options: {reason(output)}")
         if status != 0 or not file.exists():
             raise PartFailed(f"compare_pytorch.py ended with status {status}: {reason(output)}")
-        figures = json.loads(file.read_text())
-        factors = [f"{name} {result['revode_is_faster_by']:.2f}" for name, result in figures["results"].items()
-                   if name != "revode"]
-        return figures, f"revode's speed as a multiple of PyTorch's: {', '.join(factors)}"
+        return json.loads(file.read_text())

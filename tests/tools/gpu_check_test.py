@@ -148,8 +148,9 @@ class Run(ScriptTest):
         self.assertEqual(report["device"], {"name": "A GPU", "driver": "580.1", "memory": "1000 MiB",
                                             "toolkit": "release 13.0", "revode": "A GPU (a stand-in) on 1 rank, fp32"})
         self.assertEqual(report["parts"]["tests"]["figures"], {"passed": 24, "failed": 0, "skipped": 1})
-        self.assertEqual(report["parts"]["pytorch"]["figures"]["results"]["plain"]["revode_is_faster_by"], 1.5)
-        self.assertEqual(report["parts"]["bench"]["figures"]["hamiltonian-1202"]["images_per_second"], 123.4)
+        self.assertEqual(report["parts"]["pytorch"]["figures"]["bf16"]["results"]["plain"]["revode_is_faster_by"], 1.5)
+        benches = report["parts"]["bench"]["figures"]
+        self.assertEqual(benches["hamiltonian-1202-batch-32-tf32"]["images_per_second"], 123.4)
         for part in report["parts"].values():
             self.assertTrue(Path(part["log"]).exists())
         table = said.split("\npart ")[1]
