@@ -9,7 +9,10 @@
 // no bank of shared memory is met twice.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <string_view>
 
 #include "backend/cuda/kernel.hpp"
 #include "backend/cuda/kernels/image_blocks.hpp"
@@ -140,41 +143,35 @@ struct TensorSums {
   }
 };
 
-/// The number at `index` of a slot's row, the y-th of the image; zero outside of it.
-template <typename Value, typename Image>
-REVODE_ON_DEVICE inline Value read_row(const Image& image, const ClusterShared& shared,
-                                       int slot_begin, int y, int index) {
-  if (y < 0 || y >= image.height) return Value{};
-  constexpr int values_a_four = sizeof(Four) / sizeof(Value);
-  const int first = shared.rank * image.band();
-  const int owner = y < first                  ? shared.rank - 1
-                    : y < first + image.band() ? shared.rank
-                                               : shared.rank + 1;
-  const int at = values_a_four * (slot_begin + (y - owner * image.band()) * image.row_fours());
-  return owner == shared.rank ? reinterpret_cast<const Value*>(shared.own)[at + index]
-                              : reinterpret_cast<const Value*>(shared.of(owner))[at + index];
-}
-
-/// The same of a row of the band, where all that lies around the band is outside of the image: no
-/// branches, so that loads do not wait for each other.
+/// The number at `index` of a row of a slot, counted in numbers; zero where the row is not in the
+/// band, or is_inside is false. Without branches: loads do not wait for each other.
 template <typename Value, typename Image>
 REVODE_ON_DEVICE inline Value read_own_row(const Image& image, const ClusterShared& shared,
                                            int slot_begin, int row, int index, bool is_inside) {
   constexpr int values_a_four = sizeof(Four) / sizeof(Value);
-  const int last = image.band() - 1;
-  const int nearest = row < 0 ? 0 : row > last ? last : row;
-  const int at = values_a_four * (slot_begin + nearest * image.row_fours());
-  Value value = reinterpret_cast<const Value*>(shared.own)[at + index];
-  if (!is_inside || row != nearest) value = Value{};
+  const int at = values_a_four * (slot_begin + row * image.row_fours()) + index;
+  Value value{};
+  if (is_inside && row >= 0 && row < image.band())
+    value = reinterpret_cast<const Value*>(shared.own)[at];
   return value;
 }
 
-/// Whether rows of the band from `first` to before `last` lie in no other block's.
+/// The same of the row above the band, -1, or below it, in the memory of the block that has it;
+/// such a block there must be.
+template <typename Value, typename Image>
+REVODE_ON_DEVICE inline Value read_row_beside(const Image& image, const ClusterShared& shared,
+                                              int slot_begin, int row, int index) {
+  constexpr int values_a_four = sizeof(Four) / sizeof(Value);
+  const Four* const slot = shared.of(row < 0 ? shared.rank - 1 : shared.rank + 1) + slot_begin;
+  const int there = row < 0 ? image.band() - 1 : 0;
+  return reinterpret_cast<const Value*>(slot)[values_a_four * there * image.row_fours() + index];
+}
+
+/// Whether a row is beside the band, and another block's.
 template <typename Image>
-REVODE_ON_DEVICE inline bool are_own_rows(const Image& image, const ClusterShared& shared,
-                                          int first, int last) {
-  return (first >= 0 || shared.rank == 0) &&
-         (last <= image.band() || shared.rank == image.cluster_size - 1);
+REVODE_ON_DEVICE inline bool is_beside(const Image& image, const ClusterShared& shared, int row) {
+  return (row < 0 && shared.rank > 0) ||
+         (row >= image.band() && shared.rank < image.cluster_size - 1);
 }
 
 /// What a lane holds of the inputs of a tile and a column kx of the kernel: its runs' pixels moved
@@ -198,25 +195,32 @@ REVODE_ON_DEVICE InputWords<precision> load_inputs(const TensorBlocks<precision>
                                                    int step, const TensorTile& tile, int kx,
                                                    float factor) {
   InputWords<precision> words;
+  const int stride = image.row_fours(), band = image.band();
   REVODE_UNROLL for (int half = 0; half < 2; ++half) {
     const int x = tile.x[half] + kx - 1;
     const bool is_inside = kx == 1 || (x >= 0 && x < image.width);
     const int index = image.index_in_row(is_inside ? x : 0, 4 * step + tile.member);
-    const int row = tile.row[half] - 1;
-    const bool are_own = are_own_rows(image, shared, row, tile.row[half] + tile.num_rows[half] + 1);
+    const int row = tile.row[half] - 1, at = slot_begin + row * stride + index;
     Four in[rows_a_tile + 2];
-    if (are_own) {
-      REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r) in[r] =
-          read_own_row<Four>(image, shared, slot_begin, row + r, index, is_inside);
-    } else {
-      const int y = shared.rank * image.band() + row;
-      REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r) in[r] =
-          is_inside && r < tile.num_rows[half] + 2
-              ? read_row<Four>(image, shared, slot_begin, y + r, index)
-              : Four{};
-    }
     REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r) {
-      REVODE_UNROLL for (int i = 0; i < 4; ++i) in[r].of[i] *= factor;
+      in[r] = Four{};
+      if (is_inside && (r > 0 || row >= 0) && row + r < band) in[r] = shared.own[at + r * stride];
+    }
+    if (image.cluster_size > 1 && is_inside) {
+      const int below = tile.num_rows[half] + 1;
+      if (is_beside(image, shared, row))
+        in[0] = read_row_beside<Four>(image, shared, slot_begin, row, index);
+      if (is_beside(image, shared, row + below)) {
+        const Four beside = read_row_beside<Four>(image, shared, slot_begin, row + below, index);
+        REVODE_UNROLL for (int r = 1; r < rows_a_tile + 2; ++r) if (r == below) in[r] = beside;
+      }
+    }
+    // Of most calls it is 1.
+    if (factor != 1)
+      REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r)
+          REVODE_UNROLL for (int i = 0; i < 4; ++i) in[r]
+              .of[i] *= factor;
+    REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r) {
       if constexpr (precision == Precision::bf16) {
         words.of[r][0][half] = to_bf16_pair(in[r].of[0], in[r].of[1]);
         words.of[r][0][2 + half] = to_bf16_pair(in[r].of[2], in[r].of[3]);
@@ -249,7 +253,9 @@ REVODE_ON_DEVICE void add_products(const TensorBlocks<precision>& image,
   const int lane = 4 * tile.group + tile.member;
   const Four* const of_block = weights + tile.block * fours_a_lane * lanes_a_warp;
   const int tap_fours = image.num_blocks() * fours_a_lane * lanes_a_warp;
-  REVODE_UNROLL for (int kx = 0; kx < 3; ++kx) {
+  // Not unrolled: with the loads of several columns under way, registers would not do.
+  REVODE_UNROLL_BY(1)
+  for (int kx = 0; kx < 3; ++kx) {
     const auto inputs = row_words(lane, [&](int of_lane) {
       return load_inputs(image, shared, slot_begin, step, tile.of_lane(of_lane), kx, factor);
     });
@@ -445,19 +451,16 @@ struct GradientProducts {
   /// The same of the inputs' block, around that pixel, for both halves.
   REVODE_ON_DEVICE void load_taps(const PixelRun& run, int lane, Two (&at)[3][2]) const {
     const int row = run.row + ky - 1;
-    const bool are_own = are_own_rows(image, shared, row, row + 1);
+    const bool is_another = is_beside(image, shared, row);
     REVODE_UNROLL for (int kx = 0; kx < 3; ++kx)
         REVODE_UNROLL for (int half = 0; half < 2; ++half) {
       const int x = run.x + lane % 4 + 4 * half + kx - 1;
       const bool is_inside = run.row < last_row && (kx == 1 || (x >= 0 && x < image.width));
       const int index =
           2 * image.index_in_row(is_inside ? x : 0, 4 * block_in + lane / 8) + lane / 4 % 2;
-      if (are_own)
-        at[kx][half] = read_own_row<Two>(image, shared, gradient.in_begin, row, index, is_inside);
-      else
-        at[kx][half] = is_inside ? read_row<Two>(image, shared, gradient.in_begin,
-                                                 shared.rank * image.band() + row, index)
-                                 : Two{};
+      at[kx][half] = read_own_row<Two>(image, shared, gradient.in_begin, row, index, is_inside);
+      if (is_another && is_inside)
+        at[kx][half] = read_row_beside<Two>(image, shared, gradient.in_begin, row, index);
     }
   }
 };
