@@ -199,6 +199,15 @@ REVODE_ON_DEVICE inline void copy_by_next_phase(Four* to, const Four* from) {
 #endif
 }
 
+/// x, which the compiler takes for a number of its own: else it computes x again where it is used,
+/// behind each condition.
+REVODE_ON_DEVICE inline int computed_once(int x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 /// a * b + c, fused on a device.
 REVODE_ON_DEVICE inline float multiply_add(float a, float b, float c) {
 #ifdef __CUDA_ARCH__

@@ -143,28 +143,16 @@ struct TensorSums {
   }
 };
 
-/// The number at `index` of a row of a slot, counted in numbers; zero where the row is not in the
-/// band, or is_inside is false. Without branches: loads do not wait for each other.
-template <typename Value, typename Image>
-REVODE_ON_DEVICE inline Value read_own_row(const Image& image, const ClusterShared& shared,
-                                           int slot_begin, int row, int index, bool is_inside) {
-  constexpr int values_a_four = sizeof(Four) / sizeof(Value);
-  const int at = values_a_four * (slot_begin + row * image.row_fours()) + index;
-  Value value{};
-  if (is_inside && row >= 0 && row < image.band())
-    value = reinterpret_cast<const Value*>(shared.own)[at];
-  return value;
+/// A slot of the block that has the row above the band, -1, or below it; such a block there must
+/// be.
+REVODE_ON_DEVICE inline const Four* slot_beside(const ClusterShared& shared, int slot_begin,
+                                                int row) {
+  return shared.of(row < 0 ? shared.rank - 1 : shared.rank + 1) + slot_begin;
 }
-
-/// The same of the row above the band, -1, or below it, in the memory of the block that has it;
-/// such a block there must be.
-template <typename Value, typename Image>
-REVODE_ON_DEVICE inline Value read_row_beside(const Image& image, const ClusterShared& shared,
-                                              int slot_begin, int row, int index) {
-  constexpr int values_a_four = sizeof(Four) / sizeof(Value);
-  const Four* const slot = shared.of(row < 0 ? shared.rank - 1 : shared.rank + 1) + slot_begin;
-  const int there = row < 0 ? image.band() - 1 : 0;
-  return reinterpret_cast<const Value*>(slot)[values_a_four * there * image.row_fours() + index];
+/// And which of its rows that is.
+template <typename Image>
+REVODE_ON_DEVICE inline int row_beside(const Image& image, int row) {
+  return row < 0 ? image.band() - 1 : 0;
 }
 
 /// Whether a row is beside the band, and another block's.
@@ -195,12 +183,12 @@ REVODE_ON_DEVICE InputWords<precision> load_inputs(const TensorBlocks<precision>
                                                    int step, const TensorTile& tile, int kx,
                                                    float factor) {
   InputWords<precision> words;
-  const int stride = image.row_fours(), band = image.band();
+  const int stride = computed_once(image.row_fours()), band = image.band();
   REVODE_UNROLL for (int half = 0; half < 2; ++half) {
     const int x = tile.x[half] + kx - 1;
     const bool is_inside = kx == 1 || (x >= 0 && x < image.width);
     const int index = image.index_in_row(is_inside ? x : 0, 4 * step + tile.member);
-    const int row = tile.row[half] - 1, at = slot_begin + row * stride + index;
+    const int row = tile.row[half] - 1, at = computed_once(slot_begin + row * stride + index);
     Four in[rows_a_tile + 2];
     REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r) {
       in[r] = Four{};
@@ -208,11 +196,13 @@ REVODE_ON_DEVICE InputWords<precision> load_inputs(const TensorBlocks<precision>
     }
     if (image.cluster_size > 1 && is_inside) {
       const int below = tile.num_rows[half] + 1;
-      if (is_beside(image, shared, row))
-        in[0] = read_row_beside<Four>(image, shared, slot_begin, row, index);
+      const auto beside = [&](int of_row) {
+        return slot_beside(shared, slot_begin, of_row)[row_beside(image, of_row) * stride + index];
+      };
+      if (is_beside(image, shared, row)) in[0] = beside(row);
       if (is_beside(image, shared, row + below)) {
-        const Four beside = read_row_beside<Four>(image, shared, slot_begin, row + below, index);
-        REVODE_UNROLL for (int r = 1; r < rows_a_tile + 2; ++r) if (r == below) in[r] = beside;
+        const Four last = beside(row + below);
+        REVODE_UNROLL for (int r = 1; r < rows_a_tile + 2; ++r) if (r == below) in[r] = last;
       }
     }
     // Of most calls it is 1.
@@ -369,7 +359,25 @@ struct GradientProducts {
   int block_out, block_in, ky;
   int first_row, last_row;  ///< rows from last_row on count as zeros
 
-  REVODE_ON_DEVICE OutputGradientWords load_gradients(const PixelRun (&runs)[2], int lane) const {
+  /// Where a lane loads from, behind where a run is, in Twos: the same for every run, as the order
+  /// of chunks repeats every four pixels.
+  struct LaneOffsets {
+    int gradients;
+    int taps[3];
+    bool is_first, is_last;  ///< whether its pixels may be the first of a row, or the last
+  };
+  REVODE_ON_DEVICE LaneOffsets offsets_of(int lane) const {
+    const auto offset = [&](int block, int dx) {
+      return 2 * image.index_in_row(lane % 4 + dx, 4 * block + lane / 8) + lane / 4 % 2;
+    };
+    return {offset(block_out, 0),
+            {offset(block_in, -1), offset(block_in, 0), offset(block_in, 1)},
+            lane % 4 == 0,
+            lane % 4 == 3};
+  }
+
+  REVODE_ON_DEVICE OutputGradientWords load_gradients(const PixelRun (&runs)[2],
+                                                      const LaneOffsets& lane) const {
     OutputGradientWords words;
     REVODE_UNROLL for (int k = 0; k < runs_a_product; ++k) {
       Two at[2];
@@ -386,14 +394,19 @@ struct GradientProducts {
     return words;
   }
 
-  REVODE_ON_DEVICE TapWords load_taps(const PixelRun (&runs)[2], int lane) const {
+  REVODE_ON_DEVICE TapWords load_taps(const PixelRun (&runs)[2], const LaneOffsets& lane) const {
     TapWords words;
     REVODE_UNROLL for (int k = 0; k < runs_a_product; ++k) {
       Two at[3][2];
       load_taps(runs[k], lane, at);
+      const float factor = gradient.factor;
+      if (factor != 1)
+        REVODE_UNROLL for (int kx = 0; kx < 3; ++kx) REVODE_UNROLL for (int i = 0; i < 2; ++i) {
+          at[kx][0].of[i] *= factor;
+          at[kx][1].of[i] *= factor;
+        }
       REVODE_UNROLL for (int kx = 0; kx < 3; ++kx) REVODE_UNROLL for (int i = 0; i < 2; ++i) {
-        const float first = gradient.factor * at[kx][0].of[i];
-        const float second = gradient.factor * at[kx][1].of[i];
+        const float first = at[kx][0].of[i], second = at[kx][1].of[i];
         if constexpr (precision == Precision::bf16) {
           words.of[kx][i][k] = to_bf16_pair(first, second);
         } else {
@@ -418,10 +431,13 @@ struct GradientProducts {
   }
 
   REVODE_ON_DEVICE void add(int lane, TensorGradientSums& sums) const {
+    const LaneOffsets own = offsets_of(lane);
+    const auto of = [&](int of_lane) { return of_lane == lane ? own : offsets_of(of_lane); };
     for_each_product([&](const PixelRun(&runs)[2]) {
       const auto gradients =
-          row_words(lane, [&](int of_lane) { return load_gradients(runs, of_lane); });
-      const auto taps = column_words(lane, [&](int of_lane) { return load_taps(runs, of_lane); });
+          row_words(lane, [&](int of_lane) { return load_gradients(runs, of(of_lane)); });
+      const auto taps =
+          column_words(lane, [&](int of_lane) { return load_taps(runs, of(of_lane)); });
       REVODE_UNROLL for (int kx = 0; kx < 3; ++kx) REVODE_UNROLL for (int i = 0; i < 2; ++i)
           multiply<precision>(
               gradients, taps, [](const auto& words) { return words.of; },
@@ -431,37 +447,53 @@ struct GradientProducts {
 
   /// The sums of the lane's outputs over its pixels.
   REVODE_ON_DEVICE void add_bias(int lane, TensorGradientSums& sums) const {
+    const LaneOffsets own = offsets_of(lane);
     for_each_product([&](const PixelRun(&runs)[2]) {
       REVODE_UNROLL for (int k = 0; k < runs_a_product; ++k)
           REVODE_UNROLL for (int half = 0; half < 2; ++half) {
-        const Two at = load_gradient(runs[k], lane, half);
+        const Two at = load_gradient(runs[k], own, half);
         REVODE_UNROLL for (int o = 0; o < 2; ++o) sums.bias[o] += at.of[o];
       }
     });
   }
 
  private:
-  /// Channels 2 group and 2 group + 1 of the outputs' block, at pixel `member` of half a run.
-  REVODE_ON_DEVICE Two load_gradient(const PixelRun& run, int lane, int half) const {
-    const int index = image.index_in_row(run.x + lane % 4 + 4 * half, 4 * block_out + lane / 8);
-    return read_own_row<Two>(image, shared, gradient.grad_out_begin, run.row,
-                             2 * index + lane / 4 % 2, run.row < last_row);
+  /// Where a slot has a run, in Twos, and how far half of a run goes.
+  REVODE_ON_DEVICE int place_of(int row, int x) const {
+    return 2 * (row * image.row_fours() + x * image.num_chunks);
+  }
+  REVODE_ON_DEVICE int half_run() const { return 2 * 4 * image.num_chunks; }
+  /// Of the outputs' block, at pixel `member` of half a run.
+  REVODE_ON_DEVICE Two load_gradient(const PixelRun& run, const LaneOffsets& lane, int half) const {
+    const int at = place_of(run.row, run.x) + lane.gradients + half * half_run();
+    Two value{};
+    if (run.row < last_row)
+      value = reinterpret_cast<const Two*>(shared.own + gradient.grad_out_begin)[at];
+    return value;
   }
 
-  /// The same of the inputs' block, around that pixel, for both halves.
-  REVODE_ON_DEVICE void load_taps(const PixelRun& run, int lane, Two (&at)[3][2]) const {
+  /// Of the inputs' block, around that pixel, for both halves.
+  REVODE_ON_DEVICE void load_taps(const PixelRun& run, const LaneOffsets& lane,
+                                  Two (&at)[3][2]) const {
     const int row = run.row + ky - 1;
-    const bool is_another = is_beside(image, shared, row);
-    REVODE_UNROLL for (int kx = 0; kx < 3; ++kx)
-        REVODE_UNROLL for (int half = 0; half < 2; ++half) {
-      const int x = run.x + lane % 4 + 4 * half + kx - 1;
-      const bool is_inside = run.row < last_row && (kx == 1 || (x >= 0 && x < image.width));
-      const int index =
-          2 * image.index_in_row(is_inside ? x : 0, 4 * block_in + lane / 8) + lane / 4 % 2;
-      at[kx][half] = read_own_row<Two>(image, shared, gradient.in_begin, row, index, is_inside);
-      if (is_another && is_inside)
-        at[kx][half] = read_row_beside<Two>(image, shared, gradient.in_begin, row, index);
-    }
+    const bool is_own = row >= 0 && row < image.band();
+    const bool is_others = image.cluster_size > 1 && is_beside(image, shared, row);
+    const auto load_from = [&](const Four* slot, int row_there, bool is_there) {
+      const auto* const twos = reinterpret_cast<const Two*>(slot);
+      const int first = computed_once(place_of(row_there, run.x));
+      REVODE_UNROLL for (int kx = 0; kx < 3; ++kx)
+          REVODE_UNROLL for (int half = 0; half < 2; ++half) {
+        bool is_inside = is_there;
+        if (kx == 0 && half == 0) is_inside = is_inside && !(lane.is_first && run.x == 0);
+        if (kx == 2 && half == 1)
+          is_inside = is_inside && !(lane.is_last && run.x + run_of_pixels == image.width);
+        at[kx][half] = Two{};
+        if (is_inside) at[kx][half] = twos[first + lane.taps[kx] + half * half_run()];
+      }
+    };
+    load_from(shared.own + gradient.in_begin, row, is_own && run.row < last_row);
+    if (is_others && run.row < last_row)
+      load_from(slot_beside(shared, gradient.in_begin, row), row_beside(image, row), true);
   }
 };
 
