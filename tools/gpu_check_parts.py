@@ -41,7 +41,8 @@ class Parts:
         """Name, limit in seconds, function. Several times what it should take: a part that hangs leaves time for others."""
         limits = [("device", 60, self.look_at_device), ("tests", 90, self.run_tests), ("memcheck", 150, self.memcheck),
                   ("racecheck", 90, self.racecheck), ("verify", 90, self.verify), ("same-bits", 90, self.same_bits),
-                  ("accuracy", 120, self.accuracy), ("bench", 120, self.bench), ("pytorch", 240, self.compare_with_pytorch)]
+                  ("accuracy", 120, self.accuracy), ("bench", 120, self.bench), ("plan", 60, self.plan),
+                  ("pytorch", 240, self.compare_with_pytorch)]
         return [(name, limit if self.on_gpu else 3 * limit, function) for name, limit, function in limits]
 
     # ---- How revode is called -------------------------------------------------------------------------------------------
@@ -215,6 +216,17 @@ class Parts:
             texts.append(f"{arch}-{depth} {precision} {figures[name]['images_per_second']:.0f}" +
                          (f" (batch {batch})" if batch > 100 else ""))
         return figures, f"images/s: {', '.join(texts)}"
+
+    def plan(self, processes):
+        """The costs of layers here, in a file for plans of other machines; and such a plan beside what it took."""
+        network = ("--depth", 1202) if self.on_gpu else SMALL
+        size = (*network, "--batch-size", 100, "--micro-batches", 1, "--steps", 5 if self.on_gpu else 1)
+        machine, measured, planned = (self.folder / name for name in ("machine.json", "measured.json", "planned.json"))
+        self.revode(processes, 1, "bench", "--backend", self.backend, *size, "--machine-file", machine, "--json", measured)
+        self.revode(processes, 1, "plan", "--ranks", 1, "--machine", machine, *size, "--json", planned)
+        seconds = [json.loads(file.read_text())["step_seconds"] for file in (measured, planned)]
+        figures = {"measured_step_seconds": seconds[0], "planned_step_seconds": seconds[1], "machine_file": str(machine)}
+        return figures, f"a step planned from {machine.name} {1e3 * seconds[1]:.1f} ms, measured {1e3 * seconds[0]:.1f} ms"
 
     def compare_with_pytorch(self, processes):
         # One after the other: torch.compile may use up the time. The CPU is asked for by saying nothing.

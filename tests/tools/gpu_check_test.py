@@ -40,7 +40,8 @@ case $verb in
     [ "$backend" = cpu ] || accuracy=$(cat "$ANSWERS/accuracy" 2>/dev/null || echo 0.92)
     [ -z "$json" ] || echo "{\\"accuracy\\": $accuracy, \\"loss\\": 0.2, \\"images_per_second\\": 1000.5}" >"$json" ;;
   verify) echo '{"checks": [{"name": "round trip", "found": "equal", "passed": true}]}' >"$json" ;;
-  bench) echo '{"images_per_second": 123.4}' >"$json" ;;
+  bench) echo '{"images_per_second": 123.4, "step_seconds": 0.25}' >"$json" ;;
+  plan) [ -z "$ranks" ] || echo '{"step_seconds": 0.2}' >"$json" ;;
 esac""",
     "nvidia-smi": 'echo "A GPU, 580.1, 1000 MiB"',
     "nvcc": 'echo "Cuda compilation tools, release 13.0, V13.0.1"',
@@ -61,7 +62,7 @@ if os.path.exists(status):
     sys.exit(int(open(status).read()))
 json.dump({"results": {"revode": {}, "plain": {"revode_is_faster_by": 1.5}}}, open(sys.argv[-1], "w"))
 """
-PARTS = ["device", "tests", "memcheck", "racecheck", "verify", "same-bits", "accuracy", "bench", "pytorch"]
+PARTS = ["device", "tests", "memcheck", "racecheck", "verify", "same-bits", "accuracy", "bench", "plan", "pytorch"]
 NO_GPU = """\
 [ RUN      ] CudaDevice.IsThere
 cuda_device_test.cpp:25: Skipped
@@ -149,13 +150,14 @@ class Run(ScriptTest):
                                             "toolkit": "release 13.0", "revode": "A GPU (a stand-in) on 1 rank, fp32"})
         self.assertEqual(report["parts"]["tests"]["figures"], {"passed": 24, "failed": 0, "skipped": 1})
         self.assertEqual(report["parts"]["pytorch"]["figures"]["bf16"]["results"]["plain"]["revode_is_faster_by"], 1.5)
+        self.assertIn("planned from machine.json 200.0 ms, measured 250.0 ms", report["parts"]["plan"]["text"])
         benches = report["parts"]["bench"]["figures"]
         self.assertEqual(benches["hamiltonian-1202-batch-32-tf32"]["images_per_second"], 123.4)
         for part in report["parts"].values():
             self.assertTrue(Path(part["log"]).exists())
         table = said.split("\npart ")[1]
         self.assertRegex(table, r"(?m)^tests +passed +[\d.]+  24 passed, 0 failed, 1 skipped$")
-        self.assertRegex(table, r"(?m)^all +passed +[\d.]+  9 passed, 0 failed, 0 skipped$")
+        self.assertRegex(table, r"(?m)^all +passed +[\d.]+  10 passed, 0 failed, 0 skipped$")
         # verify on 2 and 4 ranks, then the grids.
         self.assertEqual((self.answers / "ranks.log").read_text().split(), ["2", "4", "2", "2", "4"])
 
