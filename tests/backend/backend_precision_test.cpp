@@ -67,9 +67,10 @@ TEST_P(AnyBackend, RetreatRestoresEveryBitInEachPrecision) {
   const auto tested = make(2);
   for (const Precision precision : rounded_precisions) {
     if (!tested->multiplies_in(precision)) GTEST_SKIP() << "multiplies in fp32 alone";
-    for (const Size& size : rounded_sizes)
-      for (const Dynamics& line : dynamics) {
-        SegmentShape shape = make_shape(size, line, 6, 16);
+    for (std::size_t k = 0; k < rounded_sizes.size(); ++k)
+      for (const Dynamics& line : lines_at(k)) {
+        const Size& size = rounded_sizes[k];
+        SegmentShape shape = make_shape(size, line, 3, 16);
         shape.precision = precision;
         SCOPED_TRACE(describe(shape, line, size.batch) + ", " + std::string(to_string(precision)));
         Sweep sweep = make_sweep(shape, size.batch);
