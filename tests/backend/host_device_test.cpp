@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <random>
 #include <stdexcept>
@@ -389,6 +390,37 @@ TEST(RoundMantissa, EqualsTheReference) {
                   (std::isnan(value) && std::isnan(got)))
           << value << " became " << got << ", not " << expected;
     }
+}
+
+// Small numbers and large ones, by powers of two and their neighbours among others; numbers beside
+// multiples of the divisor, where a quotient off by one would show.
+TEST(Divisor, DividesAsIntegersDo) {
+  constexpr int largest = std::numeric_limits<int>::max();
+  std::mt19937 random(1);
+  std::vector<int> divisors = {largest, largest - 1};
+  for (int value = 1; value <= 300; ++value) divisors.push_back(value);
+  for (int bit = 9; bit < 31; ++bit)
+    for (const int beside : {-1, 0, 1}) divisors.push_back((1 << bit) + beside);
+  for (const int divisor : divisors) {
+    const Divisor by(divisor);
+    const auto check = [&](std::int64_t number) {
+      if (number < 0 || number > largest) return;
+      const int n = static_cast<int>(number);
+      ASSERT_EQ(n / by, n / divisor) << n << " by " << divisor;
+      ASSERT_EQ(n % by, n % divisor) << n << " by " << divisor;
+    };
+    for (int draw = 0; draw < 100; ++draw) {
+      const int drawn = std::uniform_int_distribution<int>(0, largest)(random);
+      check(drawn);
+      for (const int beside : {-1, 0, 1}) check(std::int64_t{drawn / divisor} * divisor + beside);
+    }
+    check(largest);
+  }
+}
+
+TEST(InverseOfPower, IsExact) {
+  for (int exponent = -60; exponent <= 60; ++exponent)
+    EXPECT_EQ(inverse_of_power(std::ldexp(1.0f, exponent)), std::ldexp(1.0f, -exponent));
 }
 
 }  // namespace
