@@ -58,17 +58,18 @@ class Hang(program.ProgramTest):
         return lines[0]
 
     def test_a_rank_in_the_middle_that_is_stopped(self):
-        processes = self.start("--hang-timeout", "3", ranks=3)
+        processes = self.start("--hang-timeout", str(3 * program.TIME_FACTOR), ranks=3)
         os.kill(processes[1], signal.SIGSTOP)
         begun = time.monotonic()
         line = self.expect_named(1, [0, 2])
         self.assertIn(f"process {processes[1]} on ", line)
         self.assertGreater(time.monotonic() - begun, 2)
-        self.assertLess(time.monotonic() - begun, 60)  # 3 s, 6 s for reports and launcher, and a slow machine
+        # The time-out, 6 s for reports and launcher, and a slow machine.
+        self.assertLess(time.monotonic() - begun, 60 * program.TIME_FACTOR)
         self.check_resumes()
 
     def test_the_first_rank_that_is_stopped(self):
-        processes = self.start("--hang-timeout", "2", "--data-ranks", "2", ranks=2)
+        processes = self.start("--hang-timeout", str(2 * program.TIME_FACTOR), "--data-ranks", "2", ranks=2)
         os.kill(processes[0], signal.SIGSTOP)
         self.assertEqual(self.job.wait(program.TIMEOUT_SECONDS), 1)
         self.assertIn("rank 1 waits for rank 0 (process ", (self.folder / "stderr").read_text())
@@ -79,14 +80,14 @@ class Hang(program.ProgramTest):
         self.assertIn("at step" if steps else "training to step", done.stdout)
 
     def test_a_stop_shorter_than_the_timeout_and_one_of_the_whole_job(self):
-        processes = self.start("--hang-timeout", "4", ranks=2)
+        processes = self.start("--hang-timeout", str(4 * program.TIME_FACTOR), ranks=2)
         os.kill(processes[1], signal.SIGSTOP)
-        time.sleep(2)
+        time.sleep(2 * program.TIME_FACTOR)
         os.kill(processes[1], signal.SIGCONT)
         self.wait_for_steps(3)
         for process in processes.values():
             os.kill(process, signal.SIGSTOP)
-        time.sleep(6)
+        time.sleep(6 * program.TIME_FACTOR)
         for process in processes.values():
             os.kill(process, signal.SIGCONT)
         self.wait_for_steps(3)

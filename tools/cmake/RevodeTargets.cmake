@@ -196,3 +196,9 @@ set(REVODE_MPI_TEST_ENVIRONMENT
   OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
   OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none
   OMPI_MCA_pml=ob1)
+# With sanitizers a run takes some ten times as long; tests of time-outs know of it by the variable.
+set(REVODE_TEST_TIME_FACTOR 1)
+if(REVODE_SANITIZE)
+  set(REVODE_TEST_TIME_FACTOR 10)
+  list(APPEND REVODE_MPI_TEST_ENVIRONMENT REVODE_TEST_TIME_FACTOR=${REVODE_TEST_TIME_FACTOR})
+endif()
