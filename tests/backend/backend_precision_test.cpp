@@ -12,8 +12,8 @@ constexpr Precision rounded_precisions[] = {Precision::tf32, Precision::bf16};
 // eights in a row and an odd one, rows that no tile divides, blocks of channels with and without
 // spare ones.
 const std::vector<Size> rounded_sizes = {{3, 3, 5, 2},    {8, 4, 4, 3},   {16, 8, 8, 2},
-                                         {16, 32, 32, 1}, {20, 5, 24, 1}, {33, 6, 16, 2},
-                                         {56, 8, 8, 2}};
+                                         {16, 16, 16, 1}, {20, 5, 24, 1}, {33, 6, 16, 1},
+                                         {56, 8, 8, 1}};
 
 /// Every product and sum of one coupling is exact in float however operands are rounded, as in
 /// make_exact_sweep(), but many operands have more bits than bf16 has, and some more than tf32.
