@@ -16,6 +16,7 @@
 #include "backend/cuda/kernels/opening.hpp"
 #include "backend/cuda/kernels/retreat_images.hpp"
 #include "backend/cuda/kernels/tensor_blocks.hpp"
+#include "backend/cuda/kernels/tensor_gradient.hpp"
 
 namespace revode::cuda {
 
