@@ -201,10 +201,11 @@ REVODE_ON_DEVICE InputWords<precision> load_inputs(const TensorBlocks<precision>
       }
     }
     // Of most calls it is 1.
-    if (factor != 1)
-      REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r)
-          REVODE_UNROLL for (int i = 0; i < 4; ++i) in[r]
-              .of[i] *= factor;
+    if (factor != 1) {
+      REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r) {
+        REVODE_UNROLL for (int i = 0; i < 4; ++i) { in[r].of[i] *= factor; }
+      }
+    }
     REVODE_UNROLL for (int r = 0; r < rows_a_tile + 2; ++r) {
       if constexpr (precision == Precision::bf16) {
         words.of[r][0][half] = to_bf16_pair(in[r].of[0], in[r].of[1]);

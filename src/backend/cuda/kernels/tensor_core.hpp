@@ -55,9 +55,9 @@ REVODE_ON_DEVICE inline std::uint32_t to_bf16_pair(float first, float second) {
 //   sums     (r, 2m), (r, 2m + 1), (r + 8, 2m), (r + 8, 2m + 1)
 //   tf32, k = 8:   words of a  (r, m), (r + 8, m), (r, m + 4), (r + 8, m + 4)
 //                  words of b  (m, r), (m + 4, r)
-//   bf16, k = 16:  words of a  (r, 2m), (r + 8, 2m), (r, 2m + 8), (r + 8, 2m + 8), each with the
-//   one
-//                  at its right;  words of b  (2m, r), (2m + 8, r), each with the one below
+//   bf16, k = 16:  words of a  (r, 2m), (r + 8, 2m), (r, 2m + 8), (r + 8, 2m + 8),
+//                              each with the one at its right
+//                  words of b  (2m, r), (2m + 8, r), each with the one below
 //
 // On a device a lane has its own words. On the host, where lanes run one after the other, it makes
 // those of the lanes whose words its sums take.

@@ -195,6 +195,7 @@ struct GradientProducts {
     return 2 * (row * image.row_fours() + x * image.num_chunks);
   }
   REVODE_ON_DEVICE int half_run() const { return 2 * 4 * image.num_chunks; }
+
   /// Of the outputs' block, at pixel `member` of half a run.
   REVODE_ON_DEVICE Two load_gradient(const PixelRun& run, const LaneOffsets& lane, int half) const {
     const int at = place_of(run.row, run.x) + lane.gradients + half * half_run();
