@@ -36,7 +36,7 @@ class ImageSize(program.ProgramTest):
         self.train("two", *SIZE, "--steps", "4", "--checkpoint-every", "2", ranks=2)
         self.train("replicas", *SIZE, "--steps", "2", "--checkpoint-every", "2", "--data-ranks", "2", ranks=2)
         # The checkpoint knows its size.
-        self.train("replicas", "--resume", "replicas/checkpoint-2.h5", "--steps", "4", "--checkpoint-every", "2")
+        self.run_program("--resume", "replicas/checkpoint-2.h5", "--steps", "4", "--checkpoint-every", "2", "--log-every", "1")
         for run in ["two", "replicas"]:
             self.assertEqual(self.metrics(run), self.metrics("one"))
             self.expect_same_files(run, "one", ["checkpoint-4.h5"])

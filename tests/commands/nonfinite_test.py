@@ -9,11 +9,12 @@ from run_files import part, table_of
 
 # Weights of the first run stand where some mini-batches leave the range of exact sums and some do not; the others keep
 # them there. All weights stay finite. Epochs have 4 steps.
-NEAR_THE_EDGE = ["--steps", "3", "--learning-rate", "26"]
-STAYS_THERE = ["--checkpoint", "edge/checkpoint-3.h5", "--steps", "12", "--learning-rate", "0", "--eval-every", "0",
+SIZE = ["--image-size", "32"]
+NEAR_THE_EDGE = [*SIZE, "--steps", "3", "--learning-rate", "26"]
+STAYS_THERE = [*SIZE, "--checkpoint", "edge/checkpoint-3.h5", "--steps", "12", "--learning-rate", "0", "--eval-every", "0",
                "--keep-checkpoints", "0", "--on-nonfinite", "skip"]
 # Diverges in the middle of an epoch, some rates lower than that it does not.
-DIVERGES = ["--learning-rate", "40", "--warmup-epochs", "1", "--lr-decay-epochs", "2", "--lr-decay", "0.01", "--steps", "12",
+DIVERGES = [*SIZE, "--learning-rate", "40", "--warmup-epochs", "1", "--lr-decay-epochs", "2", "--lr-decay", "0.01", "--steps", "12",
             "--checkpoint-every", "2", "--keep-checkpoints", "0", "--on-nonfinite", "rewind", "--max-rewinds", "8"]
 GRIDS = [(2, []), (2, ["--data-ranks", "2"]), (4, ["--data-ranks", "2"])]
 
