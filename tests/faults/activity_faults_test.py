@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A rank that dies, ends or throws at any point of a run brings the whole job down, with one message at most, and costs
 nothing but the steps since the last checkpoint; one that is late at every point changes no bit. With REVODE_ALL_CASES in
-the environment that is tried at four activities of each kind on each rank (ten minutes), without at one of every second
+the environment that is tried at four activities of each kind on each rank (ten minutes), without at one of every third
 kind.
 
     activity_faults_test.py REVODE MPIEXEC NUMPROC_FLAG REVODE_WITH_FAULTS [unittest arguments]
@@ -53,11 +53,11 @@ class ActivityFaults(program.ProgramTest):
         subprocess.run(["rm", "-rf", str(self.folder / "run")], check=True)
 
     def strikes(self, activities):
-        """(rank, number, text) of the activities at which a rank is to fail: of every second text one in the middle of the
+        """(rank, number, text) of the activities at which a rank is to fail: of every third text one in the middle of the
         run, now of one rank, now of another."""
         found = []
         texts = sorted(set().union(*activities))
-        for place, text in enumerate(texts if ALL_CASES else texts[::2]):
+        for place, text in enumerate(texts if ALL_CASES else texts[::3]):
             having = [rank for rank in range(RANKS) if text in activities[rank]]
             for rank in having if ALL_CASES else [having[place % len(having)]]:
                 numbers = [number for number, of_number in enumerate(activities[rank], 1) if of_number == text]

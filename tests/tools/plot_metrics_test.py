@@ -7,7 +7,10 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 sys.dont_write_bytecode = True
 
@@ -16,15 +19,27 @@ START = {"kind": "start", "version": "0.1.0", "revision": "abc", "host": "n0", "
 CONFIG = "# Model\narch = hamiltonian\ndepth = 74\n\n# Data\ndataset = cifar10\n"
 
 
-def plot(*arguments):
+def start(*arguments):
     return subprocess.run([sys.executable, PLOT, *arguments], capture_output=True, text=True, timeout=120)
 
 
 def import_script():
-    """The script as a module, for what a picture does not tell."""
+    """The script as a module: a process for each picture would take a second."""
     sys.path.insert(0, str(PLOT.parent))
     import plot_metrics
     return plot_metrics
+
+
+def exit_of(*arguments):
+    """What the script in this process leaves with: None, or its error."""
+    with patch.object(sys, "argv", ["plot_metrics.py", *map(str, arguments)]), redirect_stdout(StringIO()):
+        try:
+            import_script().main()
+        except SystemExit as end:
+            return end.code
+        finally:
+            import_script().plt.close("all")
+    return None
 
 
 class PlotMetrics(unittest.TestCase):
@@ -57,15 +72,14 @@ class PlotMetrics(unittest.TestCase):
 
     def svg(self, *runs):
         picture = self.folder / "picture.svg"
-        result = plot(*runs, "-o", picture)
-        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIsNone(exit_of(*runs, "-o", picture))
         return picture.read_text()
 
     def expect_error(self, words, *arguments):
-        result = plot(*arguments, "-o", self.folder / "x.png")
-        self.assertEqual(result.returncode, 1)
-        self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
-        self.assertIn(words, result.stderr)
+        error = exit_of(*arguments, "-o", self.folder / "x.png")
+        self.assertTrue(error.startswith("plot_metrics: error: "), error)
+        self.assertEqual(error.count("\n"), 0, error)
+        self.assertIn(words, error)
         self.assertFalse((self.folder / "x.png").exists())
 
     def test_several_runs_are_drawn_and_named_in_svg_and_png(self):
@@ -73,7 +87,7 @@ class PlotMetrics(unittest.TestCase):
 
         svg, png = self.folder / "a.svg", self.folder / "a.png"
         for picture in (svg, png):
-            result = plot(*runs, "-o", picture)
+            result = start(*runs, "-o", picture)
             self.assertEqual(result.returncode, 0, result.stderr)
 
         for words in ("first", "second", "45.0 %", "learning rate", "epoch"):
@@ -81,19 +95,12 @@ class PlotMetrics(unittest.TestCase):
         self.assertEqual(png.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
 
     def test_axis_ends_at_the_number_of_epochs(self):
-        svg = self.folder / "axis.svg"
-        plot(self.make_run("three", epochs=3), "-o", svg)
-        ticks = re.findall(r">\s*(\d+)(?:\.0)?\s*</text>", svg.read_text())
+        ticks = re.findall(r">\s*(\d+)(?:\.0)?\s*</text>", self.svg(self.make_run("three", epochs=3)))
         self.assertIn("3", ticks)
         self.assertNotIn("4", ticks)
 
     def test_run_within_its_first_epoch_is_drawn_over_steps(self):
-        svg = self.folder / "a.svg"
-
-        result = plot(self.make_run("young", epochs=0), "-o", svg)
-
-        self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertIn(">step<", svg.read_text())
+        self.assertIn(">step<", self.svg(self.make_run("young", epochs=0)))
 
     def test_evaluation_at_the_end_is_the_last_test_point(self):
         end = {"kind": "end", "epoch": 3, "step": 34, "test_loss": 0.9, "test_accuracy": 0.72}
@@ -169,7 +176,7 @@ class PlotMetrics(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if "needs matplotlib" in plot("--help").stderr:
+    if "needs matplotlib" in start("--help").stderr:
         print("SKIPPED: python3-matplotlib is not installed")
         sys.exit(77)
     # As the script does: the first python3 on the PATH need not be Debian's, to which matplotlib belongs.
