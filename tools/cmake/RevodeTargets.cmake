@@ -120,6 +120,12 @@ function(revode_add_module name)
   endif()
 endfunction()
 
+# What tools/check tests optimised: all but tests of one process without kernels. revode_test_optimised(<targets>) adds to it.
+add_custom_target(revode_optimised_tests)
+function(revode_test_optimised)
+  add_dependencies(revode_optimised_tests ${ARGN})
+endfunction()
+
 function(revode_add_thread_test target)
   if(NOT TARGET revode_thread_tests)
     add_custom_target(revode_thread_tests)
@@ -132,7 +138,8 @@ endfunction()
 # Builds tests/<...>/<name> and registers it once a rank count (without RANKS: one process, no mpirun). The target
 # revode_unit_tests builds those of one process and nothing else. UNOPTIMISED is for tests whose own code computes little: in
 # every build optimising it takes longer than running it. What they test keeps its optimisation.
-# FULL_ONLY keeps a test out of revode_unit_tests: it would take a module there that no other test takes.
+# FULL_ONLY keeps a test out of revode_unit_tests: it would take long there, or a module that no other test takes.
+# LABELS kernels is for tests of one process that tools/check runs optimised too, and not under sanitizers alone.
 # LABELS threads is for what has several threads: the thread sanitizer's tests, which the target revode_thread_tests builds.
 # SHARDS is for long tests of one process: GoogleTest deals the cases out to <name>_shard_1 and so on, which run side by side.
 function(revode_add_test name)
@@ -155,6 +162,7 @@ function(revode_add_test name)
   endif()
   if(arg_RANKS)
     target_link_libraries(${name} PRIVATE ${arg_LINK} revode_test_mpi_main)
+    revode_test_optimised(${name})
     foreach(ranks IN LISTS arg_RANKS)
       add_test(NAME ${name}_${ranks}
         COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:${name}>)
@@ -171,6 +179,11 @@ function(revode_add_test name)
       list(APPEND arg_LABELS full_only)
     else()
       add_dependencies(revode_unit_tests ${name})
+    endif()
+    if(arg_FULL_ONLY OR kernels IN_LIST arg_LABELS)
+      revode_test_optimised(${name})
+    else()
+      list(APPEND arg_LABELS sanitized_only)
     endif()
     if(NOT arg_SHARDS)
       set(arg_SHARDS 1)

@@ -5,8 +5,9 @@
 // as the register tiles are. Processors that have only these use the next set below.
 #pragma once
 
-#ifdef REVODE_WITHOUT_SSE4
-#define REVODE_LEFT_OUT HWY_SSE4
+#ifdef REVODE_FEW_INSTRUCTION_SETS
+// Better targets have lower bits.
+#define REVODE_LEFT_OUT (HWY_SSE4 | (HWY_AVX2 - 1))
 #else
 #define REVODE_LEFT_OUT 0
 #endif
