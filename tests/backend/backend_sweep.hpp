@@ -39,17 +39,16 @@ inline const std::vector<Dynamics> dynamics = {
     {"midpoint", Force::antisymmetric, 1, 0, 0.25, 0.25},
     {"mixed", Force::antisymmetric, -1, 0.5, -0.25, 0.5}};
 
-/// The lines to be swept at sizes[k]: all of them, or one of each force in turn, as addresses
-/// follow from shape and force.
+/// The lines to be swept at sizes[k]: all of them, or each in turn.
 inline std::vector<Dynamics> lines_at(std::size_t k) {
   if (all_cases()) return dynamics;
-  return k % 2 == 0 ? std::vector{dynamics[0], dynamics[3]} : std::vector{dynamics[1], dynamics[2]};
+  return {dynamics[k % dynamics.size()]};
 }
 
 /// Likewise the grids that results are held against the reference with.
 inline std::vector<int> grids_at(std::size_t k) {
   if (all_cases()) return {0, 16};
-  return {k / 2 % 2 == 0 ? 0 : 16};
+  return {k / 4 % 2 == 0 ? 0 : 16};
 }
 
 inline SegmentShape make_shape(const Size& size, const Dynamics& line, int couplings, int grid_bits,
