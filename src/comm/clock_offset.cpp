@@ -10,8 +10,8 @@ namespace revode {
 namespace {
 
 /// So many that one is likely to meet nothing on its way; 20 take less than a millisecond.
-constexpr int num_rounds = 20;
-constexpr int tag = static_cast<int>(MessageKind::clock);
+constexpr int num_clock_rounds = 20;
+constexpr int clock_tag = static_cast<int>(MessageKind::clock);
 
 std::int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -21,18 +21,19 @@ std::int64_t now() {
 
 void send(std::int64_t value, int to, MPI_Comm handle) {
   const ActivityScope at({.what = "compares clocks", .waits_for = Activity::everybody});
-  check_mpi(MPI_Send(&value, 1, MPI_INT64_T, to, tag, handle), "MPI_Send");
+  check_mpi(MPI_Send(&value, 1, MPI_INT64_T, to, clock_tag, handle), "MPI_Send");
 }
 
 std::int64_t receive(int from, MPI_Comm handle) {
   std::int64_t value = 0;
   const ActivityScope at({.what = "compares clocks", .waits_for = Activity::everybody});
-  check_mpi(MPI_Recv(&value, 1, MPI_INT64_T, from, tag, handle, MPI_STATUS_IGNORE), "MPI_Recv");
+  check_mpi(MPI_Recv(&value, 1, MPI_INT64_T, from, clock_tag, handle, MPI_STATUS_IGNORE),
+            "MPI_Recv");
   return value;
 }
 
 void answer(int rank, MPI_Comm handle) {
-  for (int round = 0; round < num_rounds; ++round) {
+  for (int round = 0; round < num_clock_rounds; ++round) {
     receive(rank, handle);
     send(now(), rank, handle);
   }
@@ -40,7 +41,7 @@ void answer(int rank, MPI_Comm handle) {
 
 std::vector<PingPong> ask(MPI_Comm handle) {
   std::vector<PingPong> rounds;
-  for (int round = 0; round < num_rounds; ++round) {
+  for (int round = 0; round < num_clock_rounds; ++round) {
     const std::int64_t sent = now();
     send(sent, 0, handle);
     const std::int64_t answered = receive(0, handle);

@@ -12,7 +12,7 @@
 namespace revode {
 namespace {
 
-constexpr MessageTag tag{MessageKind::state};
+constexpr MessageTag probe{MessageKind::state};
 constexpr std::size_t large_message = std::size_t{1} << 21;  ///< values: 8 MiB
 
 /// Seconds of a message of `size` values one way: half of the fastest of some rounds.
@@ -22,9 +22,9 @@ double seconds_of_message(const Communicator& world, int other, bool begins, std
   double fastest = std::numeric_limits<double>::infinity();
   for (int round = 0; round < num_rounds; ++round) {
     const auto begin = std::chrono::steady_clock::now();
-    if (begins) world.send(sent, other, tag).wait();
-    world.receive(received, other, tag).wait();
-    if (!begins) world.send(sent, other, tag).wait();
+    if (begins) world.send(sent, other, probe).wait();
+    world.receive(received, other, probe).wait();
+    if (!begins) world.send(sent, other, probe).wait();
     if (round > 0) fastest = std::min(fastest, seconds_since(begin));  // the first one connects
   }
   return fastest / 2;

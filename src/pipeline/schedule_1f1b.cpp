@@ -10,7 +10,7 @@
 namespace revode::schedules {
 namespace {
 
-WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
+WorkOrder alternating_order(int rank, const Placement& placement, int num_micro_batches) {
   if (placement.slices_of(rank).size() != 1) throw std::logic_error("1f1b plays one slice a rank");
   const int slice = placement.slices_of(rank).front();
   const int warm_up = std::min(placement.num_slices() - 1 - slice, num_micro_batches);
@@ -28,6 +28,6 @@ WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
 }  // namespace
 
 const ScheduleRule one_forward_one_backward{
-    .name = "1f1b", .plays_several_slices = false, .make = make};
+    .name = "1f1b", .plays_several_slices = false, .make = alternating_order};
 
 }  // namespace revode::schedules

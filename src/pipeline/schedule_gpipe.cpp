@@ -4,7 +4,7 @@
 namespace revode::schedules {
 namespace {
 
-WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
+WorkOrder gpipe_order(int rank, const Placement& placement, int num_micro_batches) {
   WorkOrder order = forward_order(rank, placement, num_micro_batches);
   const WorkOrder backward = backward_order(rank, placement, num_micro_batches);
   order.insert(order.end(), backward.begin(), backward.end());
@@ -13,6 +13,6 @@ WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
 
 }  // namespace
 
-const ScheduleRule gpipe{.name = "gpipe", .plays_several_slices = true, .make = make};
+const ScheduleRule gpipe{.name = "gpipe", .plays_several_slices = true, .make = gpipe_order};
 
 }  // namespace revode::schedules

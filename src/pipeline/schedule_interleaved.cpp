@@ -14,7 +14,7 @@ namespace {
 // The last rank begins to go back when the first group reaches its last slice. Between its first
 // forward sweep and the return of that group each rank before it has time for two more, one a step
 // there and one a step back (with one slice a rank: for one, see 1F1B).
-WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
+WorkOrder interleaved_order(int rank, const Placement& placement, int num_micro_batches) {
   const int num_ranks = placement.num_ranks();
   if (!placement.goes_round())
     throw std::logic_error("interleaved plays slices that go round the ranks");
@@ -37,6 +37,7 @@ WorkOrder make(int rank, const Placement& placement, int num_micro_batches) {
 
 }  // namespace
 
-const ScheduleRule interleaved{.name = "interleaved", .plays_several_slices = true, .make = make};
+const ScheduleRule interleaved{
+    .name = "interleaved", .plays_several_slices = true, .make = interleaved_order};
 
 }  // namespace revode::schedules

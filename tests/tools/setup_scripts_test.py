@@ -344,6 +344,17 @@ class Check(ScriptTest):
         self.assertNotIn("Some.Property", said)
         self.assertRegex(said, r"all +passed")
 
+    def test_single_steps(self):
+        said = self.run_script("check", "--only", "includes,threads").split("=== summary")[1]
+        names = [line[:30].strip() for line in said.strip().splitlines()]
+        self.assertEqual(names, ["packages", "include directions", "build (thread sanitizer)", "tests under thread sanitizer", "all"])
+
+    def test_steps_that_are_none_are_refused(self):
+        for steps, words in [("thread", "unknown step 'thread'"), ("", "--only needs steps"), ("fuzzing", "--full")]:
+            said = self.run_script("check", "--only", steps, status=1)
+            self.assertIn(words, said)
+            self.assertEqual(self.log(), [])
+
 
 if __name__ == "__main__":
     unittest.main()

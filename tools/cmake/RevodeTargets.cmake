@@ -84,14 +84,13 @@ function(revode_compile_together target)
   get_target_property(sources ${target} SOURCES)
   list(LENGTH sources num_sources)
   if(num_sources GREATER 1 AND (REVODE_BATCHED OR REVODE_SANITIZE OR REVODE_FUZZ))
-    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 12)
   endif()
 endfunction()
 
 # revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD])
 # One static library a module, as revode::<name>; the links state the layer order. COLD is for modules that compute little:
-# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all. Their
-# files compile together.
+# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all.
 function(revode_add_module name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "COLD" "" "SOURCES;PUBLIC;PRIVATE")
   add_library(revode_${name} STATIC ${arg_SOURCES})
@@ -115,7 +114,8 @@ function(revode_add_module name)
   else()
     revode_precompile(revode_${name} modules optimised)
   endif()
-  if(arg_COLD)
+  # Highway includes a file of kernels in itself, once an instruction set.
+  if(NOT name STREQUAL backend)
     revode_compile_together(revode_${name})
   endif()
 endfunction()

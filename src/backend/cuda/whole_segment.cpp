@@ -19,7 +19,7 @@ namespace {
 
 /// Each call takes the states into shared memory and back, which is worth a small part of a
 /// coupling.
-constexpr int worthwhile_chunk = 8;
+constexpr int worthwhile_couplings = 8;
 
 constexpr int warp_size = 32;
 
@@ -271,7 +271,7 @@ class WholeSegment final : public Segment<float> {
   }
   void bind(const SegmentWeights<float>& weights) override { weights_ = weights; }
   void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
-  int couplings_a_chunk() const override { return worthwhile_chunk; }
+  int couplings_a_chunk() const override { return worthwhile_couplings; }
 
   void load_weights() override {
     if (shape_.num_couplings == 0) return;
