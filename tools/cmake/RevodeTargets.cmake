@@ -47,12 +47,12 @@ if(REVODE_SANITIZE)
   endif()
 endif()
 
-# revode_precompile(<target> <modules|tests> <optimised|unoptimised>)
+# revode_precompile(<target> <modules|tests> <optimised|small|unoptimised>)
 # Headers that most files take are read once for all targets of a kind (GCC wants the same optimisation): GoogleTest's in every
-# build, which brings much of the standard library along anyway, and under sanitizers all, which saves a third of the compiling.
-# Other builds do without the latter, so that a file which lacks an include is found.
+# build, which brings much of the standard library along anyway, and with REVODE_BATCHED and under sanitizers all, which saves a
+# third of the compiling. Other builds do without the latter, so that a file which lacks an include is found.
 function(revode_precompile target kind level)
-  if(NOT REVODE_SANITIZE AND NOT kind STREQUAL tests)
+  if(NOT REVODE_SANITIZE AND NOT REVODE_BATCHED AND NOT kind STREQUAL tests)
     return()
   endif()
   set(headers revode_headers_${kind}_${level})
@@ -66,7 +66,7 @@ function(revode_precompile target kind level)
       set_target_properties(${headers} PROPERTIES REVODE_TEST_CODE ON)
       target_precompile_headers(${headers} PRIVATE <gtest/gtest.h>)
     endif()
-    if(REVODE_SANITIZE)
+    if(REVODE_SANITIZE OR REVODE_BATCHED)
       target_link_libraries(${headers} PRIVATE fmt::fmt nlohmann_json::nlohmann_json)
       target_precompile_headers(${headers} PRIVATE
         <algorithm> <array> <chrono> <cmath> <filesystem> <fstream> <functional> <map> <memory> <numeric> <optional> <ranges>
@@ -74,6 +74,8 @@ function(revode_precompile target kind level)
     endif()
     if(level STREQUAL unoptimised)
       target_compile_options(${headers} PRIVATE -O0)
+    elseif(level STREQUAL small)
+      target_compile_options(${headers} PRIVATE ${revode_small})
     endif()
   endif()
   target_precompile_headers(${target} REUSE_FROM ${headers})
@@ -88,11 +90,14 @@ function(revode_compile_together target)
   endif()
 endfunction()
 
-# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD])
+set(revode_small $<$<CONFIG:Release>:-Os>)
+
+# revode_add_module(<name> SOURCES <files> [PUBLIC <targets>] [PRIVATE <targets>] [COLD] [PLUGIN])
 # One static library a module, as revode::<name>; the links state the layer order. COLD is for modules that compute little:
-# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all.
+# they are optimised for size, which a rank's memory and the compiler's time gain by, and under sanitizers not at all. PLUGIN is
+# for what goes into a plug-in; the program takes the same objects.
 function(revode_add_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "COLD" "" "SOURCES;PUBLIC;PRIVATE")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "COLD;PLUGIN" "" "SOURCES;PUBLIC;PRIVATE")
   add_library(revode_${name} STATIC ${arg_SOURCES})
   add_library(revode::${name} ALIAS revode_${name})
   target_include_directories(revode_${name}
@@ -107,12 +112,17 @@ function(revode_add_module name)
     else()
       target_compile_options(revode_${name} PRIVATE ${revode_fuzz_options})
     endif()
-  elseif(arg_COLD)
-    target_compile_options(revode_${name} PRIVATE
-      $<IF:$<BOOL:${REVODE_SANITIZE}>,-O0,$<$<CONFIG:Release>:-Os>>)
+  elseif(arg_COLD AND REVODE_SANITIZE)
+    target_compile_options(revode_${name} PRIVATE -O0)
     revode_precompile(revode_${name} modules unoptimised)
-  else()
+  elseif(arg_COLD)
+    target_compile_options(revode_${name} PRIVATE ${revode_small})
+    revode_precompile(revode_${name} modules small)
+  elseif(REVODE_SANITIZE OR NOT arg_PLUGIN)
     revode_precompile(revode_${name} modules optimised)
+  endif()
+  if(arg_PLUGIN)
+    set_target_properties(revode_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   endif()
   # Highway includes a file of kernels in itself, once an instruction set.
   if(NOT name STREQUAL backend)
@@ -147,6 +157,7 @@ function(revode_add_test name)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
+  math(EXPR arg_TIMEOUT "${arg_TIMEOUT} * ${REVODE_TEST_TIME_FACTOR}")
   add_executable(${name} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
   set_target_properties(${name} PROPERTIES REVODE_TEST_CODE ON)
