@@ -165,7 +165,7 @@ std::string job_text(const JobPlan& job) {
   if (!job.knows_messages && job.num_ranks() > 1)
     text += "          the machine file is of one rank: messages are counted as free\n";
   if (plan.data_ranks > 1)
-    text += fmt::format("          of it {} ms to add the replicas' gradients\n",
+    text += fmt::format("          of it {} ms to add what is left of the replicas' gradients\n",
                         milliseconds(job.sum_seconds));
   if (job.update_seconds > 0)
     text += fmt::format("          of it {} ms to update the weights\n",

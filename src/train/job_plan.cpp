@@ -197,18 +197,23 @@ JobPlan describe_job(RunPlan settled, const MachineFile* machine) {
   const std::vector<SweepCost> work = slice_costs(plan);
   const std::vector<Program> programs = step_programs(plan);
   const std::vector<MemoryForecast> memory = forecast_memory(plan, programs, micro_batch);
-  std::int64_t most_sums = 0, most_parameters = 0;
-  for (int rank = 0; rank < plan.placement.num_ranks(); ++rank) {
-    job.ranks.push_back(rank_of(plan, rank, memory[rank], work));
-    most_sums = std::max(most_sums, job.ranks.back().bytes_of_sums);
-    most_parameters = std::max(most_parameters, job.ranks.back().num_parameters);
-  }
   double copied_value = 0;
   for (const LayerCosts& of_rank : plan.costs)
     copied_value = std::max(copied_value, of_rank.copied_value);
   job.knows_messages = copied_value > 0;
-  job.sweep_seconds = simulate_step(plan, programs).seconds / giga;
-  job.sum_seconds = seconds_of_sums(plan, static_cast<double>(most_sums), copied_value);
+  const SimulationResult sweep = simulate_step(plan, programs);
+  job.sweep_seconds = sweep.seconds / giga;
+  std::int64_t most_parameters = 0;
+  double sums_end = job.sweep_seconds;
+  for (int time_rank = 0; time_rank < plan.placement.num_ranks(); ++time_rank) {
+    JobPlan::Rank rank = rank_of(plan, time_rank, memory[time_rank], work);
+    rank.sweep_end = sweep.ranks[time_rank].end_seconds / giga;
+    rank.sum_seconds = seconds_of_sums(plan, static_cast<double>(rank.bytes_of_sums), copied_value);
+    sums_end = std::max(sums_end, rank.sweep_end + rank.sum_seconds);
+    most_parameters = std::max(most_parameters, rank.num_parameters);
+    job.ranks.push_back(std::move(rank));
+  }
+  job.sum_seconds = sums_end - job.sweep_seconds;
   if (machine != nullptr) {
     job.update_seconds = static_cast<double>(most_parameters) * machine->update_value() / giga;
     job.checkpoint_rate = machine->checkpoint_rate();
@@ -229,14 +234,16 @@ std::vector<PlannedWork> planned_work(const JobPlan& job) {
                                  .micro_batch = work.micro_batch * replicas,
                                  .slice = work.slice});
                 });
-  double begin = job.sweep_seconds;
-  const auto add_on_all_ranks = [&](TraceAction action, double seconds) {
-    for (int rank = 0; seconds > 0 && rank < job.plan.placement.num_ranks(); ++rank)
+  const double update = job.sweep_seconds + job.sum_seconds;
+  const auto add = [&](int rank, TraceAction action, double begin, double seconds) {
+    if (seconds > 0)
       all.push_back({.rank = rank, .action = action, .begin = begin, .end = begin + seconds});
-    begin += seconds;
   };
-  add_on_all_ranks(TraceAction::allreduce, job.sum_seconds);
-  add_on_all_ranks(TraceAction::optimizer, job.update_seconds);
+  for (int rank = 0; rank < job.plan.placement.num_ranks(); ++rank) {
+    const JobPlan::Rank& of_rank = job.ranks[rank];
+    add(rank, TraceAction::allreduce, of_rank.sweep_end, of_rank.sum_seconds);
+    add(rank, TraceAction::optimizer, update, job.update_seconds);
+  }
   return all;
 }
 

@@ -108,6 +108,26 @@ TEST_F(JobPlanTest, ReplicasShareTheMicroBatchesAndAddTheirGradients) {
   EXPECT_GT(values, 0);
 }
 
+// Going back ends at the opening: the rank that holds the last blocks, which have most weights, is
+// done before.
+TEST_F(JobPlanTest, ATimeRankAddsItsGradientsWhileOthersStillSweep) {
+  const Machine machine = machine_with(0, 1e-9);
+  const JobPlan job =
+      plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "32", "--micro-batches", "8",
+                          "--time-ranks", "2", "--schedule", "1f1b"}),
+               4, machine);
+  const auto sums_of = [&](int rank) {  // a ring of two
+    return static_cast<double>(job.ranks[rank].bytes_of_sums) / 8 * 2 * 2 * 2 * 1 / 2 * 1e-8;
+  };
+
+  const double earlier = job.ranks[0].sweep_end - job.ranks[1].sweep_end;
+  EXPECT_EQ(job.ranks[0].sweep_end, job.sweep_seconds);
+  EXPECT_NEAR(earlier, 4 * 6 * 3e-3, 1e-3);  // 4 images through 6 blocks, and a message
+  EXPECT_GT(sums_of(1), sums_of(0));
+  EXPECT_NEAR(job.sum_seconds, std::max(sums_of(0), sums_of(1) - earlier), 1e-9);
+  EXPECT_LT(job.sum_seconds, sums_of(1));
+}
+
 // Two time ranks, one micro-batch: each rank works 32 x 6 x 4 ms, one after the other.
 TEST_F(JobPlanTest, MessagesBetweenNodesAreCopied) {
   const Machine machine = machine_with(0, 1e-9, {{"processors", 4}, {"threads", 2}});

@@ -20,6 +20,8 @@ struct JobPlan {
   struct Rank {
     std::vector<BlockRange> slices;
     double work_seconds = 0;                 ///< a step
+    double sweep_end = 0;                    ///< seconds from the step's beginning
+    double sum_seconds = 0;                  ///< from then on: replicas add their gradients
     MemoryForecast memory;                   ///< bytes
     std::int64_t sent_by_an_image = 0;       ///< bytes of states and adjoints, forward and back
     std::int64_t sent_by_a_micro_batch = 0;  ///< messages that these are in
@@ -30,7 +32,8 @@ struct JobPlan {
   RunPlan plan;
   std::vector<Rank> ranks;
   double sweep_seconds = 0;  ///< forward and back, of the replica with most micro-batches
-  /// Replicas add their gradients, as around a ring, and none of it while kernels compute.
+  /// What is left to add of the gradients when the last rank's sweep is over: each time rank adds
+  /// its own with the other replicas, as around a ring, from the end of its own sweep.
   double sum_seconds = 0;
   bool knows_messages = true;  ///< else the machine file is of one rank, and messages are free
   bool takes_slowest = false;  ///< the machine's ranks are of unequal speed, and others than these
