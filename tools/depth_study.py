@@ -6,7 +6,8 @@ several depths on growing numbers of ranks that need not be there, as `revode pl
 
 DIR takes depth.csv (a line a plan), depth.json (the same, with what did not fit and why), depth.svg and depth.png: for each
 network the efficiency over the ranks, which is images/s against as many times those of one rank with memory without limit;
-numbers at the markers are the grids of the best, time x data. What needs more than --memory-limit has no marker.
+numbers at the markers are the grids of the best, time x data. What needs more than --memory-limit has no marker, nor what
+would take too long to simulate.
 
 Exit status: 0 done, 1 something failed, 2 bad usage.
 """
@@ -31,6 +32,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 # Of a search: what it may choose of, by name.
 KINDS = {"replicas alone": ["--time-ranks", "1"], "time slices alone": ["--data-ranks", "1"], "both": []}
+# Ranks x micro-batches that --search still simulates of itself, and that are simulated here (a minute).
+MOST_TO_SEARCH, MOST_TO_PLAY = 2 ** 17, 2 ** 20
 # What an error says where such a grid can't be: too little memory, too few blocks, too few images.
 NO_ROOM = ("--memory-limit", "time ranks are too many", "--data-ranks", "--ranks ")
 FIELDS = ["depth", "ranks", "kind", "time_ranks", "data_ranks", "micro_batches", "schedule", "slices_per_rank",
@@ -62,6 +65,17 @@ def search(arguments, depth, ranks, more):
         raise StudyError(f"{' '.join(command)}: {reason}")
 
 
+def micro_batches_of(kind, ranks, batch_size):
+    """([further options], None), or (None, why it is not tried). A search takes few micro-batches where time slices are many,
+    to be quick: here there are as many as ranks, or the pipeline would never fill."""
+    number = min(ranks, batch_size)
+    if kind != "time slices alone" or ranks * number <= MOST_TO_SEARCH:
+        return [], None
+    if ranks * number > MOST_TO_PLAY:
+        return None, f"{ranks} time ranks with {number} micro-batches take too long to simulate"
+    return ["--micro-batches", str(number)], None
+
+
 def record(plan, depth, ranks, kind, of_one_rank):
     """A line of depth.csv."""
     line = {name: plan[name] for name in FIELDS if name in plan}
@@ -78,7 +92,8 @@ def study(arguments):
             raise StudyError(f"one rank for depth {depth}: {reason}")
         for ranks in arguments.ranks:
             for kind, grid in KINDS.items():
-                plan, reason = search(arguments, depth, ranks, [*limit, *grid])
+                more, reason = micro_batches_of(kind, ranks, arguments.batch_size)
+                plan, reason = (None, reason) if more is None else search(arguments, depth, ranks, [*limit, *grid, *more])
                 if plan is None:
                     left_out.append({"depth": depth, "ranks": ranks, "kind": kind, "reason": reason})
                 else:

@@ -21,9 +21,11 @@ from run_files import checkpoint_steps, last_of_each, metrics_of  # noqa: E402
 REVODE = ""
 LAUNCHER = []
 
-# A network of 4 blocks whose channels fill no vector, and epochs of 4 steps of small images: a step takes some 3 ms.
+# A network of 4 blocks whose channels fill no vector, and epochs of 4 steps of small images: a step takes some 3 ms. There are
+# many more test images, which take longer than an epoch: they are for the end of a run.
 NETWORK = ["--blocks", "2,1,1", "--widths", "6,10,16", "--threads", "1"]
-SMALL = [*NETWORK, "--image-size", "16", "--batch-size", "20", "--train-fraction", "0.01", "--log-every", "1"]
+SMALL = [*NETWORK, "--image-size", "16", "--batch-size", "20", "--train-fraction", "0.01", "--log-every", "1",
+         "--eval-every", "0"]
 # How many times as long things take here, where they are built with sanitizers.
 TIME_FACTOR = int(os.environ.get("REVODE_TEST_TIME_FACTOR", "1"))
 # Far above what any run here takes, so that a loaded machine fails no test.

@@ -85,7 +85,7 @@ class Reports(program.ProgramTest):
 
     def test_evaluation_every_few_epochs(self):
         self.train("run", "--steps", "20", "--eval-every", "2")
-        self.train("each", "--steps", "20")
+        self.train("each", "--steps", "20", "--eval-every", "1")
         epochs = [record for record in self.metrics("run") if record["kind"] == "epoch"]
         self.assertEqual(["test_accuracy" in record for record in epochs], [False, True, False, True, False])
         each = [record for record in self.metrics("each") if record["kind"] == "epoch"]
@@ -142,7 +142,7 @@ class Reports(program.ProgramTest):
         self.assertRegex(text, r"(?m)^waiting a rank +\d+\.\d\d, \d+\.\d\d s$")
 
     def test_newest_checkpoints_and_the_best_are_kept(self):
-        self.train("run", "--steps", "9", "--checkpoint-every", "1", "--keep-checkpoints", "2")
+        self.train("run", "--steps", "9", "--checkpoint-every", "1", "--keep-checkpoints", "2", "--eval-every", "1")
         self.assertEqual(self.checkpoints("run"), [8, 9])
         self.assertEqual(os.readlink(self.folder / "run/latest.h5"), "checkpoint-9.h5")
         best = max((r for r in self.metrics("run") if r["kind"] == "epoch"), key=lambda r: r["test_accuracy"])
