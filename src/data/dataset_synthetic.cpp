@@ -29,7 +29,7 @@ constexpr std::int64_t most_train_images = 8000;
 constexpr std::int64_t most_test_images = 1000;
 constexpr std::int64_t full_set_side = 128;  // up to which there are so many
 constexpr int canvas = 32;
-constexpr int num_classes = 10;
+constexpr int num_textures = 10;
 constexpr double pi = std::numbers::pi;
 
 using Colour = std::array<double, 3>;  // R, G, B in 0 .. 1
@@ -51,7 +51,7 @@ struct Texture {
 };
 
 // Narrow and wide periods leave a gap, so that noise and not the label is what makes an image hard.
-constexpr std::array<Texture, num_classes> textures{{
+constexpr std::array<Texture, num_textures> textures{{
     {Pattern::stripes, 90, false, 3.6, 5.6},    // 0 lying, narrow
     {Pattern::stripes, 90, false, 7.0, 11.0},   // 1 lying, wide
     {Pattern::stripes, 0, false, 3.6, 5.6},     // 2 upright, narrow
@@ -317,7 +317,7 @@ std::int64_t num_synthetic_images(Split split, int side) {
   const std::int64_t most = split == Split::train ? most_train_images : most_test_images;
   if (side <= full_set_side) return most;
   const std::int64_t as_many_pixels = most * full_set_side * full_set_side / side / side;
-  return as_many_pixels / num_classes * num_classes;
+  return as_many_pixels / num_textures * num_textures;
 }
 
 Dataset read_synthetic(const ReadRequest& request) {
@@ -329,13 +329,13 @@ Dataset read_synthetic(const ReadRequest& request) {
   // Classes take turns, so that any run of ten images holds each once.
   dataset.labels = Buffer<std::uint8_t>(dataset.size, Memory::data);
   for (std::int64_t i = 0; i < dataset.size; ++i) {
-    dataset.labels[i] = static_cast<std::uint8_t>(i % num_classes);
+    dataset.labels[i] = static_cast<std::uint8_t>(i % num_textures);
   }
   if (request.contents == Contents::labels_only) return dataset;
 
   dataset.draw_image = [purpose, view](std::int64_t index, std::uint8_t* pixels) {
     RandomStream random(synthetic_seed, purpose, index);
-    const Scene scene = draw_scene(static_cast<int>(index % num_classes), random);
+    const Scene scene = draw_scene(static_cast<int>(index % num_textures), random);
     Picture(scene, view).render(random, pixels);
   };
   return dataset;
