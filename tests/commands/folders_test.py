@@ -95,12 +95,12 @@ class Folders(program.ProgramTest):
         self.assertEqual(hidden, [".notes.a1B2c3.tmp"])
 
     def test_without_checkpoints_a_run_goes_on_from_the_best_one(self):
-        self.train("run", "--steps", "12", "--keep-checkpoints", "1")
+        self.train("run", "--steps", "12", "--keep-checkpoints", "1", "--eval-every", "1")
         best = self.json_of("info", "run/best.h5")["progress"]
         for file in [*(self.folder / "run").glob("checkpoint-*"), self.folder / "run/latest.h5"]:
             file.unlink()
         content = (self.folder / "run/best.h5").read_bytes()
-        done = self.train("run", "--steps", "12", "--resume", "auto")
+        done = self.train("run", "--steps", "12", "--eval-every", "1", "--resume", "auto")
         self.assertIn("taking best.h5", done.stderr)
         self.assertIn(f"going on from run/best.h5 at step {best['step']}", done.stdout)
         self.assertEqual((self.folder / "run/best.h5").read_bytes(), content)

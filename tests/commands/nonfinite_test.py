@@ -9,7 +9,7 @@ from run_files import part, table_of
 
 # Weights of the first run stand where some mini-batches leave the range of exact sums and some do not; the others keep
 # them there. All weights stay finite. Epochs have 4 steps.
-SIZE = ["--image-size", "32"]
+SIZE = ["--image-size", "32", "--eval-every", "1"]
 NEAR_THE_EDGE = [*SIZE, "--steps", "3", "--learning-rate", "26"]
 STAYS_THERE = [*SIZE, "--checkpoint", "edge/checkpoint-3.h5", "--steps", "12", "--learning-rate", "0", "--eval-every", "0",
                "--keep-checkpoints", "0", "--on-nonfinite", "skip"]

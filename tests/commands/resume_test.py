@@ -5,7 +5,7 @@ import shutil
 
 import program
 
-STEPS = ["--steps", "10", "--checkpoint-every", "2", "--keep-checkpoints", "0"]
+STEPS = ["--steps", "10", "--checkpoint-every", "2", "--keep-checkpoints", "0", "--eval-every", "1"]
 
 
 class Resume(program.ProgramTest):

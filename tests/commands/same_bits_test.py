@@ -7,7 +7,8 @@ class SameBits(program.ProgramTest):
     def compare(self, variants, *arguments, micro_batches=3):
         """Several steps with the end of an epoch inside; mini-batches cut unevenly. variants: (ranks, threads,
         schedule) or (ranks, threads, schedule, replicas) or (ranks, threads, schedule, replicas, slices a rank)."""
-        arguments = [*arguments, "--steps", "6", "--checkpoint-every", "3", "--micro-batches", micro_batches]
+        arguments = [*arguments, "--steps", "6", "--checkpoint-every", "3", "--eval-every", "1", "--micro-batches",
+                     micro_batches]
         self.train("expected", *arguments, "--schedule", "gpipe")
         files = sorted(file.name for file in (self.folder / "expected").glob("*.h5"))
         self.assertEqual(files, ["best.h5", "checkpoint-3.h5", "checkpoint-6.h5", "latest.h5"])
