@@ -83,6 +83,7 @@ nlohmann::ordered_json machine_of(Network& network, const Measurements& seen) {
       {"kernel_copies", peak(Memory::packed_weights) / peak(Memory::weights)},
       {"revision", source_revision()},
       {"date", utc_time()}};
+  if (const int devices = network.backend().num_devices()) machine["devices"] = devices;
   if (checkpoint_rate) machine["checkpoint_bytes_per_second"] = *checkpoint_rate;
   if (const auto network_speed = measure_network(network.grid().world(), network.grid().hosts()))
     machine["network"] = {{"latency_seconds", network_speed->latency_seconds},

@@ -21,6 +21,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double most_seconds = 1e6;  ///< of one image through one layer
 constexpr double most_bytes_per_second = 1e15;
+constexpr const char* devices_key = "devices";
 constexpr const char* copied_key = "copied_value_seconds";
 constexpr const char* update_key = "update_value_seconds";
 constexpr const char* checkpoint_rate_key = "checkpoint_bytes_per_second";
@@ -174,7 +175,11 @@ double MachineFile::kernel_copies() const {
 
 NodeLayout MachineFile::nodes() const {
   NodeLayout nodes;
-  if (machine_.contains("processors") && machine_.contains("threads")) {
+  if (machine_.contains(devices_key)) {
+    constexpr double most_devices = 1e4;
+    nodes.ranks_per_node =
+        std::max(1, static_cast<int>(number_in(machine_, devices_key, file_, most_devices)));
+  } else if (machine_.contains("processors") && machine_.contains("threads")) {
     const double ranks = number_in(machine_, "processors", file_) /
                          std::max(1.0, number_in(machine_, "threads", file_));
     nodes.ranks_per_node = std::max(1, static_cast<int>(ranks));

@@ -10,7 +10,9 @@
 namespace revode::cuda {
 namespace {
 
-GpuSurvey survey() { return {.status = GpuStatus::usable, .num_usable = 2}; }
+constexpr int num_devices = 2;
+
+GpuSurvey survey() { return {.status = GpuStatus::usable, .num_usable = num_devices}; }
 
 /// Small enough that some segments go in clusters, and large ones not at all.
 constexpr ClusterLimits limits{
@@ -21,6 +23,7 @@ std::unique_ptr<Backend<float>> make_backend(int index) {
   auto device = std::make_unique<HostDevice>(RunOrder::random);
   if (index == 1 && std::getenv("REVODE_HOST_DEVICES_DIFFER") != nullptr)
     device->set_description("another device in host memory");
+  device->set_num_devices(num_devices);
   device->set_cluster_limits(limits);
   return make_cuda_backend(std::move(device));
 }

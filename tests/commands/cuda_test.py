@@ -54,7 +54,9 @@ class Cuda(program.ProgramTest):
                 self.assertTrue(result["passed"], result)
 
     def test_bench_tells_what_the_device_had_to_do(self):
-        result, done = self.run_json("bench", "--batch-size", "4", "--steps", "2", "--micro-batches", "2", ranks=2)
+        result, done = self.run_json("bench", "--batch-size", "4", "--steps", "2", "--micro-batches", "2", "--machine-file",
+                                     "machine.json", ranks=2)
+        self.assertEqual(json.loads((self.folder / "machine.json").read_text())["devices"], 2)
         self.assertEqual(len(result["device_memory_bytes"]), 2)
         self.assertEqual([each["rank"] for each in result["device_work"]], [0, 1])
         for each in result["device_work"]:

@@ -146,6 +146,19 @@ TEST_F(JobPlanTest, MessagesBetweenNodesAreCopied) {
   EXPECT_NEAR(messages_of("1"), values * 1e-8, 1e-9);
 }
 
+TEST_F(JobPlanTest, ANodeHasAsManyRanksAsDevices) {
+  const auto ranks_per_node = [&](const nlohmann::ordered_json& says) {
+    const Machine machine = machine_with(0, 1e-9, says);
+    return plan_job(config_of({"--blocks", "4,4,4"}), 2, machine).plan.nodes.ranks_per_node;
+  };
+  const nlohmann::ordered_json processors{{"processors", 16}, {"threads", 4}};
+  nlohmann::ordered_json devices = processors;
+  devices["devices"] = 8;
+
+  EXPECT_EQ(ranks_per_node(processors), 4);
+  EXPECT_EQ(ranks_per_node(devices), 8);
+}
+
 TEST_F(JobPlanTest, ANetworkMovesMessagesBesideTheRanks) {
   const nlohmann::ordered_json network{{"latency_seconds", 1e-3}, {"bytes_per_second", 1e9}};
   const Machine machine = machine_with(0, 1e-9, {{"network", network}});

@@ -34,6 +34,8 @@ class Backend : public CallQueue {
   virtual std::string_view name() const = 0;
   /// One phrase for the start-up block: instruction set, lanes, threads.
   virtual std::string description() const = 0;
+  /// Devices of this host that ranks may have one each of; 0: it computes with the ranks' threads.
+  virtual int num_devices() const { return 0; }
   /// Operations a second (2 a multiply-add) that this backend's hardware does on registers alone
   /// in a precision that it multiplies in, with as many threads as the backend has: measured now,
   /// in about 20 ms, or of a device by its data.

@@ -49,8 +49,8 @@ class MachineFile {
   /// Copies of each weight that the kernels keep in layouts of their own; 1 where the file does not
   /// say.
   double kernel_copies() const;
-  /// How many ranks with as many threads as were timed a host has processors for, and the network
-  /// between hosts, where the file says so.
+  /// How many ranks a host has devices for, or processors for as many threads as were timed, and
+  /// the network between hosts, where the file says so.
   NodeLayout nodes() const;
   /// --activations of the bench that wrote it, empty where it does not say.
   std::string activations() const;

@@ -86,6 +86,7 @@ class CudaBackend final : public Backend<float> {
   std::string_view name() const override { return "cuda"; }
   bool multiplies_in(Precision) const override { return true; }
   std::string description() const override { return engine_->device().description(); }
+  int num_devices() const override { return engine_->device().num_devices(); }
   std::optional<WorkCounts> work_counts() const override { return engine_->counts(); }
   double measure_peak_flops(Precision precision) override {
     return engine_->device().peak_flops(precision);

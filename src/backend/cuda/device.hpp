@@ -105,6 +105,8 @@ class Device {
   virtual ~Device() = default;
   /// One phrase: which device this is.
   virtual std::string description() const = 0;
+  /// Such devices of this host, this one among them.
+  virtual int num_devices() const = 0;
   /// Multiply-adds counted as two: operations a second, from the device's data.
   virtual double peak_flops(Precision precision) const = 0;
   virtual ClusterLimits cluster_limits() const = 0;

@@ -126,7 +126,7 @@ int attribute(cudaDeviceAttr which, int ordinal) {
 
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int ordinal) : ordinal_(ordinal) {
+  CudaDevice(int ordinal, int num_devices) : ordinal_(ordinal), num_devices_(num_devices) {
     use();
     if (attribute(cudaDevAttrMemoryPoolsSupported, ordinal) == 0)
       throw std::runtime_error("GPU " + std::to_string(ordinal) +
@@ -160,6 +160,8 @@ class CudaDevice final : public Device {
            std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
            std::to_string(version % 100) + ", cuBLAS " + cublas_version();
   }
+
+  int num_devices() const override { return num_devices_; }
 
   /// Multiprocessors x operations of each a clock x the highest clock. In single precision two
   /// a lane (CUDA C++ Programming Guide, "Throughput of native arithmetic instructions"): 64 lanes
@@ -374,6 +376,7 @@ class CudaDevice final : public Device {
   }
 
   int ordinal_;
+  int num_devices_;
   std::vector<cudaStream_t> streams_;
   std::vector<cudaEvent_t> events_;
   std::vector<cudaGraphExec_t> graphs_;  // null: released
@@ -383,8 +386,8 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_cuda_device(int ordinal) {
-  return std::make_unique<CudaDevice>(ordinal);
+std::unique_ptr<Device> make_cuda_device(int ordinal, int num_devices) {
+  return std::make_unique<CudaDevice>(ordinal, num_devices);
 }
 
 }  // namespace revode::cuda

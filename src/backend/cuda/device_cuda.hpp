@@ -7,7 +7,7 @@
 
 namespace revode::cuda {
 
-/// The GPU of that number, as the CUDA runtime counts them.
-std::unique_ptr<Device> make_cuda_device(int ordinal);
+/// The GPU of that number, as the CUDA runtime counts them, one of num_devices that are of use.
+std::unique_ptr<Device> make_cuda_device(int ordinal, int num_devices);
 
 }  // namespace revode::cuda

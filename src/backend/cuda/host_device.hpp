@@ -41,6 +41,7 @@ class HostDevice final : public Device {
   /// gets on while it is asked.
   explicit HostDevice(RunOrder order, std::uint32_t seed = 0, int most_polls = 3);
   void set_description(std::string description) { description_ = std::move(description); }
+  void set_num_devices(int num_devices) { num_devices_ = num_devices; }
   /// None, as long as nothing else is said.
   void set_cluster_limits(const ClusterLimits& limits) { cluster_limits_ = limits; }
   ~HostDevice() override;
@@ -48,6 +49,7 @@ class HostDevice final : public Device {
   HostDevice& operator=(const HostDevice&) = delete;
 
   std::string description() const override { return description_; }
+  int num_devices() const override { return num_devices_; }
   double peak_flops(Precision) const override { return 1e9; }
   ClusterLimits cluster_limits() const override { return cluster_limits_; }
 
@@ -157,6 +159,7 @@ class HostDevice final : public Device {
   bool is_known_to_be_done(const Touched& touched) const;
 
   std::string description_ = "a device in host memory";
+  int num_devices_ = 1;
   ClusterLimits cluster_limits_;
   RunOrder order_;
   int most_polls_;

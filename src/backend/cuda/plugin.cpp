@@ -80,7 +80,9 @@ GpuSurvey survey() {
 }
 
 std::unique_ptr<Backend<float>> make_backend(int index) {
-  return make_cuda_backend(make_cuda_device(usable_devices().at(static_cast<std::size_t>(index))));
+  const std::vector<int> usable = usable_devices();
+  return make_cuda_backend(make_cuda_device(usable.at(static_cast<std::size_t>(index)),
+                                            static_cast<int>(usable.size())));
 }
 
 }  // namespace
