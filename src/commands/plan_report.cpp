@@ -88,6 +88,12 @@ std::string rank_table(const JobPlan& job) {
   return text;
 }
 
+/// Of devices, or of cores, that a run keeps for itself.
+double hours_of(const JobPlan& job, const RunForecast& run) {
+  const NodeLayout& nodes = job.plan.nodes;
+  return run.seconds() / 3600 * job.num_ranks() * (nodes.has_devices ? 1 : nodes.cores_of_a_rank);
+}
+
 std::string run_lines(const JobPlan& job) {
   const RunForecast run = forecast_run(job);
   if (run.steps_an_epoch == 0)
@@ -97,10 +103,10 @@ std::string run_lines(const JobPlan& job) {
   };
   std::string text = fmt::format(
       "epoch     {} steps: {}\n"
-      "run       {} steps: {}, {:.3g} rank-hours; reading comes on top\n",
+      "run       {} steps: {}, {:.3g} {}-hours; reading comes on top\n",
       format_count(run.steps_an_epoch), of_all(run.steps_an_epoch, run.step_seconds),
-      format_count(run.steps), format_duration(run.seconds()),
-      run.seconds() * job.num_ranks() / 3600);
+      format_count(run.steps), format_duration(run.seconds()), hours_of(job, run),
+      job.plan.nodes.has_devices ? "GPU" : "core");
   if (run.steps == 0) return text;
   text += fmt::format("          of it {} for {} evaluation{}, {} for {} save{} of {}\n",
                       of_all(run.num_evaluations, run.evaluation_seconds),
@@ -210,6 +216,7 @@ Json job_json(const JobPlan& job) {
           {"checkpoint_bytes", run.checkpoint_bytes},
           {"write_seconds", run.write_seconds},
           {"run_seconds", run.seconds()},
+          {plan.nodes.has_devices ? "gpu_hours" : "core_hours", hours_of(job, run)},
           {"ranks", ranks}};
 }
 

@@ -175,15 +175,16 @@ double MachineFile::kernel_copies() const {
 
 NodeLayout MachineFile::nodes() const {
   NodeLayout nodes;
-  if (machine_.contains(devices_key)) {
-    constexpr double most_devices = 1e4;
-    nodes.ranks_per_node =
-        std::max(1, static_cast<int>(number_in(machine_, devices_key, file_, most_devices)));
-  } else if (machine_.contains("processors") && machine_.contains("threads")) {
-    const double ranks = number_in(machine_, "processors", file_) /
-                         std::max(1.0, number_in(machine_, "threads", file_));
-    nodes.ranks_per_node = std::max(1, static_cast<int>(ranks));
-  }
+  const auto at_least_one = [&](const char* key) {
+    constexpr double most = 1e5;
+    return std::max(1, static_cast<int>(number_in(machine_, key, file_, most)));
+  };
+  nodes.has_devices = machine_.contains(devices_key);
+  if (machine_.contains("threads")) nodes.cores_of_a_rank = at_least_one("threads");
+  if (nodes.has_devices)
+    nodes.ranks_per_node = at_least_one(devices_key);
+  else if (machine_.contains("processors") && machine_.contains("threads"))
+    nodes.ranks_per_node = std::max(1, at_least_one("processors") / nodes.cores_of_a_rank);
   if (machine_.contains("network")) {
     const Json& network = machine_["network"];
     nodes.network = {number_in(network, "latency_seconds", file_),

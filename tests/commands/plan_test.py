@@ -38,6 +38,7 @@ class Plan(program.ProgramTest):
         result = self.plan("--ranks", "6", "--data-ranks", "2", "--schedule", "1f1b")
         self.assertGreater(result["step_seconds"], 0)
         self.assertAlmostEqual(result["images_per_second"] * result["step_seconds"], 24)
+        self.assertAlmostEqual(result["core_hours"], 6 * result["run_seconds"] / 3600)
         self.assertEqual([(rank["replica"], rank["time_rank"]) for rank in result["ranks"]],
                          [(replica, time) for replica in range(2) for time in range(3)])
         self.assertEqual([sum(rank["blocks"] for rank in result["ranks"][at:at + 3]) for at in (0, 3)], [7, 7])
@@ -49,6 +50,15 @@ class Plan(program.ProgramTest):
         stage = 0 if first < 3 else 1 if first < 5 else 2
         values = (6, 10, 16)[stage] * (32 >> stage) ** 2
         self.assertEqual(result["ranks"][2]["message_bytes"], 12 * 2 * values * 4 + 2 * 2 * 8)
+
+    def test_what_a_run_keeps_busy_is_cores_or_gpus(self):
+        machine = json.loads(Plan.measured)
+        for says, hours_a_rank, unit in [({"threads": 4}, 4, "core"), ({"threads": 4, "devices": 8}, 1, "GPU")]:
+            (self.folder / "machine.json").write_text(json.dumps(machine | says))
+            result = self.plan("--ranks", "2")
+            self.assertAlmostEqual(result[unit.lower() + "_hours"], 2 * hours_a_rank * result["run_seconds"] / 3600)
+            text = self.run_program("plan", *NETWORK, *STEP, "--machine", "machine.json", "--ranks", "2").stdout
+            self.assertRegex(text, rf"(?m)^run .*\d {unit}-hours")
 
     def test_the_trace_of_a_planned_step(self):
         result = self.plan("--ranks", "4", "--data-ranks", "2", "--schedule", "1f1b", "--trace", "planned.json")

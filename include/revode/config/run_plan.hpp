@@ -49,6 +49,9 @@ struct GridShape {
 /// Where planned ranks would be: node after node is filled, one replica behind the other.
 struct NodeLayout {
   int ranks_per_node = 0;  ///< 0: all are on one
+  /// What a rank keeps for itself: a device, or so many cores.
+  bool has_devices = false;
+  int cores_of_a_rank = 1;
   /// What moves messages between nodes while ranks compute.
   struct Network {
     double latency_seconds = 0;
