@@ -11,7 +11,8 @@ from program import NETWORK, SMALL
 
 class Cuda(program.ProgramTest):
     def run_json(self, command, *arguments, ranks=None):
-        done = self.run_program(command, *NETWORK, "--backend", "cuda", *arguments, "--json", "result.json", ranks=ranks)
+        done = self.run_program(command, *NETWORK, "--image-size", "16", "--backend", "cuda", *arguments, "--json",
+                                "result.json", ranks=ranks)
         return json.loads((self.folder / "result.json").read_text()), done
 
     def test_training_has_the_same_bytes_on_any_grid_and_says_what_the_device_holds(self):

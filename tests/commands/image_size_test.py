@@ -3,7 +3,7 @@
 import program
 from program import NETWORK
 
-SIZE = ["--image-size", "48"]
+SIZE = ["--image-size", "24"]
 
 
 class ImageSize(program.ProgramTest):
@@ -13,7 +13,7 @@ class ImageSize(program.ProgramTest):
                 self.expect_error(["--image-size", f"'{size}'", "from 16 to 1024"], "--image-size", size)
         for command in [["train"], ["bench"], ["plan", "--ranks", "2", "--machine", "m.json"]]:
             with self.subTest(command):
-                self.expect_error(["--image-size 48", "--dataset stl10", "96 x 96"], *command, "--dataset", "stl10", *SIZE)
+                self.expect_error(["--image-size 24", "--dataset stl10", "96 x 96"], *command, "--dataset", "stl10", *SIZE)
         self.expect_error(["50 x 50", "--image-size", "4 divides"], *NETWORK, "--image-size", "50", ranks=2)
         self.assertEqual(list(self.folder.iterdir()), [])
 
@@ -25,7 +25,7 @@ class ImageSize(program.ProgramTest):
     def test_printed_config_holds_it(self):
         self.assertIn("image-size = 32\n", self.run_program("--print-config").stdout)
         printed = self.run_program(*SIZE, "--print-config").stdout
-        self.assertIn("image-size = 48\n", printed)
+        self.assertIn("image-size = 24\n", printed)
         (self.folder / "run.ini").write_text(printed)
         self.assertEqual(self.run_program("--config", "run.ini", "--print-config").stdout, printed)
         other = self.run_program("--config", "run.ini", "--dataset", "cifar10", "--print-config").stdout
@@ -46,19 +46,19 @@ class ImageSize(program.ProgramTest):
     def test_a_checkpoint_knows_its_size(self):
         self.train("run", *SIZE, "--steps", "1")
         model = "run/latest.h5"
-        self.assertEqual(self.json_of("info", model)["config"]["image"], [3, 48, 48])
-        self.assertIn("image-size = 48\n", (self.folder / "run/config.ini").read_text())
+        self.assertEqual(self.json_of("info", model)["config"]["image"], [3, 24, 24])
+        self.assertIn("image-size = 24\n", (self.folder / "run/config.ini").read_text())
         losses = {self.json_of("eval", "--checkpoint", model, *size)["loss"] for size in ([], SIZE)}
         self.assertEqual(len(losses), 1)
         self.run_program("gradient", "--checkpoint", model, "--samples", "0:4", "--output", "gradient.h5", ranks=2)
-        self.assertEqual(len(self.floats("gradient.h5", "/images")), 4 * 3 * 48 * 48)
+        self.assertEqual(len(self.floats("gradient.h5", "/images")), 4 * 3 * 24 * 24)
         self.json_of("bench", "--checkpoint", model, "--batch-size", "4", "--steps", "1")
         for command in [["eval", "--checkpoint"], ["gradient", "--checkpoint"], ["bench", "--checkpoint"], ["--resume"]]:
             with self.subTest(command):
-                self.expect_error(["--image-size 32", "[3,48,48]", model], *command, model, "--image-size", "32")
-        self.expect_error(["--image-size 32", "[3,48,48]", model], "--resume", model, "--image-size", "32", ranks=2)
+                self.expect_error(["--image-size 32", "[3,24,24]", model], *command, model, "--image-size", "32")
+        self.expect_error(["--image-size 32", "[3,24,24]", model], "--resume", model, "--image-size", "32", ranks=2)
         program.write_cifar10(self.folder / "cifar", 4)
-        self.expect_error(["--dataset cifar10", "[3,32,32]", "[3,48,48]"], "eval", "--checkpoint", model, "--dataset",
+        self.expect_error(["--dataset cifar10", "[3,32,32]", "[3,24,24]"], "eval", "--checkpoint", model, "--dataset",
                           "cifar10", "--data-dir", "cifar")
 
     def test_a_network_is_planned_and_verified_at_any_size(self):

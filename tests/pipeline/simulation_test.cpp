@@ -78,14 +78,24 @@ class Ranks {
 
 class SimulationOf : public testing::TestWithParam<std::string> {};
 
-INSTANTIATE_TEST_SUITE_P(Backends, SimulationOf, testing::Values("cpu", "deferred", "cuda_on_host"),
+#ifdef REVODE_WITHOUT_HOST_DEVICE
+const auto simulated = testing::Values("cpu", "deferred");
+std::unique_ptr<Backend<float>> make_simulated(const std::string& name) {
+  return make_test_backend(name, 1);
+}
+#else
+const auto simulated = testing::Values("cpu", "deferred", "cuda_on_host");
+/// The clock of the simulation does not come back to ask a device again.
+std::unique_ptr<Backend<float>> make_simulated(const std::string& name) {
+  return name == "cuda_on_host" ? make_late_cuda_backend(1) : make_test_backend(name, 1);
+}
+#endif
+INSTANTIATE_TEST_SUITE_P(Backends, SimulationOf, simulated,
                          [](const auto& backend) { return backend.param; });
 
 TEST_P(SimulationOf, TrainsWithTheBitsOfOneSliceOnAnyPlacement) {
   const Architecture network = make();
-  // The clock of the simulation does not come back to ask again.
-  const auto backend =
-      GetParam() == "cuda_on_host" ? make_late_cuda_backend(1) : make_test_backend(GetParam(), 1);
+  const auto backend = make_simulated(GetParam());
   const TestBatch<float> batch(network, {3, 3, 2, 2});
   const MiniBatchSource source = source_of(batch);
   SliceChain<float> whole(network, *backend);
