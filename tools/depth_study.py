@@ -39,8 +39,9 @@ NO_ROOM = ("--memory-limit", "time ranks are too many", "--data-ranks", "--ranks
 FIELDS = ["depth", "ranks", "kind", "time_ranks", "data_ranks", "micro_batches", "schedule", "slices_per_rank",
           "images_per_second", "efficiency", "bubble", "memory_bytes", "gradient_sum_seconds", "update_seconds",
           "step_seconds"]
-# Okabe and Ito's colours; markers and lines tell the curves apart in black and white.
-LOOKS = {"replicas alone": ("#0072B2", "o", "--"), "time slices alone": ("#D55E00", "s", ":"), "both": ("#009E73", "D", "-")}
+# Okabe and Ito's colours; markers and lines tell the curves apart in black and white, and where they lie on each other.
+LOOKS = {"replicas alone": ("#0072B2", "o", "--", 9), "time slices alone": ("#D55E00", "s", ":", 4.5),
+         "both": ("#009E73", "D", "-", 4)}
 
 
 class StudyError(Exception):
@@ -121,10 +122,10 @@ def draw(result, pictures):
                                 squeeze=False)
     all_ranks = sorted({line["ranks"] for line in result["plans"]})
     for axis, depth in zip(axes[0], depths):
-        for kind, (colour, marker, dashes) in LOOKS.items():
+        for kind, (colour, marker, dashes, size) in LOOKS.items():
             of_kind = [line for line in result["plans"] if (line["depth"], line["kind"]) == (depth, kind)]
             axis.plot([line["ranks"] for line in of_kind], [100 * line["efficiency"] for line in of_kind], color=colour,
-                      marker=marker, linestyle=dashes, markersize=4.5, linewidth=1.3, label=kind,
+                      marker=marker, linestyle=dashes, markersize=size, linewidth=1.3, label=kind,
                       markerfacecolor="white" if kind != "both" else colour, zorder=4 if kind == "both" else 3)
             if kind == "both":
                 for line in of_kind:
