@@ -3,9 +3,10 @@
 
     tools/compare_plan.py --revode build/src/revode --depth 74 --batch 128 --micro-batches 4,16 --rounds 5
 
-In each round a bench on two time ranks writes a machine file, from which steps on two ranks are planned, and one on one
-rank another; then every configuration is benched, and the ratio of the step measured to the step planned is taken. Prints
-the median of the rounds and the extremes, and the memory planned (weights and states) beside that of the process.
+In each round every configuration is benched; the bench also times the layers, on all of its ranks at once, and writes them as
+a machine file. From that the same step is planned, and the ratio of the step measured to the step planned is taken, so that
+what else the machine does meets both. Prints the median of the rounds and the extremes, and the memory planned (weights and
+states) beside that of the process.
 """
 import argparse
 import json
@@ -48,13 +49,12 @@ class Programs:
         threads = max(1, self.arguments.cores // ranks)
         return self.run(ranks, "bench", "--micro-batches", micro_batches, "--threads", threads, "--steps", steps, *options)
 
-    def measure_machine(self, ranks, micro_batches):
-        file = self.folder / f"machine-{ranks}.json"
-        self.bench(ranks, micro_batches, ["--machine-file", file, *(["--time-ranks", ranks] if ranks > 1 else [])], 1)
-        return file
-
-    def plan(self, ranks, micro_batches, options, machine):
-        return self.run(None, "plan", "--ranks", ranks, "--micro-batches", micro_batches, "--machine", machine, *options)
+    def plan_and_bench(self, ranks, micro_batches, options, steps):
+        """The step as it was planned from the layers of the bench that measured it, and that bench."""
+        machine = self.folder / "machine.json"
+        seen = self.bench(ranks, micro_batches, [*options, "--machine-file", machine], steps)
+        planned = self.run(None, "plan", "--ranks", ranks, "--micro-batches", micro_batches, "--machine", machine, *options)
+        return planned, seen
 
 
 def spread(values):
@@ -65,10 +65,8 @@ def measure(programs, numbers, rounds, steps):
     ratios, last = {}, {}
     for number in range(rounds):
         for micro_batches in numbers:
-            machines = {ranks: programs.measure_machine(ranks, micro_batches) for ranks in (1, 2)}
             for name, ranks, options in CONFIGURATIONS:
-                planned = programs.plan(ranks, micro_batches, options, machines[ranks])
-                seen = programs.bench(ranks, micro_batches, options, steps)
+                planned, seen = programs.plan_and_bench(ranks, micro_batches, options, steps)
                 key = (name, micro_batches)
                 ratios.setdefault(key, []).append(seen["step_seconds"] / planned["step_seconds"])
                 last[key] = planned, seen

@@ -311,10 +311,12 @@ void time_messages(const RunPlan& plan, const Grid& grid, int batch, LayerCosts&
   const Stage& stage = plan.architecture.stages().front();
   const std::size_t size =
       std::min(std::size_t{2} * batch * stage.channels * stage.plane_size(), most_values_sent);
-  MpiTransport transport(grid.time(), size, size);
+  // Where no time ranks send each other states, replicas still add up gradients.
+  const Communicator& neighbours = grid.time().size() > 1 ? grid.time() : grid.data();
+  MpiTransport transport(neighbours, size, size);
   // Arrays of this process alone can only be copied.
-  costs.copied_value = time_messages(grid.time(), transport, host_memory(), size);
-  costs.message_value = time_messages(grid.time(), transport, transport.memory(), size);
+  costs.copied_value = time_messages(neighbours, transport, host_memory(), size);
+  costs.message_value = time_messages(neighbours, transport, transport.memory(), size);
 }
 
 std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mine,

@@ -60,6 +60,13 @@ class Plan(program.ProgramTest):
             text = self.run_program("plan", *NETWORK, *STEP, "--machine", "machine.json", "--ranks", "2").stdout
             self.assertRegex(text, rf"(?m)^run .*\d {unit}-hours")
 
+    def test_replicas_alone_tell_what_messages_take(self):
+        network = ["--blocks", "1,1,1", "--widths", "32,32,32", "--batch-size", "32", "--micro-batches", "2", "--data-ranks", "2"]
+        self.run_program("bench", *network, "--threads", "1", "--steps", "1", "--train-fraction", "0.01", "--machine-file",
+                         "machine.json", ranks=2)
+        result = self.json_of("plan", *network, "--machine", "machine.json", "--ranks", "2")
+        self.assertGreater(result["gradient_sum_seconds"], 0)
+
     def test_the_trace_of_a_planned_step(self):
         result = self.plan("--ranks", "4", "--data-ranks", "2", "--schedule", "1f1b", "--trace", "planned.json")
         events = json.loads((self.folder / "planned.json").read_text())

@@ -16,8 +16,9 @@ namespace revode {
 /// of a block, and the median counts.
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch);
 
-/// The costs' values of messages, in nanoseconds: neighbours in time exchange states of `batch`
-/// images, all at once, and read what they received. Collective.
+/// The costs' values of messages, in nanoseconds: neighbours in time, or replicas where there is
+/// one time rank alone, exchange states of `batch` images, all at once, and read what they
+/// received. Collective.
 void time_messages(const RunPlan& plan, const Grid& grid, int batch, LayerCosts& costs);
 
 /// What all ranks agree on from what each has measured: by time rank where some are slower than
