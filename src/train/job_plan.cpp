@@ -15,6 +15,7 @@
 #include "revode/model/parameters.hpp"
 #include "revode/pipeline/partition.hpp"
 #include "revode/train/machine_file.hpp"
+#include "revode/train/replicas.hpp"
 #include "revode/train/schedule_choice.hpp"
 
 namespace revode {
@@ -28,16 +29,21 @@ std::int64_t state_bytes(const Architecture& architecture, int block) {
   return state_size(architecture, block) * static_cast<std::int64_t>(sizeof(float));
 }
 
+/// Whether what replicas add goes over a network; else ranks copy it.
+bool adds_over_network(const RunPlan& plan) {
+  const int num_ranks = plan.placement.num_ranks() * plan.data_ranks;
+  return plan.nodes.network && !plan.nodes.on_one_node(0, num_ranks - 1);
+}
+
 /// Replicas add `bytes` of gradients each, around a ring: 2 (D - 1) times a D-th of them goes to
 /// the next. Ranks copy them, or a network that the ranks of a node share takes them.
 double seconds_of_sums(const RunPlan& plan, double bytes, double copied_value) {
-  const int num_ranks = plan.placement.num_ranks() * plan.data_ranks;
   if (plan.data_ranks == 1) return 0;
   const double passes = 2.0 * (plan.data_ranks - 1);
   const double moved = passes / plan.data_ranks * bytes;
   // Both sent and received.
   const double copying = 2 * moved / sizeof(float) * copied_value / giga;
-  if (!plan.nodes.network || plan.nodes.on_one_node(0, num_ranks - 1)) return copying;
+  if (!adds_over_network(plan)) return copying;
   const NodeLayout::Network& network = *plan.nodes.network;
   const int sharing = std::min(plan.nodes.ranks_per_node, plan.placement.num_ranks());
   return passes * network.latency_seconds + moved * sharing / network.bytes_per_second;
@@ -66,6 +72,34 @@ JobPlan::Rank rank_of(const RunPlan& plan, int time_rank, const MemoryForecast& 
   if (plan.data_ranks > 1)
     rank.bytes_of_sums = rank.num_parameters * static_cast<std::int64_t>(sizeof(std::int64_t));
   return rank;
+}
+
+/// When the last micro-batch of a replica goes back through a slice: seconds.
+struct LastWork {
+  double begin = 0, end = 0;
+};
+
+std::int64_t bytes_of_sums(const RunPlan& plan, const BlockRange& slice) {
+  return static_cast<std::int64_t>(ParameterMap(plan.architecture, slice).size() *
+                                   sizeof(std::int64_t));
+}
+
+/// When the gradients of slices that a network adds are those of all replicas: slice after slice,
+/// the last first, each in buckets of which the first is complete when its part of the slice's last
+/// work is done, and the last with the end of that.
+double end_of_overlapped_sums(const RunPlan& plan, const std::vector<int>& slices,
+                              const std::vector<LastWork>& last_work, double copied_value) {
+  constexpr double bucket_bytes = bucket_entries * sizeof(std::int64_t);
+  double end = 0;
+  for (auto slice = slices.rbegin(); slice != slices.rend(); ++slice) {
+    const LastWork& last = last_work[*slice];
+    const auto bytes = static_cast<double>(bytes_of_sums(plan, plan.slices[*slice]));
+    const double of_bucket = std::min(bytes, bucket_bytes);
+    const double first = std::lerp(last.begin, last.end, of_bucket / bytes);
+    end = std::max(std::max(end, first) + seconds_of_sums(plan, bytes, copied_value),
+                   last.end + seconds_of_sums(plan, of_bucket, copied_value));
+  }
+  return end;
 }
 
 /// Nanoseconds that no job on this grid can do without: the work of the replica that has most, in
@@ -201,7 +235,11 @@ JobPlan describe_job(RunPlan settled, const MachineFile* machine) {
   for (const LayerCosts& of_rank : plan.costs)
     copied_value = std::max(copied_value, of_rank.copied_value);
   job.knows_messages = copied_value > 0;
-  const SimulationResult sweep = simulate_step(plan, programs);
+  std::vector<LastWork> last_work(plan.slices.size());
+  const SimulationResult sweep =
+      simulate_step(plan, programs, [&](int, const Work& done, double begin, double end) {
+        if (done.sweep == Sweep::backward) last_work[done.slice] = {begin / giga, end / giga};
+      });
   job.sweep_seconds = sweep.seconds / giga;
   std::int64_t most_parameters = 0;
   double sums_end = job.sweep_seconds;
@@ -209,6 +247,11 @@ JobPlan describe_job(RunPlan settled, const MachineFile* machine) {
     JobPlan::Rank rank = rank_of(plan, time_rank, memory[time_rank], work);
     rank.sweep_end = sweep.ranks[time_rank].end_seconds / giga;
     rank.sum_seconds = seconds_of_sums(plan, static_cast<double>(rank.bytes_of_sums), copied_value);
+    if (adds_over_network(plan) && !plan.nodes.has_devices) {
+      const std::vector<int>& slices = plan.placement.slices_of(time_rank);
+      const double end = end_of_overlapped_sums(plan, slices, last_work, copied_value);
+      rank.sum_seconds = std::max(0.0, end - rank.sweep_end);
+    }
     sums_end = std::max(sums_end, rank.sweep_end + rank.sum_seconds);
     most_parameters = std::max(most_parameters, rank.num_parameters);
     job.ranks.push_back(std::move(rank));

@@ -45,10 +45,6 @@ void unpack(const Grid& grid, const std::vector<double>& all, Statistics& statis
   statistics.values.store();
 }
 
-/// 2 MiB: large enough that their number costs nothing, small enough that the last one does not
-/// keep the others waiting.
-constexpr std::size_t bucket_entries = std::size_t{1} << 18;
-
 /// The first array of `share` whose bits differ between replicas, as a checkpoint names it.
 std::optional<std::string> first_difference(const Grid& grid, Share<float>& share) {
   std::optional<std::string> found;

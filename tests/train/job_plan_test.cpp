@@ -176,7 +176,27 @@ TEST_F(JobPlanTest, ANetworkMovesMessagesBesideTheRanks) {
   replicas.insert(replicas.end(), {"--data-ranks", "2"});
   const JobPlan sums = plan_job(config_of(replicas), 2, machine);
   const auto bytes = static_cast<double>(sums.ranks.front().bytes_of_sums);
-  EXPECT_NEAR(sums.sum_seconds, 2 * 1e-3 + bytes / 1e9, 1e-9);
+  // While the sweep goes on, but for the last bucket.
+  const double bucket = 8 << 18;
+  EXPECT_GT(bytes, bucket);
+  EXPECT_NEAR(sums.sum_seconds, 2 * 1e-3 + bucket / 1e9, 1e-9);
+
+  const Machine gpus = machine_with(0, 1e-9, {{"network", network}, {"devices", 1}});
+  EXPECT_NEAR(plan_job(config_of(replicas), 2, gpus).sum_seconds, 2 * 1e-3 + bytes / 1e9, 1e-9);
+}
+
+// Sums that take longer than the last work begin with its first bucket.
+TEST_F(JobPlanTest, ASlowNetworkAddsFromTheFirstBucketOn) {
+  const nlohmann::ordered_json network{{"latency_seconds", 0}, {"bytes_per_second", 1e6}};
+  const Machine machine = machine_with(0, 1e-9, {{"network", network}});
+  const JobPlan job =
+      plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "32", "--micro-batches", "8",
+                          "--data-ranks", "2", "--ranks-per-node", "1"}),
+               2, machine);
+  const auto bytes = static_cast<double>(job.ranks.front().bytes_of_sums);
+  const double last_work = 4 * 12 * 3e-3;  // images, blocks
+
+  EXPECT_NEAR(job.sum_seconds, bytes / 1e6 - last_work * (1 - (8 << 18) / bytes), 1e-9);
 }
 
 TEST_F(JobPlanTest, ANodeSendsOneMessageAfterTheOther) {

@@ -21,7 +21,7 @@ struct JobPlan {
     std::vector<BlockRange> slices;
     double work_seconds = 0;                 ///< a step
     double sweep_end = 0;                    ///< seconds from the step's beginning
-    double sum_seconds = 0;                  ///< from then on: replicas add their gradients
+    double sum_seconds = 0;                  ///< from then on: what is left to add of gradients
     MemoryForecast memory;                   ///< bytes
     std::int64_t sent_by_an_image = 0;       ///< bytes of states and adjoints, forward and back
     std::int64_t sent_by_a_micro_batch = 0;  ///< messages that these are in
@@ -33,7 +33,9 @@ struct JobPlan {
   std::vector<Rank> ranks;
   double sweep_seconds = 0;  ///< forward and back, of the replica with most micro-batches
   /// What is left to add of the gradients when the last rank's sweep is over: each time rank adds
-  /// its own with the other replicas, as around a ring, from the end of its own sweep.
+  /// its own with the other replicas, as around a ring. Ranks that copy them begin at the end of
+  /// their own sweep; a network between nodes takes them bucket by bucket while they sweep, but for
+  /// those of devices.
   double sum_seconds = 0;
   bool knows_messages = true;  ///< else the machine file is of one rank, and messages are free
   bool takes_slowest = false;  ///< the machine's ranks are of unequal speed, and others than these

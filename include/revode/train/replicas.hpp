@@ -17,6 +17,10 @@
 
 namespace revode {
 
+/// Entries of a bucket, 2 MiB: large enough that their number costs nothing, small enough that the
+/// last one does not keep the others waiting.
+inline constexpr std::size_t bucket_entries = std::size_t{1} << 18;
+
 /// Adds up gradients over all replicas, still in integers, so that order and grouping leave no
 /// trace: a bucket of whole couplings at a time, from when this replica's last micro-batch has gone
 /// back through them, while the sweep goes on. One for each sweep.
