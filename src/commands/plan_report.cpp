@@ -50,12 +50,13 @@ std::string row_of(const JobPlan& job, int first, int last) {
     return 100 * (1 - job.ranks[rank].work_seconds / job.step_seconds());
   };
   return fmt::format(
-      "{:>9} {:>15} {:>9}  {:<22} {}\n",
+      "{:>9} {:>15} {:>9}  {:<20} {:<20} {}\n",
       extremes([&](int rank) { return double{1} * num_blocks(job.ranks[rank]); },
                [](double count) { return fmt::format("{:.0f}", count); }),
       extremes([&](int rank) { return job.ranks[rank].work_seconds; }, milliseconds),
       extremes(idle, [](double percent) { return fmt::format("{:.0f}%", percent); }),
-      extremes([&](int rank) { return job.ranks[rank].memory.total(); }, format_bytes),
+      extremes([&](int rank) { return job.ranks[rank].memory.of_parameters(); }, format_bytes),
+      extremes([&](int rank) { return job.ranks[rank].memory.of_states(); }, format_bytes),
       extremes([&](int rank) { return static_cast<double>(job.message_bytes(rank, 0)); },
                format_bytes));
 }
@@ -77,8 +78,9 @@ std::string rank_table(const JobPlan& job) {
       begins.push_back(static_cast<int>(num_ranks * line / most_lines));
   }
   begins.push_back(num_ranks);
-  std::string text = fmt::format("  {:>11} {:>9} {:>15} {:>9}  {:<22} {}\n", "time rank", "blocks",
-                                 "work ms", "idle", "memory", "sends a step");
+  std::string text =
+      fmt::format("  {:>11} {:>9} {:>15} {:>9}  {:<20} {:<20} {}\n", "time rank", "blocks",
+                  "work ms", "idle", "weights etc.", "states", "sends a step");
   for (std::size_t line = 0; line + 1 < begins.size(); ++line) {
     const int first = begins[line], last = begins[line + 1];
     text +=
@@ -86,6 +88,21 @@ std::string rank_table(const JobPlan& job) {
                     row_of(job, first, last));
   }
   return text;
+}
+
+std::string memory_lines(const JobPlan& job) {
+  const auto most = std::ranges::max_element(
+      job.ranks, {}, [](const JobPlan::Rank& rank) { return rank.memory.total(); });
+  const MemoryForecast& memory = most->memory;
+  return fmt::format(
+      "memory    {} on time rank {}, which holds most\n"
+      "          weights {}, gradients {}, momentum {},\n"
+      "          kernel-layout copies {}, snapshot for saves {};\n"
+      "          states and messages {}, stash {}\n",
+      format_bytes(memory.total()), most - job.ranks.begin(), format_bytes(memory.weights),
+      format_bytes(memory.gradients), format_bytes(memory.momentum),
+      format_bytes(memory.packed_weights), format_bytes(memory.snapshot),
+      format_bytes(memory.state), format_bytes(memory.stash));
 }
 
 /// Of devices, or of cores, that a run keeps for itself.
@@ -163,9 +180,10 @@ std::string job_text(const JobPlan& job) {
                                            : "messages are copied by the ranks, as within one");
   text += fmt::format("schedule  {} with {} slice{} a rank\n", plan.schedule->name,
                       slices_a_rank(job), slices_a_rank(job) == 1 ? "" : "s");
-  text +=
-      fmt::format("step      {} ms, {:.1f} images/s; {:.1f}% of the ranks' time idle\n",
-                  milliseconds(job.step_seconds()), job.images_per_second(), 100 * job.bubble());
+  text += fmt::format(
+      "step      {} ms, {:.1f} images/s; efficiency {:.1f}%, {:.1f}% of the ranks' time idle\n",
+      milliseconds(job.step_seconds()), job.images_per_second(), 100 * (1 - job.bubble()),
+      100 * job.bubble());
   if (job.takes_slowest)
     text += "          the ranks of the machine file are of unequal speed: taken is the slowest\n";
   if (!job.knows_messages && job.num_ranks() > 1)
@@ -176,7 +194,21 @@ std::string job_text(const JobPlan& job) {
   if (job.update_seconds > 0)
     text += fmt::format("          of it {} ms to update the weights\n",
                         milliseconds(job.update_seconds));
-  return text + run_lines(job) + rank_table(job);
+  return text + run_lines(job) + memory_lines(job) + rank_table(job);
+}
+
+/// Bytes, by the names of `bench --json`.
+Json by_use(const MemoryForecast& memory) {
+  Json uses = Json::object();
+  for (const auto& [use, bytes] : {std::pair{"weights", memory.weights},
+                                   {"gradients", memory.gradients},
+                                   {"momentum", memory.momentum},
+                                   {"packed_weights", memory.packed_weights},
+                                   {"state", memory.state},
+                                   {"stash", memory.stash},
+                                   {"snapshot", memory.snapshot}})
+    uses[use] = static_cast<std::int64_t>(bytes);
+  return uses;
 }
 
 Json job_json(const JobPlan& job) {
@@ -194,12 +226,14 @@ Json job_json(const JobPlan& job) {
                        {"slices", slices},
                        {"work_seconds", rank.work_seconds},
                        {"memory_bytes", static_cast<std::int64_t>(rank.memory.total())},
+                       {"memory_bytes_by_use", by_use(rank.memory)},
                        {"message_bytes", job.message_bytes(static_cast<int>(time_rank), replica)},
                        {"gradient_sum_bytes", rank.bytes_of_sums}});
     }
   return {{"step_seconds", job.step_seconds()},
           {"images_per_second", job.images_per_second()},
           {"bubble", job.bubble()},
+          {"efficiency", 1 - job.bubble()},
           {"gradient_sum_seconds", job.sum_seconds},
           {"update_seconds", job.update_seconds},
           {"time_ranks", plan.placement.num_ranks()},
