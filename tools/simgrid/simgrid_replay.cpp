@@ -204,12 +204,13 @@ void replay(const Config& config, sg::Engine& engine) {
   }
   engine.run();
   const double seconds = sg::Engine::get_clock();
+  const int slices_a_rank = plan.placement.num_slices() / plan.placement.num_ranks();
   fmt::print(
-      "{} time ranks, {} micro-batches, {} with {} slices a rank: sweeps {:.2f} ms by the "
+      "{} time ranks, {} micro-batches, {} with {} slice{} a rank: sweeps {:.2f} ms by the "
       "plan, {:.2f} ms by SimGrid: {:+.2f}%\n",
       plan.placement.num_ranks(), plan.micro_batches_of_a_replica(), plan.schedule->name,
-      plan.placement.num_slices() / plan.placement.num_ranks(), 1e3 * job.sweep_seconds,
-      1e3 * seconds, 100 * (seconds / job.sweep_seconds - 1));
+      slices_a_rank, slices_a_rank == 1 ? "" : "s", 1e3 * job.sweep_seconds, 1e3 * seconds,
+      100 * (seconds / job.sweep_seconds - 1));
 }
 
 }  // namespace
