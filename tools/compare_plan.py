@@ -7,6 +7,10 @@ In each round every configuration is benched; the bench also times the layers, o
 a machine file. From that the same step is planned, and the ratio of the step measured to the step planned is taken, so that
 what else the machine does meets both. Prints the median of the rounds and the extremes, and the memory planned (weights and
 states) beside that of the process.
+
+Measured / replayed tells what comes from the schedule and its messages alone: the sweeps of the step against the same work
+in the same order, each piece as long as its trace says. Where that is near 1 and measured / planned is not, pieces of work
+took other times than when the layers were timed.
 """
 import argparse
 import json
@@ -16,6 +20,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+sys.dont_write_bytecode = True
+from trace_replay import TraceError, replay  # noqa: E402
 
 # Name, ranks, and what the options say of grid and schedule.
 CONFIGURATIONS = [
@@ -50,11 +57,16 @@ class Programs:
         return self.run(ranks, "bench", "--micro-batches", micro_batches, "--threads", threads, "--steps", steps, *options)
 
     def plan_and_bench(self, ranks, micro_batches, options, steps):
-        """The step as it was planned from the layers of the bench that measured it, and that bench."""
-        machine = self.folder / "machine.json"
-        seen = self.bench(ranks, micro_batches, [*options, "--machine-file", machine], steps)
+        """The step as it was planned from the layers of the bench that measured it, that bench, and what its sweeps took of
+        the time that they take when their trace is replayed."""
+        machine, trace = self.folder / "machine.json", self.folder / "trace.json"
+        seen = self.bench(ranks, micro_batches, [*options, "--machine-file", machine, "--trace", trace], steps)
         planned = self.run(None, "plan", "--ranks", ranks, "--micro-batches", micro_batches, "--machine", machine, *options)
-        return planned, seen
+        try:
+            sweeps = replay(json.loads(trace.read_text()))
+        except TraceError as error:
+            fail(f"{trace}: {error}")
+        return planned, seen, statistics.median(measured / replayed for measured, replayed in sweeps)
 
 
 def spread(values):
@@ -62,12 +74,13 @@ def spread(values):
 
 
 def measure(programs, numbers, rounds, steps):
-    ratios, last = {}, {}
+    ratios, replays, last = {}, {}, {}
     for number in range(rounds):
         for micro_batches in numbers:
             for name, ranks, options in CONFIGURATIONS:
-                planned, seen = programs.plan_and_bench(ranks, micro_batches, options, steps)
+                planned, seen, of_replay = programs.plan_and_bench(ranks, micro_batches, options, steps)
                 key = (name, micro_batches)
+                replays.setdefault(key, []).append(of_replay)
                 ratios.setdefault(key, []).append(seen["step_seconds"] / planned["step_seconds"])
                 last[key] = planned, seen
             print(f"round {number + 1} of {rounds}, {micro_batches} micro-batches", file=sys.stderr)
@@ -75,6 +88,7 @@ def measure(programs, numbers, rounds, steps):
     for (name, micro_batches), values in ratios.items():
         planned, seen = last[name, micro_batches]
         rows.append({"configuration": name, "micro_batches": micro_batches, "measured_over_planned": spread(values),
+                     "measured_over_replayed": spread(replays[name, micro_batches]),
                      "step_seconds": seen["step_seconds"], "step_seconds_planned": planned["step_seconds"],
                      "memory_bytes_planned": max(rank["memory_bytes"] for rank in planned["ranks"]),
                      "peak_memory_bytes": max(seen["peak_memory_bytes"])})
@@ -83,12 +97,13 @@ def measure(programs, numbers, rounds, steps):
 
 def table(rows):
     lines = [f"{'grid and schedule':<28} {'M':>4} {'planned ms':>11} {'measured ms':>12}  {'measured / planned':<22} "
-             f"{'memory planned, process (MiB)'}"]
+             f"{'measured / replayed':<22} {'memory planned, process (MiB)'}"]
     for row in rows:
-        ratio = row["measured_over_planned"]
+        planned, replayed = (f"{row[key]['median']:.2f} ({row[key]['least']:.2f} .. {row[key]['most']:.2f})"
+                             for key in ("measured_over_planned", "measured_over_replayed"))
         lines.append(f"{row['configuration']:<28} {row['micro_batches']:>4} {1e3 * row['step_seconds_planned']:>11.1f} "
                      f"{1e3 * row['step_seconds']:>12.1f}  "
-                     f"{ratio['median']:.2f} ({ratio['least']:.2f} .. {ratio['most']:.2f})     "
+                     f"{planned:<22} {replayed:<22} "
                      f"{row['memory_bytes_planned'] / 2**20:.0f}, {row['peak_memory_bytes'] / 2**20:.0f}")
     return "\n".join(lines)
 

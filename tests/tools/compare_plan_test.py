@@ -9,7 +9,11 @@ import tempfile
 import unittest
 from pathlib import Path
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/compare_plan.py"
+sys.dont_write_bytecode = True
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOL = TOOLS / "compare_plan.py"
+sys.path.insert(0, str(TOOLS))
+from trace_replay import TraceError, replay  # noqa: E402
 
 # A step is planned to take a second for each micro-batch and rank, and takes a tenth more; in the second round two tenths.
 REVODE = f"""#!{sys.executable}
@@ -28,12 +32,37 @@ else:
     if os.environ.get("FAIL"):
         sys.exit("revode: error: no")
     json.dump(ranks, open(option("--machine-file"), "w"))
+    work = {{"ph": "X", "pid": 0, "dur": 1e6, "args": {{"step": 2, "slice": 0, "micro_batch": 0}}}}
+    json.dump([work | {{"name": "forward", "ts": 0}}, work | {{"name": "backward", "ts": 1.5e6}}], open(option("--trace"), "w"))
     with open(os.environ["LOG"] + ".rounds", "a") as log:
         log.write("x" if ranks == 1 else "")
     number = len(open(os.environ["LOG"] + ".rounds").read())
     print(json.dumps({{"step_seconds": (1 + number / 10) * planned, "peak_memory_bytes": [4 * 2 ** 20, 5 * 2 ** 20]}}))
 """
 MPIEXEC = '#!/bin/sh\nRANKS=$2; export RANKS; shift 2; exec "$@"\n'
+
+
+def traced(rank, name, at, micro_batch, begin, end):
+    """A piece of work on a slice, from one second to another."""
+    return {"ph": "X", "pid": rank, "name": name, "ts": 1e6 * begin, "dur": 1e6 * (end - begin),
+            "args": {"step": 3, "slice": at, "micro_batch": micro_batch}}
+
+
+class TraceReplay(unittest.TestCase):
+    def test_work_waits_for_its_rank_and_for_what_it_follows(self):
+        # Two slices on two ranks; messages that take a second keep the second rank waiting, and the first.
+        events = [traced(0, "forward", 0, 0, 0, 1), traced(0, "forward", 0, 1, 1, 2), traced(1, "forward", 1, 0, 2, 4),
+                  traced(1, "forward", 1, 1, 4, 6), traced(1, "backward", 1, 1, 6, 9), traced(1, "backward", 1, 0, 9, 12),
+                  traced(0, "backward", 0, 1, 10, 11), traced(0, "backward", 0, 0, 13, 14),
+                  {"ph": "M", "pid": 0, "name": "process_name", "args": {}},
+                  traced(0, "optimizer", None, None, 14, 15)]
+        [(measured, replayed)] = replay(events)
+        self.assertAlmostEqual(measured, 14)
+        self.assertAlmostEqual(replayed, 1 + 2 * 2 + 2 * 3 + 1)
+
+    def test_what_can_not_be_is_said(self):
+        with self.assertRaises(TraceError):
+            replay([traced(0, "forward", 1, 0, 0, 1)])
 
 
 class ComparePlan(unittest.TestCase):
@@ -60,9 +89,11 @@ class ComparePlan(unittest.TestCase):
             self.assertAlmostEqual(ratio["least"], 1.1)
             self.assertAlmostEqual(ratio["median"], 1.15)
             self.assertAlmostEqual(ratio["most"], 1.2)
+            # Half a second is lost between two pieces of work of a second.
+            self.assertAlmostEqual(row["measured_over_replayed"]["median"], 1.25)
             self.assertEqual(row["memory_bytes_planned"], 3 * 2 ** 20)
             self.assertEqual(row["peak_memory_bytes"], 5 * 2 ** 20)
-        self.assertIn("1.15 (1.10 .. 1.20)     3, 5", done.stdout)
+        self.assertRegex(done.stdout, r"1\.15 \(1\.10 \.\. 1\.20\) +1\.25 \(1\.25 \.\. 1\.25\) +3, 5")
 
     def test_a_plan_is_by_the_layers_of_its_bench_whose_ranks_share_the_cores(self):
         self.run_tool("--rounds", "1")
