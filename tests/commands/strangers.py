@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 STATUSES = (0, 1, 2, 75)
+# Far above what a command here takes; with sanitizers it takes ten times as long.
+TIMEOUT_SECONDS = 250 * int(os.environ.get("REVODE_TEST_TIME_FACTOR", "1"))
 # A run of a few steps on 80 images: some 0.3 s.
 TINY = ["--blocks", "1,1,1", "--widths", "8,8,8", "--batch-size", "8", "--threads", "1", "--train-fraction", "0.01",
         "--progress", "off"]
@@ -101,7 +103,8 @@ class World:
 
     def expect_success(self, *arguments):
         before = look(self.folder)
-        done = subprocess.run([self.revode, *arguments], cwd=self.folder, capture_output=True, text=True, timeout=250)
+        done = subprocess.run([self.revode, *arguments], cwd=self.folder, capture_output=True, text=True,
+                              timeout=TIMEOUT_SECONDS)
         if done.returncode != 0:
             raise RuntimeError(f"revode {' '.join(arguments)}: {done.stderr}")
         self.learn(before, look(self.folder), arguments)
