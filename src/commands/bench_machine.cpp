@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <span>
@@ -22,6 +23,7 @@
 #include "revode/files/host.hpp"
 #include "revode/train/layer_timing.hpp"
 #include "revode/train/machine_file.hpp"
+#include "revode/train/replicas.hpp"
 
 namespace revode {
 namespace {
@@ -35,6 +37,32 @@ double update_value(const Network& network, const Measurements& seen) {
   for (const auto& share : network.shares()) parameters += static_cast<double>(share->map().size());
   const double mine = seconds / parameters;
   return std::ranges::max(network.grid().world().all_gather(std::span<const double>(&mine, 1)));
+}
+
+/// Seconds of a rank for each 64-bit sum that it adds to and passes on where ranks add up as around
+/// a ring: replicas, or time ranks where there is one replica. In buckets, as gradients are; all
+/// rings at once. 0 on one rank. Collective.
+double summed_value(const Grid& grid) {
+  const Communicator& ring = grid.data().size() > 1 ? grid.data() : grid.time();
+  if (grid.world().size() == 1) return 0;
+  constexpr std::size_t num_buckets = 4;
+  constexpr int num_rounds = 7;  // the first touches what the library needs
+  std::vector<double> seconds;
+  for (int round = 0; round < num_rounds; ++round) {
+    std::vector<std::int64_t> sums(num_buckets * bucket_entries, 1);
+    const std::span<std::int64_t> all(sums);
+    grid.world().barrier();
+    const auto begin = std::chrono::steady_clock::now();
+    std::vector<Request> requests;
+    for (std::size_t bucket = 0; bucket < num_buckets; ++bucket)
+      requests.push_back(ring.sum(all.subspan(bucket * bucket_entries, bucket_entries)));
+    for (Request& request : requests) request.wait();
+    if (round > 0) seconds.push_back(seconds_since(begin));
+  }
+  const double passes = 2.0 * (ring.size() - 1) / ring.size();
+  const double mine =
+      spread_of(seconds).median / (passes * static_cast<double>(num_buckets * bucket_entries));
+  return std::ranges::max(grid.world().all_gather(std::span<const double>(&mine, 1)));
 }
 
 /// Bytes a second that are written beside `file` until they are on the disk, as a save does it:
@@ -84,6 +112,7 @@ nlohmann::ordered_json machine_of(Network& network, const Measurements& seen) {
       {"revision", source_revision()},
       {"date", utc_time()}};
   if (const int devices = network.backend().num_devices()) machine["devices"] = devices;
+  if (const double value = summed_value(network.grid())) machine["summed_value_seconds"] = value;
   if (checkpoint_rate) machine["checkpoint_bytes_per_second"] = *checkpoint_rate;
   if (const auto network_speed = measure_network(network.grid().world(), network.grid().hosts()))
     machine["network"] = {{"latency_seconds", network_speed->latency_seconds},

@@ -36,14 +36,13 @@ bool adds_over_network(const RunPlan& plan) {
 }
 
 /// Replicas add `bytes` of gradients each, around a ring: 2 (D - 1) times a D-th of them goes to
-/// the next. Ranks copy them, or a network that the ranks of a node share takes them.
-double seconds_of_sums(const RunPlan& plan, double bytes, double copied_value) {
+/// the next. Ranks take `summed_value` nanoseconds for each sum, or a network that the ranks of a
+/// node share takes them.
+double seconds_of_sums(const RunPlan& plan, double bytes, double summed_value) {
   if (plan.data_ranks == 1) return 0;
   const double passes = 2.0 * (plan.data_ranks - 1);
   const double moved = passes / plan.data_ranks * bytes;
-  // Both sent and received.
-  const double copying = 2 * moved / sizeof(float) * copied_value / giga;
-  if (!adds_over_network(plan)) return copying;
+  if (!adds_over_network(plan)) return moved / sizeof(std::int64_t) * summed_value / giga;
   const NodeLayout::Network& network = *plan.nodes.network;
   const int sharing = std::min(plan.nodes.ranks_per_node, plan.placement.num_ranks());
   return passes * network.latency_seconds + moved * sharing / network.bytes_per_second;
@@ -88,7 +87,7 @@ std::int64_t bytes_of_sums(const RunPlan& plan, const BlockRange& slice) {
 /// the last first, each in buckets of which the first is complete when its part of the slice's last
 /// work is done, and the last with the end of that.
 double end_of_overlapped_sums(const RunPlan& plan, const std::vector<int>& slices,
-                              const std::vector<LastWork>& last_work, double copied_value) {
+                              const std::vector<LastWork>& last_work, double summed_value) {
   constexpr double bucket_bytes = bucket_entries * sizeof(std::int64_t);
   double end = 0;
   for (auto slice = slices.rbegin(); slice != slices.rend(); ++slice) {
@@ -96,8 +95,8 @@ double end_of_overlapped_sums(const RunPlan& plan, const std::vector<int>& slice
     const auto bytes = static_cast<double>(bytes_of_sums(plan, plan.slices[*slice]));
     const double of_bucket = std::min(bytes, bucket_bytes);
     const double first = std::lerp(last.begin, last.end, of_bucket / bytes);
-    end = std::max(std::max(end, first) + seconds_of_sums(plan, bytes, copied_value),
-                   last.end + seconds_of_sums(plan, of_bucket, copied_value));
+    end = std::max(std::max(end, first) + seconds_of_sums(plan, bytes, summed_value),
+                   last.end + seconds_of_sums(plan, of_bucket, summed_value));
   }
   return end;
 }
@@ -235,6 +234,9 @@ JobPlan describe_job(RunPlan settled, const MachineFile* machine) {
   for (const LayerCosts& of_rank : plan.costs)
     copied_value = std::max(copied_value, of_rank.copied_value);
   job.knows_messages = copied_value > 0;
+  double summed_value = machine != nullptr ? machine->summed_value() : 0;
+  // Not measured: as much as copying takes, two floats sent and received.
+  if (summed_value == 0) summed_value = 2 * 2 * copied_value;
   std::vector<LastWork> last_work(plan.slices.size());
   const SimulationResult sweep =
       simulate_step(plan, programs, [&](int, const Work& done, double begin, double end) {
@@ -246,10 +248,10 @@ JobPlan describe_job(RunPlan settled, const MachineFile* machine) {
   for (int time_rank = 0; time_rank < plan.placement.num_ranks(); ++time_rank) {
     JobPlan::Rank rank = rank_of(plan, time_rank, memory[time_rank], work);
     rank.sweep_end = sweep.ranks[time_rank].end_seconds / giga;
-    rank.sum_seconds = seconds_of_sums(plan, static_cast<double>(rank.bytes_of_sums), copied_value);
+    rank.sum_seconds = seconds_of_sums(plan, static_cast<double>(rank.bytes_of_sums), summed_value);
     if (adds_over_network(plan) && !plan.nodes.has_devices) {
       const std::vector<int>& slices = plan.placement.slices_of(time_rank);
-      const double end = end_of_overlapped_sums(plan, slices, last_work, copied_value);
+      const double end = end_of_overlapped_sums(plan, slices, last_work, summed_value);
       rank.sum_seconds = std::max(0.0, end - rank.sweep_end);
     }
     sums_end = std::max(sums_end, rank.sweep_end + rank.sum_seconds);

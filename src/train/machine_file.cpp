@@ -24,6 +24,7 @@ constexpr double most_bytes_per_second = 1e15;
 constexpr const char* devices_key = "devices";
 constexpr const char* copied_key = "copied_value_seconds";
 constexpr const char* update_key = "update_value_seconds";
+constexpr const char* summed_key = "summed_value_seconds";
 constexpr const char* checkpoint_rate_key = "checkpoint_bytes_per_second";
 constexpr const char* kernel_copies_key = "kernel_copies";
 
@@ -161,6 +162,10 @@ int MachineFile::num_ranks() const { return static_cast<int>(machine_["ranks"].s
 
 double MachineFile::update_value() const {
   return machine_.contains(update_key) ? giga * number_in(machine_, update_key, file_) : 0;
+}
+
+double MachineFile::summed_value() const {
+  return machine_.contains(summed_key) ? giga * number_in(machine_, summed_key, file_) : 0;
 }
 
 double MachineFile::checkpoint_rate() const {

@@ -108,6 +108,16 @@ TEST_F(JobPlanTest, ReplicasShareTheMicroBatchesAndAddTheirGradients) {
   EXPECT_GT(values, 0);
 }
 
+TEST_F(JobPlanTest, SumsTakeWhatTheMachineFileSaysOfThem) {
+  const Machine machine = machine_with(0, 1e-9, {{"summed_value_seconds", 3e-7}});
+  const JobPlan job = plan_job(config_of({"--blocks", "4,4,4", "--batch-size", "32",
+                                          "--micro-batches", "8", "--time-ranks", "1"}),
+                               4, machine);
+
+  const double values = static_cast<double>(job.ranks.front().bytes_of_sums) / 8;
+  EXPECT_NEAR(job.sum_seconds, values * 2 * 3 / 4 * 3e-7, 1e-12);
+}
+
 // Going back ends at the opening: the rank that holds the last blocks, which have most weights, is
 // done before.
 TEST_F(JobPlanTest, ATimeRankAddsItsGradientsWhileOthersStillSweep) {

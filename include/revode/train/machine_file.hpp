@@ -44,6 +44,9 @@ class MachineFile {
                                 int micro_batch) const;
   /// Nanoseconds of a rank for each of its parameters, once a step; 0 where the file does not say.
   double update_value() const;
+  /// Nanoseconds of a rank for each 64-bit sum that it adds to and passes on in a ring of replicas;
+  /// 0 where the file does not say.
+  double summed_value() const;
   /// Bytes a second that reach the disk; 0 where the file does not say.
   double checkpoint_rate() const;
   /// Copies of each weight that the kernels keep in layouts of their own; 1 where the file does not
