@@ -41,7 +41,10 @@ else:
     result.update(revision=revision, processor="test", backend="cpu", peak_memory_bytes=[3 << 20] * (T * D),
                   phases=[{{"rank": r, "phase": "waiting", "share": 0.2}} for r in range(T * D)])
 if "--machine-file" in options:
-    machine = {{"threads": 1, "micro_batch": 8, "ranks": [{{"layers": []}}]}}
+    # Of benches that follow each other the first takes longest, and the last is in between.
+    seconds = [3, 1, 2][int(options["--machine-file"].split("-")[-1].split(".")[0]) - 1]
+    layer = {{"layer": "block", "images": 8, "forward_seconds": seconds, "back_seconds": 0}}
+    machine = {{"threads": 1, "micro_batch": 8, "ranks": [{{"layers": [layer]}}]}}
     json.dump(machine, open(options["--machine-file"], "w"))
 json.dump(result, open(options["--json"], "w"))
 """
@@ -79,13 +82,13 @@ class ScalingStudy(unittest.TestCase):
         (self.folder / "revision").write_text("one")
         (self.folder / "calls").touch()
 
-    def run_study(self, *options, network=NETWORK):
+    def run_study(self, *options, network=NETWORK, machine_benches=1):
         """(exit status, what it said); figures have a test of their own."""
         words = ["scaling_study.py", "--output", self.study, "--revode", self.folder / "revode", "--mpirun",
                  self.folder / "mpirun", "--threads", "1", *options, "--", *network]
         said = io.StringIO()
         with patch.object(sys, "argv", list(map(str, words))), patch.object(scaling_study.Study, "draw", return_value=0), \
-                patch.object(scaling_study, "MACHINE_BENCHES", 1), contextlib.redirect_stdout(said), \
+                patch.object(scaling_study, "MACHINE_BENCHES", machine_benches), contextlib.redirect_stdout(said), \
                 contextlib.redirect_stderr(said), self.assertRaises(SystemExit) as end:
             scaling_study.main()
         return end.exception.code, said.getvalue()
@@ -191,6 +194,12 @@ class ScalingStudy(unittest.TestCase):
         self.assertRegex(said, "failed: .*mpirun -n 2 .*revode bench .* status 1: revode: error: rank 1 has no luck\n")
         self.assertEqual(self.grids(self.calls()), ["1x1", "2x1", "4x1"])
         self.assertEqual([point["grid"] for point in self.summary()["series"][0]["points"]], ["1x1", "4x1"])
+
+    def test_plans_are_by_the_layers_that_took_the_median(self):
+        self.run_study("--ranks", "1,2", "--repetitions", "1", machine_benches=3)
+
+        [layer] = json.loads((self.study / "machine.json").read_text())["ranks"][0]["layers"]
+        self.assertEqual(layer["forward_seconds"], 2)
 
     def test_planned_only_measures_nothing(self):
         machine = self.folder / "machine.json"
