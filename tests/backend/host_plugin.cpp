@@ -16,7 +16,7 @@ GpuSurvey survey() { return {.status = GpuStatus::usable, .num_usable = num_devi
 
 /// Small enough that some segments go in clusters, and large ones not at all.
 constexpr ClusterLimits limits{
-    .shared_bytes = std::size_t{72} << 10, .cluster_size = 8, .num_multiprocessors = 12};
+    .shared_bytes = std::size_t{18} << 10, .cluster_size = 8, .num_multiprocessors = 12};
 
 /// REVODE_HOST_DEVICES_DIFFER in the environment: device 1 is of another kind.
 std::unique_ptr<Backend<float>> make_backend(int index) {
