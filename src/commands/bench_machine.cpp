@@ -112,7 +112,8 @@ nlohmann::ordered_json machine_of(Network& network, const Measurements& seen) {
       {"revision", source_revision()},
       {"date", utc_time()}};
   if (const int devices = network.backend().num_devices()) machine["devices"] = devices;
-  if (const double value = summed_value(network.grid())) machine["summed_value_seconds"] = value;
+  if (const double value = summed_value(network.grid()); value > 0)
+    machine["summed_value_seconds"] = value;
   if (checkpoint_rate) machine["checkpoint_bytes_per_second"] = *checkpoint_rate;
   if (const auto network_speed = measure_network(network.grid().world(), network.grid().hosts()))
     machine["network"] = {{"latency_seconds", network_speed->latency_seconds},
