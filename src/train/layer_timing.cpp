@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -171,6 +172,7 @@ void for_each_cost(Costs& costs, Visit&& visit) {
   for (auto& cost : costs.visits) both(cost);
   visit(costs.message_value);
   visit(costs.copied_value);
+  visit(costs.message_latency);
 }
 
 std::vector<double> to_numbers(const LayerCosts& costs) {
@@ -242,15 +244,8 @@ void touch(std::span<float> values) {
   for (float& value : values) value = 1 - value;
 }
 
-/// Seconds of exchanging all messages at once and of touching what was received, beyond those of
-/// touching as much that this rank had before.
-double seconds_of(std::vector<TimedMessage>& messages, MpiTransport& transport) {
-  for (TimedMessage& message : messages) touch(message.sent.span());
-  const auto begin = std::chrono::steady_clock::now();
-  for (TimedMessage& message : messages) touch(message.sent.span());
-  const double touching = seconds_since(begin);
-
-  const auto start = std::chrono::steady_clock::now();
+/// All at once.
+void exchange(std::vector<TimedMessage>& messages, MpiTransport& transport) {
   struct UnderWay {
     Buffer<float>* array;
     std::unique_ptr<Transfer> transfer;
@@ -269,30 +264,49 @@ double seconds_of(std::vector<TimedMessage>& messages, MpiTransport& transport) 
       return true;
     });
   }
+}
+
+/// Seconds of exchanging all messages and of touching what was received, beyond those of touching
+/// as much that this rank had before.
+double seconds_of(std::vector<TimedMessage>& messages, MpiTransport& transport) {
+  for (TimedMessage& message : messages) touch(message.sent.span());
+  const auto begin = std::chrono::steady_clock::now();
+  for (TimedMessage& message : messages) touch(message.sent.span());
+  const double touching = seconds_since(begin);
+
+  const auto start = std::chrono::steady_clock::now();
+  exchange(messages, transport);
   for (TimedMessage& message : messages) touch(message.received.span());
   return std::max(0.0, seconds_since(start) - touching);
+}
+
+/// Of `size` values each, in arrays of `memory`, with every neighbour in a chain of the ranks.
+std::vector<TimedMessage> messages_with_neighbours(const Communicator& ranks, MemorySpace& memory,
+                                                   std::size_t size) {
+  const Placement chain = Placement::round_robin(ranks.size(), ranks.size());
+  const int slice = chain.slices_of(ranks.rank()).front();
+  std::vector<int> neighbours;  // slices
+  if (!chain.is_first(slice)) neighbours.push_back(slice - 1);
+  if (!chain.is_last(slice)) neighbours.push_back(slice + 1);
+  std::vector<TimedMessage> messages;
+  for (const int neighbour : neighbours) {
+    messages.push_back({.peer = chain.rank_of(neighbour),
+                        .sent_tag = {MessageKind::state, neighbour},
+                        .received_tag = {MessageKind::state, slice},
+                        .sent = Buffer<float>(size, Memory::state, memory),
+                        .received = Buffer<float>(size, Memory::state, memory)});
+    touch(messages.back().received.span());  // what never was written to is no memory yet
+  }
+  return messages;
 }
 
 /// Nanoseconds for each value of messages of `size` values in arrays of `memory`.
 double time_messages(const Communicator& time, MpiTransport& transport, MemorySpace& memory,
                      std::size_t size) {
-  const Placement chain = Placement::round_robin(time.size(), time.size());
-  const int slice = chain.slices_of(time.rank()).front();
-  std::vector<int> neighbours;  // slices
-  if (!chain.is_first(slice)) neighbours.push_back(slice - 1);
-  if (!chain.is_last(slice)) neighbours.push_back(slice + 1);
   // Other memory in each round, as in a step, so that caches do not help.
-  std::vector<std::vector<TimedMessage>> rounds(num_rounds);
-  for (std::vector<TimedMessage>& messages : rounds) {
-    for (const int neighbour : neighbours) {
-      messages.push_back({.peer = chain.rank_of(neighbour),
-                          .sent_tag = {MessageKind::state, neighbour},
-                          .received_tag = {MessageKind::state, slice},
-                          .sent = Buffer<float>(size, Memory::state, memory),
-                          .received = Buffer<float>(size, Memory::state, memory)});
-      touch(messages.back().received.span());  // what never was written to is no memory yet
-    }
-  }
+  std::vector<std::vector<TimedMessage>> rounds;
+  for (int round = 0; round < num_rounds; ++round)
+    rounds.push_back(messages_with_neighbours(time, memory, size));
   transport.publish();
   std::vector<double> nanoseconds;
   for (int round = 0; round < num_rounds; ++round) {
@@ -300,9 +314,27 @@ double time_messages(const Communicator& time, MpiTransport& transport, MemorySp
     const double seconds = seconds_of(rounds[round], transport);
     if (round > 0) nanoseconds.push_back(1e9 * seconds);
   }
-  if (neighbours.empty()) return 0;
+  const std::size_t num_neighbours = rounds.front().size();
+  if (num_neighbours == 0) return 0;
   return spread_of(nanoseconds).median /
-         (2.0 * static_cast<double>(neighbours.size()) * static_cast<double>(size));
+         (2.0 * static_cast<double>(num_neighbours) * static_cast<double>(size));
+}
+
+/// Nanoseconds until a message of one value is there: neighbours exchange them in turns, each rank
+/// its next when the other's last has come. The fastest of some rounds, as what makes others slower
+/// is no message.
+double time_latency(const Communicator& time, MpiTransport& transport, MemorySpace& memory) {
+  constexpr int num_turns = 20;
+  std::vector<TimedMessage> messages = messages_with_neighbours(time, memory, 1);
+  transport.publish();
+  double fastest = std::numeric_limits<double>::infinity();
+  for (int round = 0; round < num_rounds; ++round) {
+    time.barrier();
+    const auto start = std::chrono::steady_clock::now();
+    for (int turn = 0; turn < num_turns; ++turn) exchange(messages, transport);
+    fastest = std::min(fastest, seconds_since(start) / num_turns);
+  }
+  return messages.empty() ? 0 : 1e9 * fastest;
 }
 
 }  // namespace
@@ -317,6 +349,7 @@ void time_messages(const RunPlan& plan, const Grid& grid, int batch, LayerCosts&
   // Arrays of this process alone can only be copied.
   costs.copied_value = time_messages(neighbours, transport, host_memory(), size);
   costs.message_value = time_messages(neighbours, transport, transport.memory(), size);
+  costs.message_latency = time_latency(neighbours, transport, transport.memory());
 }
 
 std::vector<LayerCosts> agree_on_costs(const RunPlan& plan, const LayerCosts& mine,

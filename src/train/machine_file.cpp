@@ -23,6 +23,7 @@ constexpr double most_seconds = 1e6;  ///< of one image through one layer
 constexpr double most_bytes_per_second = 1e15;
 constexpr const char* devices_key = "devices";
 constexpr const char* copied_key = "copied_value_seconds";
+constexpr const char* latency_key = "message_latency_seconds";
 constexpr const char* update_key = "update_value_seconds";
 constexpr const char* summed_key = "summed_value_seconds";
 constexpr const char* checkpoint_rate_key = "checkpoint_bytes_per_second";
@@ -142,6 +143,7 @@ Json machine_ranks(const Architecture& architecture, const std::vector<TimedMicr
                      });
     ranks.push_back({{"message_value_seconds", of_rank(timed.front()).message_value / giga},
                      {copied_key, of_rank(timed.front()).copied_value / giga},
+                     {latency_key, of_rank(timed.front()).message_latency / giga},
                      {"layers", layers}});
   }
   return ranks;
@@ -220,6 +222,8 @@ std::vector<LayerCosts> MachineFile::costs(const Architecture& architecture, int
     of_rank.message_value = giga * number_in(rank, "message_value_seconds", file_);
     of_rank.copied_value = rank.contains(copied_key) ? giga * number_in(rank, copied_key, file_)
                                                      : of_rank.message_value;
+    if (rank.contains(latency_key))
+      of_rank.message_latency = giga * number_in(rank, latency_key, file_);
     for_each_layer(architecture, of_rank, [&](const std::string& name, SweepCost& cost) {
       const auto found = seconds.find(name);
       REVODE_REQUIRE(

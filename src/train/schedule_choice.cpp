@@ -162,7 +162,7 @@ class StepMessages {
   double delay(int from, int to, const MessageTag& tag, double ready) {
     const int behind = tag.kind == MessageKind::state ? tag.slice : tag.slice + 1;
     const auto& [values, way] = boundaries_[behind - 1];
-    if (way != Way::network) return 0;
+    if (way != Way::network) return costs_of(plan_, behind).message_latency;
     const NodeLayout::Network& network = *plan_.nodes.network;
     double &sends_until = sends_until_[node_of(from)],
            &receives_until = receives_until_[node_of(to)];
@@ -227,7 +227,9 @@ SimulationResult simulate_step(const RunPlan& plan, const std::vector<Program>& 
     return static_cast<double>(work.sweep == Sweep::forward ? time.forward : time.back);
   };
   SimulationCosts costs{.compute = compute, .on_work = std::move(on_work)};
-  if (plan.nodes.network)
+  const bool are_late = std::ranges::any_of(
+      plan.costs, [](const LayerCosts& of_rank) { return of_rank.message_latency > 0; });
+  if (plan.nodes.network || are_late)
     costs.message = [&](int from, int to, const MessageTag& tag, double ready) {
       return messages.delay(from, to, tag, ready);
     };

@@ -69,6 +69,7 @@ class Plan(program.ProgramTest):
                          "machine.json", ranks=2)
         machine = json.loads((self.folder / "machine.json").read_text())
         self.assertGreater(machine["ranks"][0]["copied_value_seconds"], 0)
+        self.assertGreater(machine["ranks"][0]["message_latency_seconds"], 0)
         result = self.json_of("plan", *network, "--machine", "machine.json", "--ranks", "2")
         sums = sum(rank["gradient_sum_bytes"] for rank in result["ranks"]) / 2 / 8
         self.assertAlmostEqual(result["gradient_sum_seconds"], sums * machine["summed_value_seconds"])

@@ -62,6 +62,15 @@ TEST(ScheduleChoice, TakesFewMessagesWhereTheyAreSlow) {
   EXPECT_EQ(slices_a_rank(chosen), 1);
 }
 
+// The last micro-batch goes to the second rank, and back from there.
+TEST(ScheduleChoice, RanksWaitForTheLatencyOfMessages) {
+  RunPlan plan = plan_of({"--schedule", "gpipe", "--slices-per-rank", "1"}, 2);
+  const double seconds = simulate_step(plan, step_programs(plan)).seconds;
+  plan.costs.front().message_latency = 0.25;
+
+  EXPECT_DOUBLE_EQ(simulate_step(plan, step_programs(plan)).seconds, seconds + 2 * 0.25);
+}
+
 TEST(ScheduleChoice, KeepsWhatWasGiven) {
   EXPECT_EQ(slices_a_rank(choose_schedule(plan_of({"--depth", "98", "--slices-per-rank", "2"}, 2),
                                           micro_batch)),
@@ -128,7 +137,8 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
                         .transitions = {{100, 200}, {300, 400}},
                         .visits = {{10, 20}, {30, 40}, {50, 60}},
                         .message_value = 0.5,
-                        .copied_value = 2.5};
+                        .copied_value = 2.5,
+                        .message_latency = 1500};
   const std::string text = machine_text(plan, 10);
 
   const std::vector<LayerCosts> costs = MachineFile(text, "m.json").costs(plan.architecture, 4, 5);
@@ -141,6 +151,7 @@ TEST(MachineFile, GivesCostsBackForMicroBatchesOfAnySize) {
   EXPECT_EQ(costs[0].visits[2].back, 30);
   EXPECT_DOUBLE_EQ(costs[0].message_value, 0.5);  // whatever the micro-batch
   EXPECT_DOUBLE_EQ(costs[0].copied_value, 2.5);
+  EXPECT_DOUBLE_EQ(costs[0].message_latency, 1500);
 }
 
 TEST(MachineFile, TakesAStraightLineBetweenTheSizesThatWereTimed) {

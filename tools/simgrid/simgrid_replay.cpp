@@ -169,7 +169,7 @@ std::vector<sg::Host*> make_cluster(const RunPlan& plan) {
     // A port works both ways at once; a message passes two.
     const sg::Link* up = link("-up", network.bytes_per_second, network.latency_seconds / 2);
     const sg::Link* down = link("-down", network.bytes_per_second, network.latency_seconds / 2);
-    const sg::Link* inside = link("-inside", no_limit, 0);
+    const sg::Link* inside = link("-inside", no_limit, plan.costs.front().message_latency / giga);
     node->seal();
     cluster->add_route(node->get_netpoint(), nullptr, nullptr, nullptr, {sg::LinkInRoute(up)},
                        false);

@@ -29,6 +29,7 @@ struct LayerCosts {
   std::vector<SweepCost> visits;       ///< of a slice's blocks of one stage, however many; by stage
   double message_value = 0;            ///< a rank's for each value that it sends or receives
   double copied_value = 0;             ///< the same where MPI copies, as between hosts
+  double message_latency = 0;          ///< of any message within a node; ranks only wait for it
 };
 
 /// Every block costs the same, the rest nothing.

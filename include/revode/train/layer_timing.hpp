@@ -16,9 +16,9 @@ namespace revode {
 /// of a block, and the median counts.
 LayerCosts time_layers(const RunPlan& plan, Backend<float>& backend, int batch);
 
-/// The costs' values of messages, in nanoseconds: neighbours in time, or replicas where there is
+/// What the costs say of messages, in nanoseconds: neighbours in time, or replicas where there is
 /// one time rank alone, exchange states of `batch` images, all at once, and read what they
-/// received. Collective.
+/// received; for the latency they exchange single values in turns. Collective.
 void time_messages(const RunPlan& plan, const Grid& grid, int batch, LayerCosts& costs);
 
 /// What all ranks agree on from what each has measured: by time rank where some are slower than
