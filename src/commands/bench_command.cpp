@@ -254,6 +254,7 @@ Json result_of(Network& network, const Measurements& seen) {
                  {"forward_gflops", flops.forward / forward.median / giga},
                  {"forward_share", flops.forward / forward.median / peak}});
   result.update(memory_of(communicator));
+  result["message_bytes"] = communicator.all_gather(seen.message_bytes);
   result.update(devices_of(communicator, seen));
   result["stages"] = stages;
   result["phases"] = gather_lists(communicator, phases_of(seen, communicator.rank()));

@@ -104,6 +104,14 @@ std::string memory_lines(const Json& result) {
          uses_in_words(result["peak_bytes_by_use"], rank) + "\n";
 }
 
+/// Of the rank that sends most.
+std::string message_line(const Json& result) {
+  const auto sent = result["message_bytes"].get<std::vector<double>>();
+  const auto most = std::ranges::max_element(sent);
+  if (*most == 0) return "";
+  return fmt::format("messages of rank {}: {} a step\n", most - sent.begin(), format_bytes(*most));
+}
+
 /// Of the rank whose device holds most: what a step is for it, and what it holds.
 std::string device_lines(const Json& result) {
   if (!result.contains("device_work")) return "";
@@ -135,7 +143,7 @@ Json of_first_ranks(const Json& list) {
 std::string bench_tables(const Json& result) {
   return summary(result) + stage_table(of_first_ranks(result["stages"])) +
          phase_table(of_first_ranks(result["phases"])) + memory_lines(result) +
-         device_lines(result);
+         message_line(result) + device_lines(result);
 }
 
 }  // namespace revode

@@ -59,6 +59,7 @@ Measurements measure(Network& network, TrainingStep& training, const DataFeed& f
 
     timer.reset();
     const std::optional<WorkCounts> work_before = network.backend().work_counts();
+    const std::int64_t sent_before = network.pipeline().sent_bytes();
     if (TraceRecorder* trace = network.trace()) trace->begin_step(step + 1);
     const double step_seconds = time_together(communicator, [&] {
       const StepReport report = training.compute_gradient(source);
@@ -67,6 +68,7 @@ Measurements measure(Network& network, TrainingStep& training, const DataFeed& f
     });
     timer.settle();
     const PhaseTimer phases = timer;
+    seen.message_bytes = network.pipeline().sent_bytes() - sent_before;
     // The last step's: by then all that is recorded is.
     if (work_before) seen.work_of_step = network.backend().work_counts()->since(*work_before);
 

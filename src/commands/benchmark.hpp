@@ -20,6 +20,8 @@ struct Measurements {
   std::vector<double> forward_seconds;  ///< of forward sweeps alone, likewise
   std::vector<double> peak_flops;       ///< operations a second of this rank, between the steps
   std::vector<PhaseTimer> phases;       ///< this rank's, one a training step
+  /// States, adjoints and digests that this rank sends in a training step.
+  std::int64_t message_bytes = 0;
   /// What this rank gave its device in a training step, where it has one.
   std::optional<WorkCounts> work_of_step;
 

@@ -91,6 +91,7 @@ bool MpiTransport::exchanges(int peer, const MessageTag& tag) const {
 
 std::unique_ptr<Transfer> MpiTransport::send(std::span<float> values, int to,
                                              const MessageTag& tag) {
+  sent_bytes_ += static_cast<std::int64_t>(values.size_bytes());
   if (!exchanges(to, tag))
     return std::make_unique<MpiTransfer>(communicator_.send(values, to, tag));
   return std::make_unique<Exchange>(values.data(), to, tag, shared_->memory, communicator_,

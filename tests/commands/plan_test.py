@@ -54,6 +54,18 @@ class Plan(program.ProgramTest):
             self.assertAlmostEqual(sum(rank["memory_bytes_by_use"].values()), rank["memory_bytes"], delta=8)
         self.assertAlmostEqual(result["efficiency"], 1 - result["bubble"])
 
+    def test_messages_and_arrays_are_those_of_a_step(self):
+        for ranks, grid in [(1, ["--schedule", "1f1b"]), (3, ["--schedule", "1f1b"]), (2, ["--schedule", "gpipe"]),
+                            (4, ["--data-ranks", "2", "--schedule", "interleaved", "--slices-per-rank", "2"])]:
+            with self.subTest(ranks=ranks, grid=grid):
+                options = ["--partition", "uniform", "--slices-per-rank", "1", *grid]
+                planned = self.plan("--ranks", str(ranks), *options)["ranks"]
+                seen = self.json_of("bench", *NETWORK, *STEP, *options, "--threads", "1", "--steps", "1", "--train-fraction",
+                                    "0.01", ranks=ranks)
+                self.assertEqual(seen["message_bytes"], [rank["message_bytes"] for rank in planned])
+                for use in ("weights", "gradients", "momentum", "state", "stash"):
+                    self.assertEqual(seen["peak_bytes_by_use"][use], [rank["memory_bytes_by_use"][use] for rank in planned])
+
     def test_what_a_run_keeps_busy_is_cores_or_gpus(self):
         machine = json.loads(Plan.measured)
         for says, hours_a_rank, unit in [({"threads": 4}, 4, "core"), ({"threads": 4, "devices": 8}, 1, "GPU")]:

@@ -66,6 +66,8 @@ class Pipeline {
 
   /// Whether messages leave from and arrive in the memory of a device.
   bool messages_stay_on_device() const { return lendable_ != nullptr; }
+  /// Bytes of states, adjoints and their digests that this rank has sent so far.
+  std::int64_t sent_bytes() const { return transport_.sent_bytes(); }
   /// Bytes of the message buffers.
   std::size_t buffer_bytes() const { return mailbox_.bytes(); }
 

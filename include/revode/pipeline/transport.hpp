@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 
@@ -53,12 +54,16 @@ class MpiTransport final : public Transport {
   std::unique_ptr<Transfer> receive(std::span<float> values, int from,
                                     const MessageTag& tag) override;
 
+  /// Of all values sent so far, whether MPI copied them or their array was handed over.
+  std::int64_t sent_bytes() const { return sent_bytes_; }
+
  private:
   struct Shared;
   bool exchanges(int peer, const MessageTag& tag) const;
 
   const Communicator& communicator_;
   std::unique_ptr<Shared> shared_;  // null: of a single rank
+  std::int64_t sent_bytes_ = 0;
 };
 
 }  // namespace revode
