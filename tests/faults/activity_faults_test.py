@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A rank that dies, ends or throws at any point of a run brings the whole job down, with one message at most, and costs
 nothing but the steps since the last checkpoint; one that is late at every point changes no bit. With REVODE_ALL_CASES in
-the environment that is tried at four activities of each kind on each rank (ten minutes), without at one of every third
-kind.
+the environment that is tried at four activities of each kind on each rank (ten minutes), and at each instruction of a step
+(a minute); without at one activity of every third kind.
 
     activity_faults_test.py REVODE MPIEXEC NUMPROC_FLAG REVODE_WITH_FAULTS [unittest arguments]
 """
@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -18,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "commands"))
 import program  # noqa: E402
 
 RANKS = 3
-RUN = ["train", *program.SMALL, "--micro-batches", "2", "--steps", "6", "--epochs", "2", "--checkpoint-every", "2",
+STEPS = 6
+RUN = ["train", *program.SMALL, "--micro-batches", "2", "--steps", str(STEPS), "--epochs", "2", "--checkpoint-every", "2",
        "--keep-checkpoints", "0", "--progress", "off", "--output", "run"]
 KINDS = ("kill", "throw", "exit")
 # A job that is still there after that hangs. Far more than the second that it takes.
@@ -42,19 +44,19 @@ class ActivityFaults(program.ProgramTest):
         return (self.folder / "undisturbed/checkpoint-6.h5").read_bytes()
 
     def activities(self):
-        """For each rank the texts of its activities, without their numbers, in order."""
+        """For each rank its activities in words, in order."""
         done = self.faulty({"REVODE_ACTIVITIES": str(self.folder / "activities")})
         self.assertEqual(done.returncode, 0, done.stderr)
         self.clear()
-        files = [self.folder / f"activities.{rank}" for rank in range(RANKS)]
-        return [[re.sub(r" \(.*", "", line) for line in file.read_text().splitlines()] for file in files]
+        return [(self.folder / f"activities.{rank}").read_text().splitlines() for rank in range(RANKS)]
 
     def clear(self):
         subprocess.run(["rm", "-rf", str(self.folder / "run")], check=True)
 
     def strikes(self, activities):
-        """(rank, number, text) of the activities at which a rank is to fail: of every third text one in the middle of the
-        run, now of one rank, now of another."""
+        """(rank, number, text) of the activities at which a rank is to fail: of every third text, numbers apart, one in the
+        middle of the run, now of one rank, now of another."""
+        activities = [[re.sub(r" \(.*", "", text) for text in of_rank] for of_rank in activities]
         found = []
         texts = sorted(set().union(*activities))
         for place, text in enumerate(texts if ALL_CASES else texts[::3]):
@@ -65,35 +67,54 @@ class ActivityFaults(program.ProgramTest):
                 found += [(rank, numbers[(2 * case + 1) * len(numbers) // (2 * cases)], text) for case in range(cases)]
         return found
 
+    def strike(self, rank, kind, at, expected):
+        """What came of a rank that fails there: in words."""
+        self.clear()
+        done = self.faulty({"REVODE_FAULT": f"{rank} {kind} {at}"})
+        # How often a rank waits differs: one near the end may not come up.
+        struck = "a fault strikes" in done.stderr
+        self.assertEqual(done.returncode != 0, struck, done.stderr)
+        errors = [line for line in done.stderr.splitlines() if "revode: error:" in line]
+        self.assertLessEqual(len(errors), 1, done.stderr)
+        if kind == "throw" and struck:
+            self.assertEqual(len(errors), 1, done.stderr)
+            self.assertIn("a fault was planted here", errors[0])
+        if not struck:
+            self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
+            return "not reached"
+        saved = max(self.checkpoints("run"), default=0) if (self.folder / "run").is_dir() else 0
+        again = self.run_program(*RUN, "--resume", "auto")
+        if saved:
+            self.assertIn(f"checkpoint-{saved}.h5 at step {saved}", again.stdout)
+        self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
+        when = "after a save" if saved else "before the first save"
+        return f"{kind} {when}: ended at once, resumed to the same bytes"
+
+    def print_counts(self, outcomes):
+        for outcome, count in sorted(outcomes.items()):
+            print(f"{count:4} {outcome}", file=sys.stderr)
+
     def test_a_rank_that_fails(self):
         expected = self.undisturbed()
         outcomes = collections.Counter()
         for place, (rank, number, text) in enumerate(self.strikes(self.activities())):
             kind = KINDS[place % len(KINDS)]
-            self.clear()
             with self.subTest(rank=rank, number=number, at=text, kind=kind):
-                done = self.faulty({"REVODE_FAULT": f"{rank} {kind} {number}"})
-                # How often a rank waits differs: one near the end may not come up.
-                struck = "a fault strikes" in done.stderr
-                self.assertEqual(done.returncode != 0, struck, done.stderr)
-                errors = [line for line in done.stderr.splitlines() if "revode: error:" in line]
-                self.assertLessEqual(len(errors), 1, done.stderr)
-                if kind == "throw" and struck:
-                    self.assertEqual(len(errors), 1, done.stderr)
-                    self.assertIn("a fault was planted here", errors[0])
-                if not struck:
-                    outcomes["not reached"] += 1
-                    self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
+                outcomes[self.strike(rank, kind, number, expected)] += 1
+        self.print_counts(outcomes)
+
+    @unittest.skipUnless(ALL_CASES, "takes minutes")
+    def test_a_rank_that_dies_at_any_instruction_of_a_step(self):
+        expected = self.undisturbed()
+        outcomes = collections.Counter()
+        for rank, activities in enumerate(self.activities()):
+            for instruction, number in sorted(collections.Counter(activities).items()):
+                # Evaluations have micro-batches of their own, which come up less often.
+                if "micro-batch" not in instruction or number < STEPS:
                     continue
-                saved = max(self.checkpoints("run"), default=0) if (self.folder / "run").is_dir() else 0
-                again = self.run_program(*RUN, "--resume", "auto")
-                if saved:
-                    self.assertIn(f"checkpoint-{saved}.h5 at step {saved}", again.stdout)
-                self.assertEqual((self.folder / "run/checkpoint-6.h5").read_bytes(), expected)
-                when = "after a save" if saved else "before the first save"
-                outcomes[f"{kind} {when}: ended at once, resumed to the same bytes"] += 1
-        for outcome, count in sorted(outcomes.items()):
-            print(f"{count:4} {outcome}", file=sys.stderr)
+                with self.subTest(rank=rank, at=instruction):
+                    outcomes[self.strike(rank, "kill", f"{number * 2 // 3} {instruction}", expected)] += 1
+        self.print_counts(outcomes)
 
     def test_a_rank_that_is_late(self):
         expected = self.undisturbed()

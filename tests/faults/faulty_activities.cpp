@@ -4,6 +4,7 @@
 //
 //     REVODE_FAULT="RANK KIND NUMBER"   KIND: kill (SIGKILL), stop (SIGSTOP), exit (status 3),
 //                                       throw; NUMBER: of the rank's activities, from 1
+//     REVODE_FAULT="RANK KIND NUMBER TEXT"   NUMBER: of its activities that are told in these words
 //     REVODE_FAULT="RANK wait MICROSECONDS"   before every activity of the rank
 //     REVODE_ACTIVITIES=FILE            every rank appends its activities to FILE.RANK, one a line
 //
@@ -41,23 +42,27 @@ struct Fault {
   int rank = -1;
   std::string kind;
   long number = 0;
+  std::string text;  // of which activities; empty: of all
 };
 
 Fault read_fault() {
   Fault fault;
-  std::istringstream(variable("REVODE_FAULT")) >> fault.rank >> fault.kind >> fault.number;
+  std::istringstream words(variable("REVODE_FAULT"));
+  words >> fault.rank >> fault.kind >> fault.number >> std::ws;
+  std::getline(words, fault.text);
   return fault;
 }
 
 const std::string this_rank = variable("OMPI_COMM_WORLD_RANK");
 const Fault fault = read_fault();
-long num_activities = 0;
+long num_activities = 0;  // that the fault is meant for
 
 void strike(const revode::Activity& activity) {
-  ++num_activities;
   if (const std::string file = variable("REVODE_ACTIVITIES"); !file.empty())
     std::ofstream(file + "." + this_rank, std::ios::app) << to_string(activity) << '\n';
   if (std::to_string(fault.rank) != this_rank) return;
+  if (!fault.text.empty() && fault.text != to_string(activity)) return;
+  ++num_activities;
   if (fault.kind == "wait") std::this_thread::sleep_for(std::chrono::microseconds(fault.number));
   if (fault.kind == "wait" || fault.number != num_activities) return;
   std::fputs("a fault strikes\n", stderr);
