@@ -204,8 +204,6 @@ std::string resume_command(const Config& config, int num_ranks) {
 
 std::string version_text() { return "revode " REVODE_VERSION; }
 
-std::string source_revision() { return REVODE_REVISION; }
-
 std::string config_to_ini(const Config& config) {
   std::string ini;
   for (int index = 0; index < num_groups; ++index) {

@@ -198,7 +198,7 @@ std::string help_text(Command command);
 /// Name and version; --version adds the revision.
 std::string version_text();
 
-/// The revision of the source tree when the build was configured, as `git describe` names it;
+/// The revision of the source tree when the program was built, as `git describe` names it;
 /// "unknown" outside a repository.
 std::string source_revision();
 
