@@ -2,7 +2,7 @@
 """Holds `revode plan` against what it predicts: steps of one and of two ranks, in the same rounds; or memory and messages.
 
     tools/compare_plan.py --revode build/src/revode --depth 74 --batch 128 --micro-batches 4,16 --rounds 5
-    tools/compare_plan.py --memory --depth 1202 --batch 64 --micro-batches 8
+    OMPI_MCA_rmaps_base_oversubscribe=1 tools/compare_plan.py --memory --depth 1202 --batch 64 --micro-batches 8
 
 In each round every configuration is benched; the bench also times the layers, on all of its ranks at once, and writes them as
 a machine file. From that the same step is planned, and the ratio of the step measured to the step planned is taken, so that
@@ -12,9 +12,10 @@ Measured / replayed tells what comes from the schedule and its messages alone: t
 in the same order, each piece as long as its trace says. Where that is near 1 and measured / planned is not, pieces of work
 took other times than when the layers were timed.
 
-With --memory nothing is timed, so that up to eight ranks may share the cores. Each rank's arrays (weights, gradients, momentum,
-states, stash) and messages of a step are compared with the plan byte for byte, and the most that its process held with what is
-planned: "beyond" is what it held beside that and the images of the dataset, which is workspace, program and libraries.
+With --memory nothing is timed, so that up to eight ranks may share the cores (Open MPI wants to be told, as above). Each rank's
+arrays (weights, gradients, momentum, states, stash) and messages of a step are compared with the plan byte for byte, and the
+most that its process held with what is planned: "beyond" is what it held beside that and the images of the dataset, which is
+workspace, program and libraries.
 """
 import argparse
 import json
@@ -174,8 +175,8 @@ def main():
     parser.add_argument("--batch", type=int, default=128, help="images of a step (default %(default)s)")
     parser.add_argument("--micro-batches", default="4,16", help="numbers of them (default %(default)s)")
     parser.add_argument("--memory", action="store_true", help="compare memory and messages, not times")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5, help="that a bench times (default %(default)s)")
+    parser.add_argument("--rounds", type=int, help="(default 3)")
+    parser.add_argument("--steps", type=int, help="that a bench times (default 5)")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="to be shared by the ranks")
     parser.add_argument("--json", help="write the figures there")
     arguments = parser.parse_args()
@@ -186,7 +187,10 @@ def main():
         numbers = [int(word) for word in arguments.micro_batches.split(",")]
     except ValueError:
         fail(f"--micro-batches {arguments.micro_batches}: expected whole numbers separated by commas")
-    if arguments.rounds < 1 or arguments.steps < 1 or min(numbers) < 2:
+    if arguments.memory and (arguments.rounds, arguments.steps) != (None, None):
+        fail("--memory times nothing: leave out --rounds and --steps")
+    rounds, steps = (default if given is None else given for given, default in [(arguments.rounds, 3), (arguments.steps, 5)])
+    if rounds < 1 or steps < 1 or min(numbers) < 2:
         fail("expected at least one round, one step, and two micro-batches, one for each replica")
     with tempfile.TemporaryDirectory(prefix="revode-compare-plan-") as folder:
         programs = Programs(arguments, folder)
@@ -194,7 +198,7 @@ def main():
             rows = measure_memory(programs, numbers)
             print(memory_table(rows))
         else:
-            rows = measure_times(programs, numbers, arguments.rounds, arguments.steps)
+            rows = measure_times(programs, numbers, rounds, steps)
             print(times_table(rows))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n")

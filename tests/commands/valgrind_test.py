@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""memcheck of valgrind finds no wrong access and no lost memory in a run of two ranks that saves, evaluates and goes on.
-Takes minutes: only with REVODE_ALL_CASES.
+"""memcheck of valgrind finds no wrong access and no lost memory in a run of two ranks that saves, evaluates and goes on
+on four. Takes minutes: only with REVODE_ALL_CASES.
 
     valgrind_test.py REVODE MPIEXEC NUMPROC_FLAG VALGRIND OPTIONS-BY-COMMAS [unittest arguments]
 """
@@ -19,15 +19,15 @@ RUN = [*program.NETWORK, "--threads", "1", "--image-size", "16", "--batch-size",
 
 
 class Memcheck(program.ProgramTest):
-    def run_checked(self, *arguments):
-        command = [*program.LAUNCHER, "2", *VALGRIND, program.REVODE, *program.last_of_each(["train", *RUN, *arguments])]
+    def run_checked(self, ranks, *arguments):
+        command = [*program.LAUNCHER, str(ranks), *VALGRIND, program.REVODE, *program.last_of_each(["train", *RUN, *arguments])]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=1000)
         self.assertEqual(done.returncode, 0, f"{' '.join(map(str, command))}\n{done.stderr}")
 
     @unittest.skipUnless(os.environ.get("REVODE_ALL_CASES"), "takes minutes")
     def test_a_run_that_goes_on(self):
-        self.run_checked("--steps", "1")
-        self.run_checked("--steps", "2", "--resume", "auto", "--data-ranks", "2")
+        self.run_checked(2, "--steps", "1")
+        self.run_checked(4, "--steps", "2", "--resume", "auto", "--data-ranks", "2")
         self.assertEqual(self.checkpoints("run"), [1, 2])
 
 

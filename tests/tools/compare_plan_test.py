@@ -135,6 +135,7 @@ class ComparePlan(unittest.TestCase):
         for arguments, variables, words in [([], {"FAIL": "1"}, "revode: error: no"),
                                             (["--micro-batches", "four"], {}, "--micro-batches four"),
                                             (["--rounds", "0"], {}, "at least one round"),
+                                            (["--memory", "--rounds", "2"], {}, "--memory times nothing"),
                                             (["--revode", "nowhere"], {}, "nowhere: there is no such program")]:
             with self.subTest(words):
                 done = self.run_tool(*arguments, **variables)

@@ -1,5 +1,6 @@
-# cmake -DGIT=... -DSOURCE=... -DFILE=... -P WriteRevision.cmake: writes a C++ file with the revision of the sources, as Git names
-# it, "unknown" where it does not. A file that says so already stays as it is, so that nothing is built for it.
+# cmake -DGIT=... -DSOURCE=... -DFILE=... -P WriteRevision.cmake
+# Writes a C++ file with the revision of the sources as Git names it, or "unknown". A file that says so already stays as it is,
+# so that nothing is built for it.
 set(revision "")
 if(GIT)
   set(ENV{GIT_OPTIONAL_LOCKS} 0)
