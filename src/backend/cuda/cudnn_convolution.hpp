@@ -1,6 +1,5 @@
 // The convolutions of a device, by cuDNN: in true single precision, or of rounded operands on
-// tensor cores, by algorithms that give the same bits every time. Which one is chosen depends on
-// the shape and the device alone: cuDNN's heuristics are asked, nothing is timed.
+// tensor cores, by plans (cudnn_plan.hpp) that are kept for each shape.
 #pragma once
 
 #include <memory>

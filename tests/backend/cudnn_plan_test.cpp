@@ -1,0 +1,136 @@
+// What cuDNN chooses for GPUs that need not be there: their properties suffice for its heuristics
+// and plans. That the plans run, and what they compute, takes a GPU (cuda_device_test).
+#include "backend/cuda/cudnn_plan.hpp"
+
+#include <algorithm>
+#include <ostream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+namespace revode::cuda {
+namespace {
+
+struct Gpu {
+  std::string name;
+  int compute_capability;  ///< 90 for 9.0
+  int num_multiprocessors;
+  int shared_bytes;  ///< of a block, at most
+  int cache_mib;     ///< L2
+  int memory_gib;
+
+  friend std::ostream& operator<<(std::ostream& stream, const Gpu& gpu) {
+    return stream << gpu.name;
+  }
+};
+
+// NVIDIA's data sheets, and the CUDA C++ Programming Guide, "Compute capabilities".
+const std::vector<Gpu> gpus = {{"A100", 80, 108, 166912, 40, 40},
+                               {"H100", 90, 132, 232448, 50, 80},
+                               {"B200", 100, 148, 232448, 126, 180}};
+
+/// As cuDNN 9.8 and later read them.
+std::string properties_of(const Gpu& gpu) {
+  return fmt::format(
+      R"({{"deviceName": "NVIDIA {}", "deviceVer": {}, "driverVer": {}, "cudaDeviceId": 0,)"
+      R"( "pciDeviceId": 0, "isTccDriver": 0, "supportCoopLaunch": 1, "multiProcessorCount": {},)"
+      R"( "smClockRateKHz": 1500000, "memClockRateKHz": 2000000, "l2CacheSize": {},)"
+      R"( "totalGlobalMem": {}, "maxSharedMemoryPerBlock": 49152,)"
+      R"( "maxSharedMemoryPerBlockOptin": {}, "reservedSharedMemoryPerBlock": 1024,)"
+      R"( "regsPerBlock": 65536, "maxRegistersPerSM": 65536, "maxCtasPerSM": 32,)"
+      R"( "maxThreadsPerBlock": 1024, "maxThreadsPerSM": 2048, "warpSize": 32,)"
+      R"( "maxGridSize": [2147483647, 65535, 65535], "maxBlockSize": [1024, 1024, 64]}})",
+      gpu.name, gpu.compute_capability * 10, cudnnGetCudartVersion(), gpu.num_multiprocessors,
+      gpu.cache_mib << 20, std::int64_t{gpu.memory_gib} << 30, gpu.shared_bytes);
+}
+
+struct Case {
+  int batch, channels, height, width;
+};
+
+// The stages of hamiltonian-74 and leapfrog-62, and what the backend tests take.
+const std::vector<Case> cases = {{100, 16, 32, 32}, {100, 32, 16, 16}, {100, 56, 8, 8},
+                                 {100, 32, 32, 32}, {100, 64, 16, 16}, {100, 112, 8, 8},
+                                 {512, 64, 32, 32}, {1, 3, 5, 7},      {3, 18, 9, 4}};
+
+std::vector<PlanShape> shapes_of(const Case& of, Precision precision) {
+  const Convolution convolution{.batch = of.batch,
+                                .height = of.height,
+                                .width = of.width,
+                                .in_channels = of.channels,
+                                .out_channels = of.channels,
+                                .precision = precision};
+  ConvolutionGradient gradient{.batch = of.batch,
+                               .height = of.height,
+                               .width = of.width,
+                               .in_channels = of.channels,
+                               .out_channels = of.channels,
+                               .precision = precision};
+  std::vector<PlanShape> shapes{PlanShape(convolution), PlanShape(gradient)};
+  gradient.adds = true;
+  shapes.emplace_back(gradient);
+  return shapes;
+}
+
+class CudnnPlans : public testing::TestWithParam<Gpu> {
+ protected:
+  void SetUp() override {
+    if (cudnnGetVersion() < 90800) GTEST_SKIP() << "cuDNN before 9.8 asks the GPU itself";
+    try {
+      properties_ = make_device_properties(properties_of(GetParam()));
+    } catch (const std::runtime_error& error) {
+      GTEST_SKIP() << "this version of cuDNN describes GPUs in another way: " << error.what();
+    }
+  }
+  CudnnPlan plan_of(const PlanShape& shape) const { return {shape, {.properties = &properties_}}; }
+
+ private:
+  Descriptor properties_;
+};
+
+bool has(const CudnnPlan& plan, cudnnBackendNumericalNote_t note) {
+  return std::ranges::find(plan.notes(), note) != plan.notes().end();
+}
+
+TEST_P(CudnnPlans, AreExactEnoughAndTheSameEveryTime) {
+  for (const Case& of : cases)
+    for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16})
+      for (const PlanShape& shape : shapes_of(of, precision)) {
+        SCOPED_TRACE(fmt::format("{} images, {} channels of {} x {}, {} bits{}{}", of.batch,
+                                 of.channels, of.height, of.width, mantissa_bits(precision),
+                                 shape.is_gradient ? ", gradient" : "",
+                                 shape.adds ? " added" : ""));
+        const CudnnPlan plan = plan_of(shape);
+        const bool on_tensor_cores = has(plan, CUDNN_NUMERICAL_NOTE_TENSOR_CORE);
+        if (precision == Precision::fp32 || of.channels % 8 == 0) {
+          EXPECT_EQ(on_tensor_cores, precision != Precision::fp32);
+        }
+        for (const auto note :
+             {CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS,
+              CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION, CUDNN_NUMERICAL_NOTE_FFT,
+              CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, CUDNN_NUMERICAL_NOTE_WINOGRAD})
+          EXPECT_FALSE(has(plan, note)) << note;
+        EXPECT_LE(plan.workspace_bytes(), std::size_t{1} << 30);
+        const CudnnPlan again = plan_of(shape);
+        EXPECT_EQ(again.engine(), plan.engine());
+        EXPECT_EQ(again.workspace_bytes(), plan.workspace_bytes());
+        fmt::print("{}: {} x {} channels of {} x {}, {} bits{}{}: engine {}{}, {} KiB\n",
+                   GetParam().name, of.batch, of.channels, of.height, of.width,
+                   mantissa_bits(precision), shape.is_gradient ? ", gradient" : "",
+                   shape.adds ? " added" : "", plan.engine(),
+                   on_tensor_cores ? " on tensor cores" : "", plan.workspace_bytes() >> 10);
+      }
+}
+
+INSTANTIATE_TEST_SUITE_P(For, CudnnPlans, testing::ValuesIn(gpus),
+                         [](const auto& of) { return of.param.name; });
+
+TEST(CudnnPlan, PropertiesThatCudnnDoesNotTakeAreAnError) {
+  EXPECT_THROW(make_device_properties("{}"), std::runtime_error);
+}
+
+}  // namespace
+}  // namespace revode::cuda
