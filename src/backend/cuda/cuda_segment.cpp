@@ -21,10 +21,6 @@ std::size_t aligned(std::size_t size) {
   return (size + aligned_floats - 1) / aligned_floats * aligned_floats;
 }
 
-int dropped_bits(Precision precision) {
-  return mantissa_bits(Precision::fp32) - mantissa_bits(precision);
-}
-
 /// More than a run needs: two sizes of micro-batches, two of evaluation, and 12,000 layers a slice.
 constexpr std::size_t most_replays = 4096;
 
@@ -63,13 +59,16 @@ struct CudaRecording final : Recording {
 };
 
 CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engine)
-    : shape_(shape), engine_(std::move(engine)) {
+    : shape_(shape),
+      engine_(std::move(engine)),
+      format_(operand_format(shape.precision, shape.channels)) {
   const std::size_t couplings = shape.num_couplings;
   MemorySpace& space = engine_->space();
   kernel_stride_ = aligned(shape.kernel_size());
-  kernel_ = Buffer<float>(couplings * kernel_stride_, Memory::packed_weights, space);
+  const std::size_t packed_bytes = couplings * kernel_stride_ * operand_bytes(format_.stored_as);
+  kernel_ = Buffer<std::byte>(packed_bytes, Memory::packed_weights, space);
   if (shape.force == Force::symmetric)
-    adjoint_kernel_ = Buffer<float>(kernel_.size(), Memory::packed_weights, space);
+    adjoint_kernel_ = Buffer<std::byte>(packed_bytes, Memory::packed_weights, space);
   bias_ = Buffer<float>(couplings * shape.channels, Memory::packed_weights, space);
   notes_ = Buffer<StateNotes>(1, Memory::workspace, space);
   overflow_ = Buffer<int>(1, Memory::workspace, space);
@@ -92,9 +91,8 @@ void CudaSegment::load_weights() {
                               .channels = shape_.channels,
                               .stride = static_cast<std::int64_t>(kernel_stride_),
                               .kernel = weights_.kernel,
-                              .forward = kernel_.data(),
-                              .adjoint = adjoint_kernel_.data(),
-                              .dropped_bits = dropped_bits(shape_.precision)});
+                              .forward = packed(kernel_),
+                              .adjoint = packed(adjoint_kernel_)});
   engine_->copy(bias_.data(), weights_.bias, bias_.bytes());
 }
 
@@ -107,47 +105,63 @@ std::size_t CudaSegment::recording_bytes(int batch) const {
          sizeof(float);
 }
 
-/// What a product takes of values [batch, ...]: themselves, or a rounded copy.
-const float* CudaSegment::operand(const float* values, int batch, Scratch rounded) {
-  if (shape_.precision == Precision::fp32) return values;
-  float* const copy = engine_->scratch(rounded, size(batch));
-  engine_->launch(RoundOperand{.num_values = static_cast<std::int64_t>(size(batch)),
-                               .dropped_bits = dropped_bits(shape_.precision),
-                               .values = values,
-                               .to = copy});
-  return copy;
+OperandArray CudaSegment::packed(Buffer<std::byte>& kernels) const {
+  return {format_, kernels.data()};
+}
+
+/// What a product takes of values [batch, ...], which whoever writes them is to write too.
+CudaSegment::Operand CudaSegment::operand_of(const float* values, int batch, Scratch rounded) {
+  if (format_.rounded_to == Precision::fp32) return {.values = values, .written = {}};
+  void* const operand =
+      engine_->scratch<std::byte>(rounded, size(batch) * operand_bytes(format_.stored_as));
+  return {.values = operand, .written = {format_, operand}};
+}
+
+/// The same of values that are there.
+const void* CudaSegment::round(const float* values, int batch, Scratch rounded) {
+  const Operand operand = operand_of(values, batch, rounded);
+  if (operand.values != values)
+    engine_->launch(RoundOperand{.num_values = static_cast<std::int64_t>(size(batch)),
+                                 .values = values,
+                                 .operand = operand.written});
+  return operand.values;
 }
 
 /// y <- kernel_j * x, which is an operand
-void CudaSegment::convolve(const Buffer<float>& kernels, int coupling, int batch, const float* x,
+void CudaSegment::convolve(const Buffer<std::byte>& kernels, int coupling, int batch, const void* x,
                            float* y) {
+  const std::size_t kernel_bytes = kernel_stride_ * operand_bytes(format_.stored_as);
   engine_->convolve(Convolution{.batch = batch,
                                 .height = shape_.height,
                                 .width = shape_.width,
                                 .in_channels = shape_.channels,
                                 .out_channels = shape_.channels,
                                 .x = x,
-                                .kernel = kernels.data() + coupling * kernel_stride_,
+                                .kernel = kernels.data() + coupling * kernel_bytes,
                                 .y = y,
-                                .precision = shape_.precision});
+                                .precision = format_.stored_as});
 }
 
-/// hidden <- sigma(K x + b), or sigma((K - K^T) x + b), which is F itself.
-void CudaSegment::evaluate_hidden(int coupling, int batch, const float* x, float* hidden) {
-  convolve(kernel_, coupling, batch, operand(x, batch, Scratch::rounded_x), hidden);
+/// hidden <- sigma(K x + b), or sigma((K - K^T) x + b), which is F itself; F = K^T hidden is in
+/// scratch.
+CudaSegment::Evaluation CudaSegment::evaluate_force(int coupling, int batch, const float* x,
+                                                    float* hidden) {
+  const bool is_symmetric = shape_.force == Force::symmetric;
+  Evaluation made{.x = round(x, batch, Scratch::rounded_x), .hidden = hidden, .force = hidden};
+  Operand operand{};
+  if (is_symmetric) operand = operand_of(hidden, batch, Scratch::rounded_hidden);
+  convolve(kernel_, coupling, batch, made.x, hidden);
   engine_->launch(BiasRelu{.num_values = static_cast<std::int64_t>(size(batch)),
                            .channels = shape_.channels,
                            .bias = bias_.data() + coupling * shape_.channels,
-                           .values = hidden});
-}
-
-/// F: K^T hidden in scratch, or hidden itself.
-const float* CudaSegment::evaluate_force(int coupling, int batch, const float* hidden) {
-  if (shape_.force == Force::antisymmetric) return hidden;
+                           .values = hidden,
+                           .operand = operand.written});
+  if (!is_symmetric) return made;
   float* const force = engine_->scratch(Scratch::force, size(batch));
-  convolve(adjoint_kernel_, coupling, batch, operand(hidden, batch, Scratch::rounded_hidden),
-           force);
-  return force;
+  convolve(adjoint_kernel_, coupling, batch, operand.values, force);
+  made.hidden_operand = operand.values;
+  made.force = force;
+  return made;
 }
 
 /// The state or adjoint of a micro-batch in the layout of the convolutions, taken from there and
@@ -199,8 +213,8 @@ void CudaSegment::advance(CouplingRange range, StateView<float> state, StateNote
 void CudaSegment::advance_through(CouplingRange range, const Pair& state) {
   float* const hidden = engine_->scratch(Scratch::hidden, size(state.batch()));
   for (int j = range.first; j < range.last; ++j) {
-    evaluate_hidden(j, state.batch(), state.slot[1 - target_slot(j)], hidden);
-    advance_line(j, state, hidden);
+    advance_line(j, state,
+                 evaluate_force(j, state.batch(), state.slot[1 - target_slot(j)], hidden));
     engine_->make_progress();
   }
 }
@@ -212,18 +226,17 @@ void CudaSegment::advance_through(CouplingRange range, const Pair& state,
   for (int j = range.first; j < range.last; ++j) {
     const float* const other = state.slot[1 - target_slot(j)];
     engine_->copy(recording.state_at(j + 1), other, bytes);
-    evaluate_hidden(j, state.batch(), other, recording.hidden_of(j));
-    advance_line(j, state, recording.hidden_of(j));
+    advance_line(j, state, evaluate_force(j, state.batch(), other, recording.hidden_of(j)));
     engine_->make_progress();
   }
 }
 
 /// target <- (gamma target + beta other) + round(s F(other))
-void CudaSegment::advance_line(int j, const Pair& state, const float* hidden) {
+void CudaSegment::advance_line(int j, const Pair& state, const Evaluation& at) {
   const int target = target_slot(j);
   engine_->launch(AdvanceLine{.line = line_of(shape_, target),
                               .num_values = static_cast<std::int64_t>(size(state.batch())),
-                              .force = evaluate_force(j, state.batch(), hidden),
+                              .force = at.force,
                               .other = state.slot[1 - target],
                               .target = state.slot[target],
                               .notes = notes_.data()});
@@ -255,36 +268,41 @@ void CudaSegment::retreat_through(CouplingRange range, const Pair& state, const 
   float* const hidden = engine_->scratch(Scratch::hidden, size(state.batch()));
   for (int j = range.last - 1; j >= range.first; --j) {
     const int target = target_slot(j);
-    const float* const x = state.slot[1 - target];
-    evaluate_hidden(j, state.batch(), x, hidden);
+    const float* const other = state.slot[1 - target];
+    const Evaluation at = evaluate_force(j, state.batch(), other, hidden);
     // old target = gamma ((target - round(s F)) - beta other)
     engine_->launch(RetreatLine{.line = line_of(shape_, target),
                                 .num_values = static_cast<std::int64_t>(size(state.batch())),
-                                .force = evaluate_force(j, state.batch(), hidden),
-                                .other = x,
+                                .force = at.force,
+                                .other = other,
                                 .target = state.slot[target]});
-    retreat_adjoint(j, x, hidden, adjoint);
+    retreat_adjoint(j, at, adjoint);
     engine_->make_progress();
   }
 }
 
 void CudaSegment::retreat_through(CouplingRange range, const CudaRecording& recording,
                                   const Pair& adjoint) {
+  const int batch = adjoint.batch();
   for (int j = range.last - 1; j >= range.first; --j) {
-    retreat_adjoint(j, recording.state_at(j + 1), recording.hidden_of(j), adjoint);
+    Evaluation at{.x = round(recording.state_at(j + 1), batch, Scratch::rounded_x),
+                  .hidden = recording.hidden_of(j)};
+    if (shape_.force == Force::symmetric)
+      at.hidden_operand = round(at.hidden, batch, Scratch::rounded_hidden);
+    retreat_adjoint(j, at, adjoint);
     engine_->make_progress();
   }
 }
 
-/// The adjoint of coupling j at x, with sigma(...) = hidden, and its gradient.
-void CudaSegment::retreat_adjoint(int j, const float* x, const float* hidden, const Pair& adjoint) {
+/// The adjoint of coupling j where F was evaluated, and its gradient.
+void CudaSegment::retreat_adjoint(int j, const Evaluation& at, const Pair& adjoint) {
   const int batch = adjoint.batch();
   const auto num_values = static_cast<std::int64_t>(size(batch));
-  const bool symmetric = shape_.force == Force::symmetric;
+  const bool is_symmetric = shape_.force == Force::symmetric;
   float* const grad_force = engine_->scratch(Scratch::grad_force, num_values);
   float* const product = engine_->scratch(Scratch::force, num_values);
-  float* const kernel_gradient = engine_->scratch(Scratch::kernel_gradient, shape_.kernel_size());
-  const auto add_kernel_gradient = [&](const float* in, const float* grad_out, bool adds) {
+  const auto kernel_gradient = [&](Scratch which, const void* in, const void* grad_out) {
+    float* const gradient = engine_->scratch(which, shape_.kernel_size());
     engine_->convolve(ConvolutionGradient{.batch = batch,
                                           .height = shape_.height,
                                           .width = shape_.width,
@@ -292,40 +310,48 @@ void CudaSegment::retreat_adjoint(int j, const float* x, const float* hidden, co
                                           .out_channels = shape_.channels,
                                           .x = in,
                                           .grad_y = grad_out,
-                                          .grad_kernel = kernel_gradient,
-                                          .adds = adds,
-                                          .precision = shape_.precision});
+                                          .grad_kernel = gradient,
+                                          .precision = format_.stored_as});
+    return gradient;
   };
+  Operand grad_operand{};
+  if (is_symmetric) grad_operand = operand_of(grad_force, batch, Scratch::rounded_gradient);
   engine_->launch(AdjointLine{.line = line_of(shape_, target_slot(j)),
                               .num_values = num_values,
                               .adjoint_target = adjoint.slot[target_slot(j)],
                               .adjoint_other = adjoint.slot[1 - target_slot(j)],
-                              .grad_force = grad_force});
+                              .grad_force = grad_force,
+                              .operand = grad_operand.written});
   // u = K x + b;  grad_u = sigma'(u) (K grad_F), or sigma'(u) grad_F
   float* grad_u = grad_force;
-  if (symmetric) {
+  const float* second_part = nullptr;
+  if (is_symmetric) {
     grad_u = engine_->scratch(Scratch::grad_hidden, num_values);
-    const float* const grad_operand = operand(grad_force, batch, Scratch::rounded_gradient);
-    convolve(kernel_, j, batch, grad_operand, grad_u);
+    convolve(kernel_, j, batch, grad_operand.values, grad_u);
     // F = K^T z gives dK from (grad_F, z)
-    add_kernel_gradient(grad_operand, operand(hidden, batch, Scratch::rounded_hidden), false);
+    second_part =
+        kernel_gradient(Scratch::second_kernel_gradient, grad_operand.values, at.hidden_operand);
   }
-  engine_->launch(Mask{.num_values = num_values, .hidden = hidden, .values = grad_u});
+  grad_operand = operand_of(grad_u, batch, Scratch::rounded_gradient);
+  engine_->launch(Mask{.num_values = num_values,
+                       .hidden = at.hidden,
+                       .values = grad_u,
+                       .operand = grad_operand.written});
   // grad_x += K^T grad_u; (K - K^T)^T = -(K - K^T)
-  const float* const grad_operand = operand(grad_u, batch, Scratch::rounded_gradient);
-  convolve(symmetric ? adjoint_kernel_ : kernel_, j, batch, grad_operand, product);
+  convolve(is_symmetric ? adjoint_kernel_ : kernel_, j, batch, grad_operand.values, product);
   engine_->launch(AddScaled{.num_values = num_values,
-                            .factor = symmetric ? 1.0f : -1.0f,
+                            .factor = is_symmetric ? 1.0f : -1.0f,
                             .values = product,
                             .to = adjoint.slot[1 - target_slot(j)]});
   // u = K x + b gives dK from (x, grad_u), and db
-  add_kernel_gradient(operand(x, batch, Scratch::rounded_x), grad_operand, symmetric);
-  engine_->launch(AddKernelGradient{.force = shape_.force,
-                                    .channels = shape_.channels,
-                                    .gradient = kernel_gradient,
-                                    .sums = gradient_.kernel + j * shape_.kernel_size(),
-                                    .overflow = overflow_.data(),
-                                    .overflow_code = 1 + j});
+  engine_->launch(AddKernelGradient{
+      .force = shape_.force,
+      .channels = shape_.channels,
+      .gradient = kernel_gradient(Scratch::kernel_gradient, at.x, grad_operand.values),
+      .second_part = second_part,
+      .sums = gradient_.kernel + j * shape_.kernel_size(),
+      .overflow = overflow_.data(),
+      .overflow_code = 1 + j});
   engine_->launch(AddBiasGradient{.num_pixels = num_values / shape_.channels,
                                   .channels = shape_.channels,
                                   .values = grad_u,

@@ -34,34 +34,49 @@ class CudaSegment final : public Segment<float> {
 
  private:
   struct Pair;
+  /// What a product takes of an array: its floats, or what is written beside them.
+  struct Operand {
+    const void* values;
+    OperandArray written;
+  };
+  /// F at a place, and what was made on the way.
+  struct Evaluation {
+    const void* x = nullptr;  ///< an operand
+    const float* hidden = nullptr;
+    const void* hidden_operand = nullptr;  ///< for the symmetric force
+    const float* force = nullptr;
+  };
   enum class Sweep { advance, retreat };
 
   int target_slot(int coupling) const { return (shape_.first_target + coupling) % 2; }
   std::size_t size(int batch) const { return batch * shape_.image_size(); }
   ImageShape images(int batch) const;
-  const float* operand(const float* values, int batch, Scratch rounded);
-  void convolve(const Buffer<float>& kernels, int coupling, int batch, const float* x, float* y);
-  void evaluate_hidden(int coupling, int batch, const float* x, float* hidden);
-  const float* evaluate_force(int coupling, int batch, const float* hidden);
+  Operand operand_of(const float* values, int batch, Scratch rounded);
+  const void* round(const float* values, int batch, Scratch rounded);
+  OperandArray packed(Buffer<std::byte>& kernels) const;
+  void convolve(const Buffer<std::byte>& kernels, int coupling, int batch, const void* x, float* y);
+  Evaluation evaluate_force(int coupling, int batch, const float* x, float* hidden);
   void advance_through(CouplingRange range, const Pair& state);
   void advance_through(CouplingRange range, const Pair& state, CudaRecording& recording);
-  void advance_line(int coupling, const Pair& state, const float* hidden);
+  void advance_line(int coupling, const Pair& state, const Evaluation& at);
   void retreat_through(CouplingRange range, const Pair& state, const Pair& adjoint);
   void retreat_through(CouplingRange range, const CudaRecording& recording, const Pair& adjoint);
-  void retreat_adjoint(int coupling, const float* x, const float* hidden, const Pair& adjoint);
+  void retreat_adjoint(int coupling, const Evaluation& at, const Pair& adjoint);
   template <typename Work>
   void play(Sweep sweep, CouplingRange range, int batch, Work&& work);
 
   SegmentShape shape_;
   std::shared_ptr<Engine> engine_;
+  OperandFormat format_;
   SegmentWeights<float> weights_;
   SegmentGradient gradient_;
   std::size_t kernel_stride_ = 0;  ///< from one packed kernel to the next
-  Buffer<float> kernel_;           ///< [num_couplings, c, 3, 3, c]: K, or K - K^T
-  Buffer<float> adjoint_kernel_;   ///< [num_couplings, c, 3, 3, c]: K^T, for the symmetric force
-  Buffer<float> bias_;             ///< [num_couplings, c]
-  Buffer<StateNotes> notes_;       ///< of the call under way
-  Buffer<int> overflow_;           ///< 1 + the last coupling whose gradient left the range, or 0
+  Buffer<std::byte> kernel_;       ///< [num_couplings, c, 3, 3, c]: K, or K - K^T
+  /// [num_couplings, c, 3, 3, c]: K^T, for the symmetric force
+  Buffer<std::byte> adjoint_kernel_;
+  Buffer<float> bias_;        ///< [num_couplings, c]
+  Buffer<StateNotes> notes_;  ///< of the call under way
+  Buffer<int> overflow_;      ///< 1 + the last coupling whose gradient left the range, or 0
   std::map<std::tuple<Sweep, int, int, int>, Replay> replays_;  ///< by range and batch
 };
 

@@ -67,7 +67,7 @@ struct CudnnConvolutions::Internals {
     return plans.try_emplace(shape, shape, PlanDevice{.handle = handle}).first->second;
   }
 
-  void run(const PlanShape& shape, const float* x, const float* kernel, const float* y,
+  void run(const PlanShape& shape, const void* x, const void* kernel, const void* y,
            StreamTools& of_stream) {
     const CudnnPlan& plan = plan_of(shape, of_stream.handle());
     plan.run(of_stream.handle(), x, kernel, y, of_stream.workspace(plan.workspace_bytes()));

@@ -23,7 +23,7 @@ std::int64_t most_workspace_bytes(const PlanShape& shape) {
 }
 
 // By which a plan is told where its arrays are.
-enum Tensor : std::int64_t { tensor_x = 1, tensor_kernel, tensor_y };
+enum Tensor : std::int64_t { tensor_x = 1, tensor_kernel, tensor_y, tensor_product };
 
 /// What cuDNN calls a type.
 template <typename T>
@@ -37,6 +37,10 @@ template <>
 constexpr auto attribute_type<char> = CUDNN_TYPE_CHAR;
 template <>
 constexpr auto attribute_type<void*> = CUDNN_TYPE_VOID_PTR;
+template <>
+constexpr auto attribute_type<bool> = CUDNN_TYPE_BOOLEAN;
+template <>
+constexpr auto attribute_type<cudnnPointwiseMode_t> = CUDNN_TYPE_POINTWISE_MODE;
 template <>
 constexpr auto attribute_type<cudnnHandle_t> = CUDNN_TYPE_HANDLE;
 template <>
@@ -102,19 +106,34 @@ std::vector<Descriptor> get(const Descriptor& of, cudnnBackendAttributeName_t na
   return made;
 }
 
-/// In NHWC.
-Descriptor make_tensor(Tensor which, std::int64_t count, std::int64_t channels, std::int64_t height,
-                       std::int64_t width) {
+/// In NHWC, of operands in a precision: fp32 for floats.
+Descriptor make_tensor(Tensor which, Precision precision, std::array<std::int64_t, 4> dimensions) {
   Descriptor tensor = make(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
-  const std::array dimensions{count, channels, height, width};
+  const auto [count, channels, height, width] = dimensions;
   const std::array strides{height * width * channels, std::int64_t{1}, width * channels, channels};
   set(tensor, CUDNN_ATTR_TENSOR_UNIQUE_ID, std::int64_t{which});
-  set(tensor, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_DATA_FLOAT);
+  set(tensor, CUDNN_ATTR_TENSOR_DATA_TYPE,
+      precision == Precision::bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT);
   set(tensor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, std::int64_t{16});
   set(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS, std::span<const std::int64_t>(dimensions));
   set(tensor, CUDNN_ATTR_TENSOR_STRIDES, std::span<const std::int64_t>(strides));
+  if (which == tensor_product) set(tensor, CUDNN_ATTR_TENSOR_IS_VIRTUAL, true);
   finalize(tensor);
   return tensor;
+}
+
+/// to <- from
+Descriptor make_copy(const Descriptor& from, const Descriptor& to) {
+  const Descriptor identity = make(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+  set(identity, CUDNN_ATTR_POINTWISE_MODE, CUDNN_POINTWISE_IDENTITY);
+  set(identity, CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_DATA_FLOAT);
+  finalize(identity);
+  Descriptor operation = make(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+  set(operation, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, identity);
+  set(operation, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, from);
+  set(operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, to);
+  finalize(operation);
+  return operation;
 }
 
 Descriptor make_convolution() {
@@ -151,26 +170,48 @@ constexpr OperationNames gradient_names{
     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
     CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
 
+// From operands in bf16 cuDNN forms floats in one way only: as a product that no array holds, which
+// is then copied, all in one kernel.
 Descriptor make_graph(const PlanShape& shape, PlanDevice device) {
   const OperationNames& names = shape.is_gradient ? gradient_names : forward_names;
-  const auto [height, width] = std::pair(shape.height, shape.width);
-  Descriptor operation = make(names.type);
-  set(operation, names.convolution, make_convolution());
-  set(operation, names.x, make_tensor(tensor_x, shape.batch, shape.in_channels, height, width));
-  set(operation, names.kernel,
-      make_tensor(tensor_kernel, shape.out_channels, shape.in_channels, 3, 3));
-  set(operation, names.y, make_tensor(tensor_y, shape.batch, shape.out_channels, height, width));
-  set(operation, names.alpha, 1.0f);
-  set(operation, names.beta, shape.adds ? 1.0f : 0.0f);
-  finalize(operation);
+  const std::array<std::int64_t, 4> sizes_of_x{shape.batch, shape.in_channels, shape.height,
+                                               shape.width};
+  const std::array<std::int64_t, 4> sizes_of_kernel{shape.out_channels, shape.in_channels, 3, 3};
+  const std::array<std::int64_t, 4> sizes_of_y{shape.batch, shape.out_channels, shape.height,
+                                               shape.width};
+  const auto& sizes_of_result = shape.is_gradient ? sizes_of_kernel : sizes_of_y;
+  const Tensor tensor_result = shape.is_gradient ? tensor_kernel : tensor_y;
+  const Descriptor result = make_tensor(tensor_result, Precision::fp32, sizes_of_result);
+  const bool is_product = shape.precision == Precision::bf16;
+  const Descriptor product = make_tensor(tensor_product, Precision::fp32, sizes_of_result);
+  const Descriptor& written = is_product ? product : result;
+
+  Descriptor operations[2];
+  Descriptor& convolution = operations[0] = make(names.type);
+  set(convolution, names.convolution, make_convolution());
+  set(convolution, names.x, make_tensor(tensor_x, shape.precision, sizes_of_x));
+  if (shape.is_gradient) {
+    set(convolution, names.kernel, written);
+    set(convolution, names.y, make_tensor(tensor_y, shape.precision, sizes_of_y));
+  } else {
+    set(convolution, names.kernel, make_tensor(tensor_kernel, shape.precision, sizes_of_kernel));
+    set(convolution, names.y, written);
+  }
+  set(convolution, names.alpha, 1.0f);
+  set(convolution, names.beta, 0.0f);
+  finalize(convolution);
+  if (is_product) operations[1] = make_copy(product, result);
+
   Descriptor graph = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   if (device.handle != nullptr) set(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, device.handle);
-  set(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
+  const cudnnBackendDescriptor_t in_order[] = {operations[0].get(), operations[1].get()};
+  check(cudnnBackendSetAttribute(graph.get(), CUDNN_ATTR_OPERATIONGRAPH_OPS,
+                                 CUDNN_TYPE_BACKEND_DESCRIPTOR, is_product ? 2 : 1, in_order),
+        "cudnnBackendSetAttribute");
   finalize(graph);
   return graph;
 }
 
-/// Engines with their settings, which the heuristics think the fastest first.
 std::vector<Descriptor> engine_configs(const Descriptor& graph, PlanDevice device,
                                        cudnnBackendHeurMode_t mode) {
   const Descriptor heuristics = make(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
@@ -186,9 +227,13 @@ std::vector<Descriptor> engine_configs(const Descriptor& graph, PlanDevice devic
   return get(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, count);
 }
 
+std::string name_of(Precision precision) {
+  return precision == Precision::fp32   ? "fp32"
+         : precision == Precision::tf32 ? "tf32"
+                                        : "bf16, which it compiles with NVRTC";
+}
+
 bool is_allowed(cudnnBackendNumericalNote_t note, Precision precision) {
-  // Numbers of bf16 are numbers of TF32 as well, and their products exact in single precision: so
-  // TF32 serves both.
   if (note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE) return precision != Precision::fp32;
   return note == CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP;
 }
@@ -209,7 +254,6 @@ PlanShape::PlanShape(const Convolution& of)
       in_channels(of.in_channels),
       out_channels(of.out_channels),
       is_gradient(false),
-      adds(false),
       precision(of.precision) {}
 
 PlanShape::PlanShape(const ConvolutionGradient& of)
@@ -219,47 +263,57 @@ PlanShape::PlanShape(const ConvolutionGradient& of)
       in_channels(of.in_channels),
       out_channels(of.out_channels),
       is_gradient(true),
-      adds(of.adds),
       precision(of.precision) {}
 
-CudnnPlan::CudnnPlan(const PlanShape& shape, PlanDevice device) {
+std::vector<EngineChoice> engine_choices(const PlanShape& shape, PlanDevice device) {
   const Descriptor graph = make_graph(shape, device);
+  std::vector<EngineChoice> choices;
   for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
-    for (const Descriptor& config : engine_configs(graph, device, mode))
-      if (take(config, shape, device)) return;
-  throw std::runtime_error(
-      "cuDNN has no way to compute " +
-      std::string(shape.is_gradient ? "the gradient of a convolution" : "a convolution") +
-      (shape.precision == Precision::fp32 ? " in single precision" : " of rounded operands") +
-      " with the same bits every time: " + std::to_string(shape.batch) + " images, " +
-      std::to_string(shape.in_channels) + " to " + std::to_string(shape.out_channels) +
-      " channels of " + std::to_string(shape.height) + " x " + std::to_string(shape.width));
+    for (Descriptor& config : engine_configs(graph, device, mode)) {
+      const std::vector<Descriptor> engines =
+          get(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR, 1);
+      const Descriptor& engine = engines.at(0);
+      auto notes = get<cudnnBackendNumericalNote_t>(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+                                                    CUDNN_NUMERICAL_NOTE_TYPE_COUNT);
+      if (!std::ranges::all_of(notes, [&](auto note) { return is_allowed(note, shape.precision); }))
+        continue;
+      const auto index = get<std::int64_t>(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, 1);
+      choices.push_back({std::move(config), static_cast<int>(index.at(0)), std::move(notes)});
+    }
+  return choices;
 }
 
-/// Whether the plan is this one now.
-bool CudnnPlan::take(const Descriptor& engine_config, const PlanShape& shape, PlanDevice device) {
-  const std::vector<Descriptor> engines =
-      get(engine_config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_BACKEND_ENGINE_DESCRIPTOR, 1);
-  const Descriptor& engine = engines.at(0);
-  notes_ = get<cudnnBackendNumericalNote_t>(engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
-                                            CUDNN_NUMERICAL_NOTE_TYPE_COUNT);
-  if (!std::ranges::all_of(notes_, [&](auto note) { return is_allowed(note, shape.precision); }))
-    return false;
-  Descriptor plan = make(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-  set(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, engine_config);
-  if (device.handle != nullptr)
-    set(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, device.handle);
-  else
-    set(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *device.properties);
-  // What the heuristics name may yet not be there for this device or driver.
-  if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
-  const std::int64_t workspace =
-      get<std::int64_t>(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, 1).at(0);
-  if (workspace > most_workspace_bytes(shape)) return false;
-  plan_ = std::move(plan);
-  workspace_bytes_ = static_cast<std::size_t>(workspace);
-  engine_ = static_cast<int>(get<std::int64_t>(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, 1).at(0));
-  return true;
+// What the heuristics name may yet not be there for this device or driver.
+CudnnPlan::CudnnPlan(const PlanShape& shape, PlanDevice device) {
+  std::string why_not;
+  for (EngineChoice& choice : engine_choices(shape, device)) {
+    Descriptor plan = make(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+    set(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, choice.config);
+    if (device.handle != nullptr)
+      set(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, device.handle);
+    else
+      set(plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, *device.properties);
+    try {
+      finalize(plan);
+    } catch (const std::runtime_error& error) {
+      if (why_not.empty()) why_not = std::string("; ") + error.what();
+      continue;
+    }
+    const std::int64_t workspace =
+        get<std::int64_t>(plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, 1).at(0);
+    if (workspace > most_workspace_bytes(shape)) continue;
+    choice_ = std::move(choice);
+    plan_ = std::move(plan);
+    workspace_bytes_ = static_cast<std::size_t>(workspace);
+    return;
+  }
+  throw std::runtime_error(
+      "cuDNN has no way to compute " +
+      std::string(shape.is_gradient ? "the gradient of a convolution" : "a convolution") + " in " +
+      name_of(shape.precision) + " with the same bits every time: " + std::to_string(shape.batch) +
+      " images, " + std::to_string(shape.in_channels) + " to " +
+      std::to_string(shape.out_channels) + " channels of " + std::to_string(shape.height) + " x " +
+      std::to_string(shape.width) + why_not);
 }
 
 void CudnnPlan::run(cudnnHandle_t handle, const void* x, const void* kernel, const void* y,

@@ -44,31 +44,36 @@ struct PlanShape {
 
   int batch, height, width, in_channels, out_channels;
   bool is_gradient;  ///< of the kernel
-  bool adds;         ///< to what is there
   Precision precision;
 };
 
+/// A kernel of cuDNN with its settings.
+struct EngineChoice {
+  Descriptor config;
+  int engine = 0;  ///< by which cuDNN names it among those for this kind of work
+  std::vector<cudnnBackendNumericalNote_t> notes;
+};
+
+/// Those that are allowed, which the heuristics think the fastest first.
+std::vector<EngineChoice> engine_choices(const PlanShape& shape, PlanDevice device);
+
 class CudnnPlan {
  public:
-  /// Throws std::runtime_error where cuDNN has none.
+  /// By the first that there is for the device. Throws std::runtime_error where cuDNN has none.
+  /// cuDNN compiles engines for bf16 now, which takes a second or so.
   CudnnPlan(const PlanShape& shape, PlanDevice device);
 
+  const EngineChoice& choice() const { return choice_; }
   std::size_t workspace_bytes() const { return workspace_bytes_; }
-  /// A number by which cuDNN names it among those for this kind of convolution.
-  int engine() const { return engine_; }
-  const std::vector<cudnnBackendNumericalNote_t>& notes() const { return notes_; }
 
-  /// `y` may be the gradient that comes in; the result is what the shape says.
+  /// The result is y, or of a gradient `kernel`.
   void run(cudnnHandle_t handle, const void* x, const void* kernel, const void* y,
            void* workspace) const;
 
  private:
-  bool take(const Descriptor& engine_config, const PlanShape& shape, PlanDevice device);
-
+  EngineChoice choice_;
   Descriptor plan_;
   std::size_t workspace_bytes_ = 0;
-  int engine_ = 0;
-  std::vector<cudnnBackendNumericalNote_t> notes_;
 };
 
 }  // namespace revode::cuda

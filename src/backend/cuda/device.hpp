@@ -23,47 +23,48 @@ struct Graph {
 };
 
 /// y <- K * x, zero padding 1. All in NHWC: x [batch, height, width, in_channels], y the same with
-/// out_channels, kernel [out_channels, 3, 3, in_channels].
+/// out_channels, kernel [out_channels, 3, 3, in_channels]. y is of floats, x and kernel of what
+/// products take (kernels/operands.hpp).
 struct Convolution {
   int batch = 0;
   int height = 0;
   int width = 0;
   int in_channels = 0;
   int out_channels = 0;
-  const float* x = nullptr;
-  const float* kernel = nullptr;
+  const void* x = nullptr;
+  const void* kernel = nullptr;
   float* y = nullptr;
-  /// x and kernel are exact in it: units that multiply in it, or better, may be used.
-  Precision precision = Precision::fp32;
+  Precision precision = Precision::fp32;  ///< that x and kernel are stored as
 
   Accesses accesses() const {
     const std::size_t num_pixels = std::size_t{1} * batch * height * width;
+    const std::size_t bytes = operand_bytes(precision);
     return Accesses()
-        .reads(x, num_pixels * in_channels)
-        .reads(kernel, std::size_t{9} * in_channels * out_channels)
+        .reads(static_cast<const std::byte*>(x), num_pixels * in_channels * bytes)
+        .reads(static_cast<const std::byte*>(kernel), 9 * bytes * in_channels * out_channels)
         .writes(y, num_pixels * out_channels);
   }
 };
 
-/// grad_kernel <- (or, with `adds`, +=) the gradient of the kernel of such a convolution, summed
-/// over batch and plane in an order that depends on the shape alone.
+/// grad_kernel <- the gradient of the kernel of such a convolution, summed over batch and plane in
+/// an order that depends on the shape alone. It is of floats, x and grad_y of what products take.
 struct ConvolutionGradient {
   int batch = 0;
   int height = 0;
   int width = 0;
   int in_channels = 0;
   int out_channels = 0;
-  const float* x = nullptr;
-  const float* grad_y = nullptr;
+  const void* x = nullptr;
+  const void* grad_y = nullptr;
   float* grad_kernel = nullptr;
-  bool adds = false;
-  Precision precision = Precision::fp32;  ///< of x and grad_y
+  Precision precision = Precision::fp32;  ///< that x and grad_y are stored as
 
   Accesses accesses() const {
     const std::size_t num_pixels = std::size_t{1} * batch * height * width;
+    const std::size_t bytes = operand_bytes(precision);
     return Accesses()
-        .reads(x, num_pixels * in_channels)
-        .reads(grad_y, num_pixels * out_channels)
+        .reads(static_cast<const std::byte*>(x), num_pixels * in_channels * bytes)
+        .reads(static_cast<const std::byte*>(grad_y), num_pixels * out_channels * bytes)
         .writes(grad_kernel, std::size_t{9} * in_channels * out_channels);
   }
 };

@@ -165,7 +165,7 @@ class CudaDevice final : public Device {
 
   /// Multiprocessors x operations of each a clock x the highest clock. In single precision two
   /// a lane (CUDA C++ Programming Guide, "Throughput of native arithmetic instructions"): 64 lanes
-  /// at 8.0, 128 from 8.6 on. On tensor cores in TF32, which serves bf16 too, dense, from NVIDIA's
+  /// at 8.0, 128 from 8.6 on. On tensor cores in TF32, dense, and twice that in bf16, from NVIDIA's
   /// papers on the A100 (156 TFLOP/s of 108 at 1.41 GHz), RTX 3090 (35.6 of 82 at 1.695), H100 (495
   /// of 132 at 1.83) and B200 (1.1e3 of 148, about 1.85).
   double peak_flops(Precision precision) const override {
@@ -179,7 +179,9 @@ class CudaDevice final : public Device {
                                                        : 256;
     const double clock = 1e3 * attribute(cudaDevAttrClockRate, ordinal_);  // told in kHz
     return attribute(cudaDevAttrMultiProcessorCount, ordinal_) * clock *
-           (precision == Precision::fp32 ? on_lanes : on_tensor_cores);
+           (precision == Precision::fp32   ? on_lanes
+            : precision == Precision::tf32 ? on_tensor_cores
+                                           : 2 * on_tensor_cores);
   }
 
   ClusterLimits cluster_limits() const override {

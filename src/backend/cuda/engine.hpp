@@ -41,12 +41,13 @@ enum class Scratch {
   grad_hidden,
   kernel,
   kernel_gradient,
+  second_kernel_gradient,
   sums,
   rounded_x,
   rounded_hidden,
   rounded_gradient,
 };
-inline constexpr int num_scratch_arrays = 14;
+inline constexpr int num_scratch_arrays = 15;
 
 class Engine;
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 namespace revode::cuda {
 namespace {
@@ -24,33 +26,52 @@ void for_each_tap(const Shape& shape, Function&& f) {
           }
 }
 
-}  // namespace
+/// What lies in memory as a number of bf16: the upper half of a float.
+float number(std::uint16_t upper) {
+  const std::uint32_t bits = std::uint32_t{upper} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+float number(float value) { return value; }
 
-void convolve_plainly(const Convolution& c) {
+template <typename T>
+void convolve_of(const Convolution& c) {
   std::fill_n(c.y, std::size_t{1} * c.batch * c.height * c.width * c.out_channels, 0.0f);
   for_each_tap(c, [&](std::size_t out, std::size_t in, int tap) {
-    const float* x = c.x + in;
+    const T* x = static_cast<const T*>(c.x) + in;
     const int num_in = c.in_channels;
     for (int o = 0; o < c.out_channels; ++o) {
-      const float* row = c.kernel + (std::size_t{9} * o + tap) * num_in;
+      const T* row = static_cast<const T*>(c.kernel) + (std::size_t{9} * o + tap) * num_in;
       float sum = c.y[out + o];
-      for (int i = 0; i < num_in; ++i) sum += row[i] * x[i];
+      for (int i = 0; i < num_in; ++i) sum += number(row[i]) * number(x[i]);
       c.y[out + o] = sum;
     }
   });
 }
 
-void convolve_plainly(const ConvolutionGradient& g) {
-  if (!g.adds) std::fill_n(g.grad_kernel, std::size_t{9} * g.out_channels * g.in_channels, 0.0f);
+template <typename T>
+void gradient_of(const ConvolutionGradient& g) {
+  std::fill_n(g.grad_kernel, std::size_t{9} * g.out_channels * g.in_channels, 0.0f);
   for_each_tap(g, [&](std::size_t out, std::size_t in, int tap) {
-    const float* x = g.x + in;
+    const T* x = static_cast<const T*>(g.x) + in;
     const int num_in = g.in_channels;
     for (int o = 0; o < g.out_channels; ++o) {
       float* row = g.grad_kernel + (std::size_t{9} * o + tap) * num_in;
-      const float grad = g.grad_y[out + o];
-      for (int i = 0; i < num_in; ++i) row[i] += grad * x[i];
+      const float grad = number(static_cast<const T*>(g.grad_y)[out + o]);
+      for (int i = 0; i < num_in; ++i) row[i] += grad * number(x[i]);
     }
   });
+}
+
+}  // namespace
+
+void convolve_plainly(const Convolution& c) {
+  c.precision == Precision::bf16 ? convolve_of<std::uint16_t>(c) : convolve_of<float>(c);
+}
+
+void convolve_plainly(const ConvolutionGradient& g) {
+  g.precision == Precision::bf16 ? gradient_of<std::uint16_t>(g) : gradient_of<float>(g);
 }
 
 }  // namespace revode::cuda

@@ -8,6 +8,7 @@
 #include "revode/backend/segment.hpp"
 
 #include "backend/cuda/kernel.hpp"
+#include "backend/cuda/kernels/operands.hpp"
 
 namespace revode::cuda {
 
@@ -49,19 +50,24 @@ REVODE_ON_DEVICE inline float retreat_line(const CouplingLine& line, float targe
   return line.gamma * ((target - rounded) - line.beta * other) + 0.0f;
 }
 
-/// values <- relu(values + bias of the channel)
+/// values <- relu(values + bias of the channel), and what products take of it
 struct BiasRelu {
   static constexpr std::string_view name = "bias_relu";
   std::int64_t num_values = 0;
   int channels = 0;
   const float* bias = nullptr;
   float* values = nullptr;
+  OperandArray operand;
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    values[i] = relu(values[i] + bias[i % channels]);
+    const float value = relu(values[i] + bias[i % channels]);
+    values[i] = value;
+    operand.set(i, value);
   }
-  Accesses accesses() const { return Accesses().reads(bias, channels).writes(values, num_values); }
+  Accesses accesses() const {
+    return operand.accesses(num_values).reads(bias, channels).writes(values, num_values);
+  }
 };
 
 /// target <- (gamma target + beta other) + round(scale F); *notes += this call's.
@@ -111,7 +117,7 @@ struct RetreatLine {
 };
 
 /// The adjoint of the line but for F: grad_force <- scale adjoint_target; adjoint_other += beta
-/// adjoint_target; adjoint_target <- gamma adjoint_target.
+/// adjoint_target; adjoint_target <- gamma adjoint_target. And what products take of grad_force.
 struct AdjointLine {
   static constexpr std::string_view name = "adjoint_line";
   CouplingLine line;
@@ -119,51 +125,53 @@ struct AdjointLine {
   float* adjoint_target = nullptr;
   float* adjoint_other = nullptr;
   float* grad_force = nullptr;
+  OperandArray operand;
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
     const float a = adjoint_target[i];
     grad_force[i] = line.scale * a;
+    operand.set(i, line.scale * a);
     adjoint_other[i] += line.beta * a;
     adjoint_target[i] = line.gamma * a;
   }
   Accesses accesses() const {
-    return Accesses()
+    return operand.accesses(num_values)
         .writes(adjoint_target, num_values)
         .writes(adjoint_other, num_values)
         .writes(grad_force, num_values);
   }
 };
 
-/// values <- 0 where hidden is not positive: sigma'(0) = 0.
+/// values <- 0 where hidden is not positive: sigma'(0) = 0. And what products take of them.
 struct Mask {
   static constexpr std::string_view name = "mask";
   std::int64_t num_values = 0;
   const float* hidden = nullptr;
   float* values = nullptr;
+  OperandArray operand;
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    if (!(hidden[i] > 0)) values[i] = 0;
+    const float value = hidden[i] > 0 ? values[i] : 0.0f;
+    values[i] = value;
+    operand.set(i, value);
   }
   Accesses accesses() const {
-    return Accesses().reads(hidden, num_values).writes(values, num_values);
+    return operand.accesses(num_values).reads(hidden, num_values).writes(values, num_values);
   }
 };
 
-/// to <- values, rounded to what a product takes.
+/// What products take of values.
 struct RoundOperand {
   static constexpr std::string_view name = "round_operand";
   std::int64_t num_values = 0;
-  int dropped_bits = 0;
   const float* values = nullptr;
-  float* to = nullptr;
+  OperandArray operand;
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
-  REVODE_ON_DEVICE void operator()(std::int64_t i) const {
-    to[i] = round_mantissa(values[i], dropped_bits);
-  }
-  Accesses accesses() const { return Accesses().reads(values, num_values).writes(to, num_values); }
+  REVODE_ON_DEVICE void operator()(std::int64_t i) const { operand.set(i, values[i]); }
+  Accesses accesses() const { return operand.accesses(num_values).reads(values, num_values); }
 };
 
 /// to += factor * values
@@ -216,17 +224,16 @@ struct TakeOverflow {
   Accesses accesses() const { return Accesses().writes(from, 1).adds(highest, 1); }
 };
 
-/// For every coupling: forward [c, 3, 3, c] <- K (antisymmetric: K - K^T), and adjoint, where there
-/// is one, <- K^T, from kernel [num_couplings, c, c, 3, 3].
+/// For every coupling what products take: forward [c, 3, 3, c] <- K (antisymmetric: K - K^T), and
+/// adjoint, where there is one, <- K^T, from kernel [num_couplings, c, c, 3, 3].
 struct PackKernels {
   static constexpr std::string_view name = "pack_kernels";
   int num_couplings = 0;
   int channels = 0;
   std::int64_t stride = 0;  ///< from one packed kernel to the next
   const float* kernel = nullptr;
-  float* forward = nullptr;
-  float* adjoint = nullptr;  ///< null for the antisymmetric force
-  int dropped_bits = 0;      ///< of each mantissa
+  OperandArray forward;
+  OperandArray adjoint;  ///< null for the antisymmetric force
 
   REVODE_ON_DEVICE std::int64_t size() const {
     return std::int64_t{9} * num_couplings * channels * channels;
@@ -239,26 +246,25 @@ struct PackKernels {
     const float value = k[(o * channels + i) * 9 + tap];
     const float transposed = k[(i * channels + o) * 9 + 8 - tap];
     const std::int64_t to = coupling * stride + (o * 9 + tap) * channels + i;
-    if (adjoint != nullptr) {
-      forward[to] = round_mantissa(value, dropped_bits);
-      adjoint[to] = round_mantissa(transposed, dropped_bits);
-    } else {
-      forward[to] = round_mantissa(value - transposed, dropped_bits);
-    }
+    const bool is_symmetric = adjoint.values != nullptr;
+    forward.set(to, is_symmetric ? value : value - transposed);
+    adjoint.set(to, transposed);
   }
   Accesses accesses() const {
-    const std::size_t packed = num_couplings * stride;
-    return Accesses().reads(kernel, size()).writes(forward, packed).writes(adjoint, packed);
+    const std::int64_t packed = num_couplings * stride;
+    return forward.accesses(packed).and_also(adjoint.accesses(packed)).reads(kernel, size());
   }
 };
 
 /// sums [c, c, 3, 3] += the gradient of a kernel, one contribution an entry, from that of its
-/// packed form [c, 3, 3, c]; of A = K - K^T: dK[o][i][k] = dA[o][i][k] - dA[i][o][-k].
+/// packed form [c, 3, 3, c], in two parts for the symmetric force; of A = K - K^T:
+/// dK[o][i][k] = dA[o][i][k] - dA[i][o][-k].
 struct AddKernelGradient {
   static constexpr std::string_view name = "add_kernel_gradient";
   Force force = Force::symmetric;
   int channels = 0;
   const float* gradient = nullptr;
+  const float* second_part = nullptr;  ///< null for the antisymmetric force
   ExactSum* sums = nullptr;
   int* overflow = nullptr;  ///< becomes at least `overflow_code` where an entry does not fit
   int overflow_code = 0;
@@ -267,11 +273,18 @@ struct AddKernelGradient {
   REVODE_ON_DEVICE void operator()(std::int64_t index) const {
     const std::int64_t tap = index % 9, i = index / 9 % channels, o = index / 9 / channels;
     float value = gradient[(o * 9 + tap) * channels + i];
-    if (force == Force::antisymmetric) value -= gradient[(i * 9 + 8 - tap) * channels + o];
+    if (force == Force::antisymmetric)
+      value -= gradient[(i * 9 + 8 - tap) * channels + o];
+    else
+      value += second_part[(o * 9 + tap) * channels + i];
     if (!add_contribution(value, sums + index)) raise_atomically(overflow, overflow_code);
   }
   Accesses accesses() const {
-    return Accesses().reads(gradient, size()).writes(sums, size()).adds(overflow, 1);
+    return Accesses()
+        .reads(gradient, size())
+        .reads(second_part, size())
+        .writes(sums, size())
+        .adds(overflow, 1);
   }
 };
 
