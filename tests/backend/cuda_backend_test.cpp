@@ -117,16 +117,15 @@ TEST(Engine, CopiesWaitForTheGraphsOfTheirArrays) {
     std::vector<float> result(100);
     Buffer<float> from(100, Memory::workspace, engine.space()),
         to(100, Memory::workspace, engine.space());
-    cuda::Replay replay;
-    for (int play = 0; play < 3; ++play) {
+    for (int time = 0; time < 3; ++time) {
       engine.copy_in(from.data(), ones.data(), from.bytes());
-      engine.play(replay, [&] {
-        engine.launch(cuda::AddScaled{std::ssize(ones), 2, from.data(), to.data()});
-      });
+      for (const float factor : {1.0f, 2.0f, 3.0f})
+        engine.launch(cuda::AddScaled{std::ssize(ones), factor, from.data(), to.data()});
       engine.copy_out(result.data(), to.data(), to.bytes());
     }
     engine.wait(engine.mark());
-    EXPECT_EQ(result, std::vector<float>(100, 6.0f));
+    EXPECT_EQ(result, std::vector<float>(100, 18.0f));
+    EXPECT_EQ(engine.counts().num_replays, 2);
   }
 }
 
@@ -289,8 +288,7 @@ void sweep_there_and_back(Backend<float>& backend, Segment<float>& segment, Swee
   sweep.overflow = overflow.read()[0];
 }
 
-// The first call of a range is made work by work, the second is recorded, then it is replayed; a
-// larger batch in between moves the arrays that all work in.
+// A larger batch in between moves the arrays that all work in.
 TEST(CudaBackend, ReplayedSweepsGiveTheSameBits) {
   for (const cuda::RunOrder order : all_orders)
     for (const Dynamics& line : dynamics) {

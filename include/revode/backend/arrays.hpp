@@ -36,6 +36,7 @@ struct RegularizedRows {
   Real* gradient = nullptr;     ///< [num_rows, row_size]; +=
   double weight_decay = 0;
   double smoothness_over_h = 0;  ///< 0 where rows are not joined over blocks
+  bool operator==(const RegularizedRows&) const = default;
 };
 
 /// Sums of squares over a row, in double, in an order that never changes.

@@ -17,6 +17,7 @@ struct FeatureMap {
   int slot = 1;  ///< where not joined
 
   int num_features(int channels) const { return joined ? 2 * channels : channels; }
+  bool operator==(const FeatureMap&) const = default;
 };
 
 /// The plane [height, width] of image n, feature f.
@@ -32,6 +33,7 @@ Real* feature_plane(const StateView<Real>& state, const FeatureMap& map, int cha
 struct NormStatistics {
   double* mean = nullptr;
   double* variance = nullptr;
+  bool operator==(const NormStatistics&) const = default;
 };
 
 /// Batch norm  y = scale * (x - mean) / sqrt(variance + epsilon) + shift,  epsilon as in the
@@ -75,6 +77,7 @@ struct TransitionShape {
   int grid_bits = 0;
 
   int channels_in_front() const { return (out_channels - in_channels) / 2; }
+  bool operator==(const TransitionShape&) const = default;
 };
 
 /// Closing: logits = W mean_over_plane(relu(norm(features))) + b, W [classes, features].
@@ -106,6 +109,7 @@ struct ClosingGradient {  ///< same shapes; +=, one contribution an entry
 struct LossShape {
   int batch = 0;
   int num_classes = 0;
+  bool operator==(const LossShape&) const = default;
 };
 
 /// Over the samples of a micro-batch.

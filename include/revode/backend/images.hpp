@@ -19,6 +19,7 @@ struct StoredImages {
 
   std::size_t plane_size() const { return static_cast<std::size_t>(height) * width; }
   std::size_t image_size() const { return channels * plane_size(); }
+  bool operator==(const StoredImages&) const = default;
 };
 
 /// One image as it becomes input: its rows and columns from `row` and `column` on, as many as it

@@ -80,6 +80,7 @@ struct SegmentGradient {
 struct CouplingRange {
   int first = 0;
   int last = 0;
+  bool operator==(const CouplingRange&) const = default;
 };
 
 /// How often the forward sweep left the range in which reversal is exact (docs/model.md). Sums; add

@@ -21,9 +21,6 @@ std::size_t aligned(std::size_t size) {
   return (size + aligned_floats - 1) / aligned_floats * aligned_floats;
 }
 
-/// More than a run needs: two sizes of micro-batches, two of evaluation, and 12,000 layers a slice.
-constexpr std::size_t most_replays = 4096;
-
 template <typename Derived, typename Base>
 Derived& of_batch(Base* recording, int batch) {
   auto* const record = dynamic_cast<Derived*>(recording);
@@ -72,11 +69,6 @@ CudaSegment::CudaSegment(const SegmentShape& shape, std::shared_ptr<Engine> engi
   bias_ = Buffer<float>(couplings * shape.channels, Memory::packed_weights, space);
   notes_ = Buffer<StateNotes>(1, Memory::workspace, space);
   overflow_ = Buffer<int>(1, Memory::workspace, space);
-}
-
-void CudaSegment::bind_gradient(const SegmentGradient& gradient) {
-  replays_.clear();
-  gradient_ = gradient;
 }
 
 int CudaSegment::couplings_a_chunk() const { return worthwhile_chunk; }
@@ -189,14 +181,6 @@ struct CudaSegment::Pair {
   float* slot[2];
 };
 
-/// Calls of the same range and batch are the same work on the same arrays, and so are replayed.
-template <typename Work>
-void CudaSegment::play(Sweep sweep, CouplingRange range, int batch, Work&& work) {
-  const std::tuple key(sweep, range.first, range.last, batch);
-  if (replays_.size() >= most_replays && !replays_.contains(key)) return work();
-  engine_->play(replays_[key], work);
-}
-
 void CudaSegment::advance(CouplingRange range, StateView<float> state, StateNotes* notes,
                           Recording* recording) {
   if (range.first >= range.last || state.batch == 0) return;
@@ -205,7 +189,7 @@ void CudaSegment::advance(CouplingRange range, StateView<float> state, StateNote
   if (recording != nullptr)
     advance_through(range, at, of_batch<CudaRecording>(recording, state.batch));
   else
-    play(Sweep::advance, range, state.batch, [&] { advance_through(range, at); });
+    advance_through(range, at);
   at.bring_back(state);
   engine_->launch(TakeStateNotes{notes_.data(), notes});
 }
@@ -215,7 +199,6 @@ void CudaSegment::advance_through(CouplingRange range, const Pair& state) {
   for (int j = range.first; j < range.last; ++j) {
     advance_line(j, state,
                  evaluate_force(j, state.batch(), state.slot[1 - target_slot(j)], hidden));
-    engine_->make_progress();
   }
 }
 
@@ -227,7 +210,6 @@ void CudaSegment::advance_through(CouplingRange range, const Pair& state,
     const float* const other = state.slot[1 - target_slot(j)];
     engine_->copy(recording.state_at(j + 1), other, bytes);
     advance_line(j, state, evaluate_force(j, state.batch(), other, recording.hidden_of(j)));
-    engine_->make_progress();
   }
 }
 
@@ -257,7 +239,7 @@ void CudaSegment::retreat(CouplingRange range, StateView<float> state, StateView
     at.bring_back(state, of_slot[0], of_slot[1]);
   } else {
     at.take(state);
-    play(Sweep::retreat, range, state.batch, [&] { retreat_through(range, at, adjoint_at); });
+    retreat_through(range, at, adjoint_at);
     at.bring_back(state);
   }
   adjoint_at.bring_back(adjoint);
@@ -277,7 +259,6 @@ void CudaSegment::retreat_through(CouplingRange range, const Pair& state, const 
                                 .other = other,
                                 .target = state.slot[target]});
     retreat_adjoint(j, at, adjoint);
-    engine_->make_progress();
   }
 }
 
@@ -290,7 +271,6 @@ void CudaSegment::retreat_through(CouplingRange range, const CudaRecording& reco
     if (shape_.force == Force::symmetric)
       at.hidden_operand = round(at.hidden, batch, Scratch::rounded_hidden);
     retreat_adjoint(j, at, adjoint);
-    engine_->make_progress();
   }
 }
 

@@ -1,10 +1,8 @@
 // Couplings on a device: convolutions by the device's library, the rest by kernels.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
-#include <tuple>
 
 #include "revode/backend/segment.hpp"
 #include "revode/core/buffer.hpp"
@@ -22,7 +20,7 @@ class CudaSegment final : public Segment<float> {
   const SegmentShape& shape() const override { return shape_; }
   std::string description() const override { return "convolutions of the device's library"; }
   void bind(const SegmentWeights<float>& weights) override { weights_ = weights; }
-  void bind_gradient(const SegmentGradient& gradient) override;
+  void bind_gradient(const SegmentGradient& gradient) override { gradient_ = gradient; }
   void load_weights() override;
   std::unique_ptr<Recording> make_recording(int batch) override;
   std::size_t recording_bytes(int batch) const override;
@@ -46,7 +44,6 @@ class CudaSegment final : public Segment<float> {
     const void* hidden_operand = nullptr;  ///< for the symmetric force
     const float* force = nullptr;
   };
-  enum class Sweep { advance, retreat };
 
   int target_slot(int coupling) const { return (shape_.first_target + coupling) % 2; }
   std::size_t size(int batch) const { return batch * shape_.image_size(); }
@@ -62,8 +59,6 @@ class CudaSegment final : public Segment<float> {
   void retreat_through(CouplingRange range, const Pair& state, const Pair& adjoint);
   void retreat_through(CouplingRange range, const CudaRecording& recording, const Pair& adjoint);
   void retreat_adjoint(int coupling, const Evaluation& at, const Pair& adjoint);
-  template <typename Work>
-  void play(Sweep sweep, CouplingRange range, int batch, Work&& work);
 
   SegmentShape shape_;
   std::shared_ptr<Engine> engine_;
@@ -77,7 +72,6 @@ class CudaSegment final : public Segment<float> {
   Buffer<float> bias_;        ///< [num_couplings, c]
   Buffer<StateNotes> notes_;  ///< of the call under way
   Buffer<int> overflow_;      ///< 1 + the last coupling whose gradient left the range, or 0
-  std::map<std::tuple<Sweep, int, int, int>, Replay> replays_;  ///< by range and batch
 };
 
 }  // namespace revode::cuda

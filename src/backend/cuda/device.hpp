@@ -36,6 +36,7 @@ struct Convolution {
   float* y = nullptr;
   Precision precision = Precision::fp32;  ///< that x and kernel are stored as
 
+  bool operator==(const Convolution&) const = default;
   Accesses accesses() const {
     const std::size_t num_pixels = std::size_t{1} * batch * height * width;
     const std::size_t bytes = operand_bytes(precision);
@@ -59,6 +60,7 @@ struct ConvolutionGradient {
   float* grad_kernel = nullptr;
   Precision precision = Precision::fp32;  ///< that x and grad_y are stored as
 
+  bool operator==(const ConvolutionGradient&) const = default;
   Accesses accesses() const {
     const std::size_t num_pixels = std::size_t{1} * batch * height * width;
     const std::size_t bytes = operand_bytes(precision);
@@ -84,6 +86,7 @@ struct Product {
   float factor = 1;
   bool adds = false;
 
+  bool operator==(const Product&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(a, std::size_t{1} * rows * inner)

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
-#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -19,8 +18,12 @@ Accesses bytes_at(const void* pointer, std::size_t bytes) {
 }  // namespace
 
 Engine::Engine(std::unique_ptr<Device> device)
-    : device_(std::move(device)), space_(*this), staging_(*this), lendable_(*this) {
-  for (Stream& stream : streams_) stream = device_->make_stream();
+    : device_(std::move(device)),
+      streams_{device_->make_stream(), device_->make_stream(), device_->make_stream()},
+      replayer_(*device_, streams_[kernels]),
+      space_(*this),
+      staging_(*this),
+      lendable_(*this) {
   for (Event& event : turn_events_) event = device_->make_event();
 }
 
@@ -42,6 +45,7 @@ void* Engine::add(void* memory, std::size_t bytes) {
 void Engine::release(void* pointer, std::size_t bytes) noexcept {
   try {
     begin_call(kernels, bytes_at(pointer, bytes));
+    flush();
     device_->release(pointer, bytes, streams_[kernels]);
   } catch (const std::runtime_error&) {
   }
@@ -84,6 +88,7 @@ void Engine::begin_call(Lane lane, const Accesses& accesses) {
 /// behind all that the other lane has been given.
 void Engine::wait_for(Lane lane, Lane other, Mark call) {
   if (call <= done_ || call <= awaited_[lane][other]) return;
+  if (other == kernels) flush();
   const auto behind = std::ranges::find_if(recorded_, [&](const Recorded& recorded) {
     return recorded.mark >= call && recorded.events[other];
   });
@@ -97,91 +102,38 @@ void Engine::wait_for(Lane lane, Lane other, Mark call) {
   awaited_[lane][other] = last_call_[other];
 }
 
-/// Something for the stream of the kernels, to be run or to be recorded.
-void Engine::begin_work(const Accesses& accesses) {
-  if (is_recording_) {
-    ++recorded_size_;
-    recorded_accesses_ = std::move(recorded_accesses_).and_also(accesses);
-    return;
-  }
-  ++counts_.launched;
-  begin_call(kernels, accesses);
+/// For the stream of the kernels. What it waits for, the stream waits for in front of all that is
+/// pending.
+void Engine::queue(Task task) {
+  // Few enough that the device does not idle while they gather.
+  constexpr std::size_t most_pending = 64;
+  begin_call(kernels, accesses_of(task));
+  pending_.push_back(std::move(task));
+  if (pending_.size() == most_pending) flush();
 }
 
-void Engine::launch(const Kernel& kernel) {
-  begin_work(std::visit([](const auto& body) { return body.accesses(); }, kernel));
-  device_->launch(kernel, streams_[kernels]);
+void Engine::flush() {
+  if (!pending_.empty()) replayer_.run(std::exchange(pending_, {}));
 }
 
-void Engine::convolve(const Convolution& convolution) {
-  begin_work(convolution.accesses());
-  device_->convolve(convolution, streams_[kernels]);
-}
-
-void Engine::convolve(const ConvolutionGradient& gradient) {
-  begin_work(gradient.accesses());
-  device_->convolve(gradient, streams_[kernels]);
-}
-
-void Engine::multiply(const Product& product) {
-  begin_work(product.accesses());
-  device_->multiply(product, streams_[kernels]);
-}
+void Engine::launch(const Kernel& kernel) { queue(kernel); }
+void Engine::convolve(const Convolution& convolution) { queue(convolution); }
+void Engine::convolve(const ConvolutionGradient& gradient) { queue(gradient); }
+void Engine::multiply(const Product& product) { queue(product); }
 
 void Engine::zero(void* to, std::size_t bytes) {
-  if (bytes == 0) return;
-  begin_work(bytes_at(to, bytes));
-  device_->zero(to, bytes, streams_[kernels]);
+  if (bytes > 0) queue(Fill{to, bytes});
 }
 
 void Engine::copy(void* to, const void* from, std::size_t bytes) {
-  if (bytes == 0) return;
-  begin_work(bytes_at(to, bytes).and_also(bytes_at(from, bytes)));
-  device_->copy(to, from, bytes, streams_[kernels]);
+  if (bytes > 0) queue(Copy{to, from, bytes});
 }
 
-void Engine::begin_recording() {
-  REVODE_CHECK(!is_recording_, "a graph is recorded within another");
-  is_recording_ = true;
-  recorded_size_ = 0;
-  recorded_accesses_ = Accesses();
-  device_->begin_recording(streams_[kernels]);
-}
-
-void Engine::end_recording(Replay& replay) {
-  forget(replay);
-  replay.graph_ = device_->end_recording(streams_[kernels]);
-  is_recording_ = false;
-  replay.engine_ = this;
-  replay.generation_ = generation();
-  replay.size_ = recorded_size_;
-  std::set<const std::byte*> arrays;
-  for (const AccessedBytes& accessed : recorded_accesses_.all()) {
-    const auto* const begin = static_cast<const std::byte*>(accessed.begin);
-    arrays.insert(std::prev(allocations_.upper_bound(begin))->first);
-  }
-  replay.accesses_ = Accesses();
-  for (const std::byte* array : arrays)
-    replay.accesses_ = std::move(replay.accesses_).reads(array, 1);
-  ++counts_.num_graphs;
-}
-
-void Engine::run(Replay& replay) {
-  ++counts_.num_replays;
-  counts_.replayed += replay.size_;
-  begin_call(kernels, replay.accesses_);
-  device_->run(replay.graph_, streams_[kernels]);
-}
-
-void Engine::forget(Replay& replay) noexcept {
-  if (replay.engine_ == nullptr) return;
-  device_->release(replay.graph_);
-  replay.engine_ = nullptr;
-  --counts_.num_graphs;
-}
-
-Replay::~Replay() {
-  if (engine_ != nullptr) engine_->forget(*this);
+WorkCounts Engine::counts() const {
+  WorkCounts counts = replayer_.counts();
+  counts.num_waits = num_waits_;
+  counts.num_fetches = num_fetches_;
+  return counts;
 }
 
 void Engine::copy_in(void* to, const void* host, std::size_t bytes) {
@@ -192,7 +144,7 @@ void Engine::copy_in(void* to, const void* host, std::size_t bytes) {
 
 void Engine::copy_out(void* host, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  ++counts_.num_fetches;
+  ++num_fetches_;
   begin_call(copies_out, bytes_at(from, bytes));
   stamped_copy(copies_out, [&] { device_->copy_out(host, from, bytes, streams_[copies_out]); });
 }
@@ -200,6 +152,7 @@ void Engine::copy_out(void* host, const void* from, std::size_t bytes) {
 Mark Engine::mark() {
   const Mark last = recorded_.empty() ? done_ : recorded_.back().mark;
   if (num_calls_ == last) return last;
+  flush();
   Recorded recorded{num_calls_, {}};
   for (int lane = 0; lane < num_lanes; ++lane) {
     if (last_call_[lane] <= last) continue;
@@ -225,7 +178,7 @@ bool Engine::reached(Mark mark) {
 
 // Progress may ask for marks itself, and so finish some.
 void Engine::wait(Mark mark) {
-  if (mark > done_) ++counts_.num_waits;
+  if (mark > done_) ++num_waits_;
   while (!reached(mark)) {
     REVODE_CHECK(!recorded_.empty(), "there is no mark {} behind {} calls", mark, num_calls_);
     if (progress_) {
@@ -239,6 +192,7 @@ void Engine::wait(Mark mark) {
 }
 
 Event Engine::timed_event_on(Lane lane) {
+  if (lane == kernels) flush();
   if (spare_timed_events_.empty()) spare_timed_events_.push_back(device_->make_timed_event());
   const Event event = spare_timed_events_.back();
   spare_timed_events_.pop_back();
@@ -278,7 +232,7 @@ std::vector<WorkClock::HostTime> Engine::host_times(std::span<const Stamp> stamp
   for (int round = 0; round < num_rounds; ++round) {
     const Clock::time_point before = Clock::now();
     const Event event = timed_event_on(kernels);
-    ++counts_.num_waits;
+    ++num_waits_;
     device_->synchronize(event);
     const Clock::duration length = Clock::now() - before;
     const bool is_better = length < shortest;

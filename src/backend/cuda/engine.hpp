@@ -3,7 +3,8 @@
 //
 // Kernels run on one stream; copies from and to the host run beside them on streams of their own.
 // What waits for what follows from the arrays: a copy waits for the kernels that touch its array,
-// kernels for copies of the arrays that they touch.
+// kernels for copies of the arrays that they touch. Kernels are gathered until somebody waits for
+// them, or there are enough, and go to their stream as one piece (replayer.hpp).
 #pragma once
 
 #include <array>
@@ -26,6 +27,7 @@
 #include "revode/core/memory_space.hpp"
 
 #include "backend/cuda/device.hpp"
+#include "backend/cuda/replayer.hpp"
 
 namespace revode::cuda {
 
@@ -49,27 +51,6 @@ enum class Scratch {
 };
 inline constexpr int num_scratch_arrays = 15;
 
-class Engine;
-
-/// Calls of kernels and convolutions that are made again and again with the same arguments.
-class Replay {
- public:
-  Replay() = default;
-  ~Replay();
-  Replay(const Replay&) = delete;
-  Replay& operator=(const Replay&) = delete;
-
- private:
-  friend class Engine;
-
-  Engine* engine_ = nullptr;  ///< of the graph, where there is one
-  Graph graph_;
-  int num_plays_ = 0;
-  int generation_ = 0;  ///< of the memory that the graph uses
-  int size_ = 0;        ///< launches
-  Accesses accesses_;   ///< a byte of each array
-};
-
 class Engine {
  public:
   explicit Engine(std::unique_ptr<Device> device);
@@ -88,21 +69,7 @@ class Engine {
   void copy_in(void* to, const void* host, std::size_t bytes);
   void copy_out(void* host, const void* from, std::size_t bytes);
 
-  /// Makes the calls of `work`: the first time one by one, so that arrays and the library's plans
-  /// come to be; the second time they are recorded; from then on the device runs the record.
-  /// They must have the same arguments each time and touch arrays of the device alone, which live
-  /// as long as `replay` does.
-  template <typename Work>
-  void play(Replay& replay, Work&& work) {
-    if (++replay.num_plays_ == 1) return work();
-    if (replay.engine_ == nullptr || replay.generation_ != generation()) {
-      begin_recording();
-      work();
-      end_recording(replay);
-    }
-    run(replay);
-  }
-  const WorkCounts& counts() const { return counts_; }
+  WorkCounts counts() const;
 
   Mark mark();
   bool reached(Mark mark);
@@ -115,29 +82,19 @@ class Engine {
   void stamp_copies() { stamps_copies_ = true; }
   std::vector<WorkClock::StampedCopy> take_copies() { return std::exchange(copies_, {}); }
 
-  /// What is to be called now and then while the host waits, and between the couplings of a long
-  /// call; may be empty.
+  /// What is to be called now and then while the host waits; may be empty.
   void set_progress(std::function<void()> progress) { progress_ = std::move(progress); }
-  void make_progress() {
-    if (progress_ && !is_recording_) progress_();
-  }
 
   /// At least `size` elements.
   template <typename T = float>
   T* scratch(Scratch which, std::size_t size) {
     Buffer<double>& array = scratch_[static_cast<int>(which)];
     const std::size_t doubles = (size * sizeof(T) + sizeof(double) - 1) / sizeof(double);
-    if (array.size() < doubles) {
-      REVODE_CHECK(!is_recording_, "an array of {} bytes was not there to be recorded",
-                   doubles * sizeof(double));
-      ++num_moves_;
-      array.ensure(doubles, Memory::workspace, space_);
-    }
+    array.ensure(doubles, Memory::workspace, space_);
     return reinterpret_cast<T*>(array.data());
   }
 
  private:
-  friend class Replay;
   enum Lane { kernels, copies_in, copies_out };
   static constexpr int num_lanes = 3;
 
@@ -202,12 +159,8 @@ class Engine {
   void release_lendable(void* pointer) noexcept;
   Allocation* allocation_of(const void* pointer);
   void begin_call(Lane lane, const Accesses& accesses);
-  void begin_work(const Accesses& accesses);
-  int generation() const { return num_moves_ + device_->generation(); }
-  void begin_recording();
-  void end_recording(Replay& replay);
-  void run(Replay& replay);
-  void forget(Replay& replay) noexcept;
+  void queue(Task task);
+  void flush();
   void wait_for(Lane lane, Lane other, Mark call);
   Event timed_event_on(Lane lane);
   template <typename Copy>
@@ -217,6 +170,8 @@ class Engine {
 
   std::unique_ptr<Device> device_;
   std::array<Stream, num_lanes> streams_;
+  Replayer replayer_;
+  std::vector<Task> pending_;  ///< for the stream of the kernels, which does not have them yet
   Space space_;
   Staging staging_;
   Lendable lendable_;
@@ -233,11 +188,8 @@ class Engine {
   std::vector<WorkClock::StampedCopy> copies_;
   std::array<Event, num_lanes> turn_events_;  // each recorded when another lane is to wait
   std::function<void()> progress_;
-  bool is_recording_ = false;
-  int recorded_size_ = 0;
-  Accesses recorded_accesses_;
-  WorkCounts counts_;
-  int num_moves_ = 0;  // of scratch arrays
+  std::int64_t num_waits_ = 0;
+  std::int64_t num_fetches_ = 0;
   std::array<Buffer<double>, num_scratch_arrays> scratch_;
 };
 

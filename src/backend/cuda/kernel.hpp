@@ -157,6 +157,7 @@ class Divisor {
                             (31 + by.log_));
   }
   REVODE_ON_DEVICE friend int operator%(int n, const Divisor& by) { return n - n / by * by.value_; }
+  bool operator==(const Divisor&) const = default;
 
  private:
   int value_;

@@ -303,7 +303,6 @@ class WholeSegment final : public Segment<float> {
     Sweeps::with_products(layout, [&](auto products) {
       engine_->launch(AdvanceImages<decltype(products)>{of_images, notes});
     });
-    engine_->make_progress();
   }
 
   void retreat(CouplingRange range, StateView<float> state, StateView<float> adjoint,
@@ -335,7 +334,6 @@ class WholeSegment final : public Segment<float> {
       body.by_phases = Divisor(body.phases_a_coupling());
       engine_->launch(body);
     });
-    engine_->make_progress();
   }
 
  private:

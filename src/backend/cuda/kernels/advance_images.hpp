@@ -65,6 +65,7 @@ struct AdvanceImages {
     }
   }
 
+  bool operator==(const AdvanceImages&) const = default;
   Accesses accesses() const { return sweep.accesses().adds(notes, 1); }
 
  private:

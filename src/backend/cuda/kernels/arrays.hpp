@@ -48,6 +48,7 @@ struct CompareParts {
       result.squared_norm = shared.squared_norm.total();
     }
   }
+  bool operator==(const CompareParts&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(values, num_values)
@@ -85,6 +86,7 @@ struct AddComparisons {
       result->squared_norm += more.squared_norm;
     }
   }
+  bool operator==(const AddComparisons&) const = default;
   Accesses accesses() const {
     return Accesses().reads(partial, CompareParts::num_parts).writes(result, 1);
   }
@@ -101,6 +103,7 @@ struct FindNonFinite {
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
     if (!(fabsf(values[i]) <= 3.402823466e+38f)) raise_atomically(any, 1);
   }
+  bool operator==(const FindNonFinite&) const = default;
   Accesses accesses() const { return Accesses().reads(values, num_values).adds(any, 1); }
 };
 
@@ -115,6 +118,7 @@ struct NoteFound {
   REVODE_ON_DEVICE void operator()(std::int64_t) const {
     if (*found == 0 && *any != 0) *found = code;
   }
+  bool operator==(const NoteFound&) const = default;
   Accesses accesses() const { return Accesses().reads(any, 1).writes(found, 1); }
 };
 
@@ -135,6 +139,7 @@ struct FinishSums {
     values[i] = static_cast<float>(static_cast<double>(sum) * exact_sum_unit);
     if (sum <= -limit || sum >= limit) raise_atomically(last_out_of_range, first + i + 1);
   }
+  bool operator==(const FinishSums&) const = default;
   Accesses accesses() const {
     return Accesses().reads(sums, num_values).writes(values, num_values).adds(last_out_of_range, 1);
   }
@@ -170,6 +175,7 @@ struct RegularizeRows {
                    .smoothness = shared.smoothness.total(),
                    .gradient = shared.gradient.total()};
   }
+  bool operator==(const RegularizeRows&) const = default;
   Accesses accesses() const {
     const std::size_t size = rows.num_rows * rows.row_size;
     const std::size_t block = rows.rows_per_block * rows.row_size;
@@ -249,6 +255,7 @@ struct SgdStep {
     velocity[i] = momentum * velocity[i] + gradient_scale * gradient[i];
     values[i] -= rate * velocity[i];
   }
+  bool operator==(const SgdStep&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(gradient, num_values)

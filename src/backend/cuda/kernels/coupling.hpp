@@ -19,6 +19,7 @@ struct CouplingLine {
   float scale = 0;
   float unit = 0;   ///< 2^grid_bits, 0 without a grid
   float limit = 0;  ///< magnitudes from here on are out of range
+  bool operator==(const CouplingLine&) const = default;
 };
 
 /// What a line gives, and what it counts.
@@ -65,6 +66,7 @@ struct BiasRelu {
     values[i] = value;
     operand.set(i, value);
   }
+  bool operator==(const BiasRelu&) const = default;
   Accesses accesses() const {
     return operand.accesses(num_values).reads(bias, channels).writes(values, num_values);
   }
@@ -89,6 +91,7 @@ struct AdvanceLine {
     if (step.num_out_of_range > 0) add_atomically(&notes->out_of_range, step.num_out_of_range);
     if (step.num_rounded_to_zero > 0) add_atomically(&notes->rounded_to_zero, 1);
   }
+  bool operator==(const AdvanceLine&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(force, num_values)
@@ -111,6 +114,7 @@ struct RetreatLine {
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
     target[i] = retreat_line(line, target[i], other[i], force[i]);
   }
+  bool operator==(const RetreatLine&) const = default;
   Accesses accesses() const {
     return Accesses().reads(force, num_values).reads(other, num_values).writes(target, num_values);
   }
@@ -135,6 +139,7 @@ struct AdjointLine {
     adjoint_other[i] += line.beta * a;
     adjoint_target[i] = line.gamma * a;
   }
+  bool operator==(const AdjointLine&) const = default;
   Accesses accesses() const {
     return operand.accesses(num_values)
         .writes(adjoint_target, num_values)
@@ -157,6 +162,7 @@ struct Mask {
     values[i] = value;
     operand.set(i, value);
   }
+  bool operator==(const Mask&) const = default;
   Accesses accesses() const {
     return operand.accesses(num_values).reads(hidden, num_values).writes(values, num_values);
   }
@@ -171,6 +177,7 @@ struct RoundOperand {
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const { operand.set(i, values[i]); }
+  bool operator==(const RoundOperand&) const = default;
   Accesses accesses() const { return operand.accesses(num_values).reads(values, num_values); }
 };
 
@@ -184,6 +191,7 @@ struct AddScaled {
 
   REVODE_ON_DEVICE std::int64_t size() const { return num_values; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const { to[i] += factor * values[i]; }
+  bool operator==(const AddScaled&) const = default;
   Accesses accesses() const { return Accesses().reads(values, num_values).writes(to, num_values); }
 };
 
@@ -204,6 +212,7 @@ struct TakeStateNotes {
     from->rounded_to_zero = 0;
     from->largest = 0;
   }
+  bool operator==(const TakeStateNotes&) const = default;
   Accesses accesses() const { return Accesses().writes(from, 1).writes(to, 1); }
 };
 
@@ -221,6 +230,7 @@ struct TakeOverflow {
     raise_atomically(highest, first + *from - 1);
     *from = 0;
   }
+  bool operator==(const TakeOverflow&) const = default;
   Accesses accesses() const { return Accesses().writes(from, 1).adds(highest, 1); }
 };
 
@@ -250,6 +260,7 @@ struct PackKernels {
     forward.set(to, is_symmetric ? value : value - transposed);
     adjoint.set(to, transposed);
   }
+  bool operator==(const PackKernels&) const = default;
   Accesses accesses() const {
     const std::int64_t packed = num_couplings * stride;
     return forward.accesses(packed).and_also(adjoint.accesses(packed)).reads(kernel, size());
@@ -279,6 +290,7 @@ struct AddKernelGradient {
       value += second_part[(o * 9 + tap) * channels + i];
     if (!add_contribution(value, sums + index)) raise_atomically(overflow, overflow_code);
   }
+  bool operator==(const AddKernelGradient&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(gradient, size())
@@ -314,6 +326,7 @@ struct AddBiasGradient {
       if (!add_contribution(sum, sums + channel)) raise_atomically(overflow, overflow_code);
     }
   }
+  bool operator==(const AddBiasGradient&) const = default;
   Accesses accesses() const {
     return Accesses().reads(values, num_pixels * channels).writes(sums, channels).adds(overflow, 1);
   }

@@ -27,6 +27,7 @@ struct AddDigests {
   struct Array {
     const std::byte* bytes = nullptr;
     std::int64_t size = 0;
+    bool operator==(const Array&) const = default;
   };
   int num_arrays = 0;
   int num_parts = 1;
@@ -66,6 +67,7 @@ struct AddDigests {
     if (thread < half) shared.of_thread[thread] += shared.of_thread[thread + half];
     if (phase == num_phases - 1 && thread == 0) add_atomically(digests + k, shared.of_thread[0]);
   }
+  bool operator==(const AddDigests&) const = default;
   Accesses accesses() const {
     Accesses all;
     for (int k = 0; k < num_arrays; ++k)

@@ -26,6 +26,7 @@ struct Transition {
     return std::int64_t{1} * shape.batch * shape.out_channels * (shape.height / 2) *
            (shape.width / 2);
   }
+  bool operator==(const Transition&) const = default;
 };
 
 /// out <- round(mean of 2 x 2), zero channels in front and behind.
@@ -56,6 +57,7 @@ struct PoolSlots {
     result =
         round_to_grid((corner[0] + corner[1] + corner[width] + corner[width + 1]) * 0.25f, unit);
   }
+  bool operator==(const PoolSlots&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(in[0], of.in_size())
@@ -84,6 +86,7 @@ struct UnpoolSlots {
                         ((n * of.shape.out_channels + channel) * (height / 2) + y) * (width / 2);
     (is_second ? grad_in[1] : grad_in[0])[i] = 0.25f * from[x];
   }
+  bool operator==(const UnpoolSlots&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(grad_out[0], of.out_size())
@@ -123,6 +126,7 @@ struct PoolFeatures {
     if (phase == num_phases - 1 && of_plane == 0 && plane < num_planes())
       pooled[plane] = static_cast<float>(sum.total() / static_cast<double>(planes.plane_size));
   }
+  bool operator==(const PoolFeatures&) const = default;
   Accesses accesses() const {
     return norm.read_in(planes.reads(), planes.num_features()).writes(pooled, num_planes());
   }
@@ -151,6 +155,7 @@ struct FillRows {
 
   REVODE_ON_DEVICE std::int64_t size() const { return std::int64_t{1} * num_rows * row_size; }
   REVODE_ON_DEVICE void operator()(std::int64_t i) const { rows[i] = row[i % row_size]; }
+  bool operator==(const FillRows&) const = default;
   Accesses accesses() const { return Accesses().reads(row, row_size).writes(rows, size()); }
 };
 
@@ -167,6 +172,7 @@ struct AddContributions {
   REVODE_ON_DEVICE void operator()(std::int64_t i) const {
     if (!add_contribution(values[i], sums + i)) raise_atomically(overflow, overflow_code);
   }
+  bool operator==(const AddContributions&) const = default;
   Accesses accesses() const {
     return Accesses().reads(values, num_values).writes(sums, num_values).adds(overflow, 1);
   }
@@ -198,6 +204,7 @@ struct AddColumnSums {
     if (!add_contribution(static_cast<float>(shared.total()), sums + k))
       raise_atomically(overflow, overflow_code);
   }
+  bool operator==(const AddColumnSums&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(values, std::size_t{1} * num_rows * columns)

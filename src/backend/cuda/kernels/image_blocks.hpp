@@ -74,6 +74,7 @@ struct ImageBlocks {
   }
   /// Of the p-th pixel.
   REVODE_ON_DEVICE int index(int p, int q) const { return index(p / width, p % width, q); }
+  bool operator==(const ImageBlocks&) const = default;
 };
 
 /// Which outputs are a thread's: rows from `row` of its block's band on, column x, channels from
@@ -262,6 +263,7 @@ struct BlockWeights {
     const int size = image.fours_of_step(step);
     for (int k = thread; k < size; k += image.num_threads) copy_by_next_phase(to + k, parts + k);
   }
+  bool operator==(const BlockWeights&) const = default;
 };
 
 /// How a block divides the gradient of a kernel among its threads: a thread takes 4 outputs x 4
@@ -304,6 +306,7 @@ struct GradientTiles {
     return (12 * outputs_a_round() + 4) * stride() / 4 + 1;
   }
   REVODE_ON_DEVICE int num_phases() const { return 2 * num_passes * num_rounds; }
+  bool operator==(const GradientTiles&) const = default;
 
  private:
   /// In units of a pixel by one warp of each of a multiprocessor's four schedulers; with fewer than

@@ -74,6 +74,7 @@ struct ImageSweep {
     return channel < image.channels ? weights.bias[coupling * image.channels + channel] : 0;
   }
 
+  bool operator==(const ImageSweep&) const = default;
   Accesses accesses() const {
     const std::size_t couplings = range.last;
     const std::size_t fours = couplings * image.coupling_fours();
@@ -126,6 +127,7 @@ struct PackForBlocks {
       forward[index] = value - transposed;
     }
   }
+  bool operator==(const PackForBlocks&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(kernel, std::size_t{9} * num_couplings * channels * channels)

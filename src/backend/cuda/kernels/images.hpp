@@ -24,6 +24,7 @@ struct ImageShape {
   REVODE_ON_DEVICE std::int64_t size() const {
     return static_cast<std::int64_t>(batch) * channels * plane_size();
   }
+  bool operator==(const ImageShape&) const = default;
 };
 
 /// images [num_drawn, channels, height, width] <- see Backend::cut_images()
@@ -53,6 +54,7 @@ struct CutImages {
     }
     images[i] = value;
   }
+  bool operator==(const CutImages&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(stored.pixels, stored.num_images * stored.image_size())
@@ -77,6 +79,7 @@ struct ChannelsLast {
     const std::int64_t image = i / shape.channels / plane;
     to[i] = from[(image * shape.channels + channel) * plane + pixel];
   }
+  bool operator==(const ChannelsLast&) const = default;
   Accesses accesses() const { return Accesses().reads(from, size()).writes(to, size()); }
 };
 
@@ -94,6 +97,7 @@ struct ChannelsFirst {
     const std::int64_t image = i / plane / shape.channels;
     to[i] = from[(image * plane + pixel) * shape.channels + channel];
   }
+  bool operator==(const ChannelsFirst&) const = default;
   Accesses accesses() const { return Accesses().reads(from, size()).writes(to, size()); }
 };
 

@@ -38,6 +38,7 @@ struct SoftmaxOfSamples {
     losses[n] = log(sum) + double{l[largest]} - double{l[labels[n]]};
     hits[n] = largest == labels[n] ? 1 : 0;
   }
+  bool operator==(const SoftmaxOfSamples&) const = default;
   Accesses accesses() const {
     const std::size_t num_logits = std::size_t{1} * shape.batch * shape.num_classes;
     return Accesses()
@@ -80,6 +81,7 @@ struct SumLosses {
       *sums = {.loss = shared.loss.total(),
                .num_correct = static_cast<std::int64_t>(shared.num_correct.total())};
   }
+  bool operator==(const SumLosses&) const = default;
   Accesses accesses() const {
     return Accesses().reads(losses, batch).reads(hits, batch).writes(sums, 1);
   }
@@ -101,6 +103,7 @@ struct SoftmaxGradient {
     const double at_label = i % shape.num_classes == labels[i / shape.num_classes] ? 1 : 0;
     grad_logits[i] = static_cast<float>((probabilities[i] - at_label) / mini_batch);
   }
+  bool operator==(const SoftmaxGradient&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(probabilities, size())
@@ -122,6 +125,7 @@ struct ReadRunningAverages {
     statistics.mean[f] = mean[f];
     statistics.variance[f] = variance[f];
   }
+  bool operator==(const ReadRunningAverages&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(mean, num_features)
@@ -182,6 +186,7 @@ struct UpdateRunningAverages {
       averages[num_features + f] = average_variance;
     }
   }
+  bool operator==(const UpdateRunningAverages&) const = default;
   Accesses accesses() const {
     const std::size_t rows = std::size_t{1} * num_batches * num_features;
     return Accesses()

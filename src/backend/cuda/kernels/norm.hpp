@@ -42,6 +42,7 @@ struct FeaturePlanes {
         list = std::move(list).writes(slot[which], std::int64_t{1} * batch * channels * plane_size);
     return list;
   }
+  bool operator==(const FeaturePlanes&) const = default;
 };
 
 /// A value of a feature, one of [batch, plane].
@@ -138,6 +139,7 @@ struct NormParameters {
         .reads(scale, num_features)
         .reads(shift, num_features);
   }
+  bool operator==(const NormParameters&) const = default;
 };
 
 /// Two sums over the values of a feature, or over a part of them.
@@ -199,6 +201,7 @@ struct SumStatistics {
     shared.add_halves(phase - 1, thread);
     if (phase == num_phases - 1 && thread == 0) parts[block] = shared.total();
   }
+  bool operator==(const SumStatistics&) const = default;
   Accesses accesses() const { return planes.reads().writes(parts, num_blocks()); }
 };
 
@@ -227,6 +230,7 @@ struct FinishStatistics {
     statistics.mean[f] = mean;
     statistics.variance[f] = variance > 0 ? variance : variance <= 0 ? 0 : variance;
   }
+  bool operator==(const FinishStatistics&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(parts, FeatureParts(planes).num_blocks())
@@ -256,6 +260,7 @@ struct NormaliseFeatures {
           x[value.offset] = round_to_grid(relu(at(of_x)), unit);
         });
   }
+  bool operator==(const NormaliseFeatures&) const = default;
   Accesses accesses() const { return norm.read_in(planes.writes(), planes.num_features()); }
 };
 
@@ -274,6 +279,7 @@ struct FeatureAdjoint {
     if (of_planes == nullptr) return std::move(list).and_also(planes.reads());
     return std::move(list).reads(of_planes, std::size_t{1} * planes.batch * planes.num_features());
   }
+  bool operator==(const FeatureAdjoint&) const = default;
 };
 
 /// A value and its dL/dy.
@@ -318,6 +324,7 @@ struct SumNormBackward {
     shared.add_halves(phase - 1, thread);
     if (phase == num_phases - 1 && thread == 0) parts[block] = shared.total();
   }
+  bool operator==(const SumNormBackward&) const = default;
   Accesses accesses() const {
     return adjoint.read_in(norm.read_in(x.reads(), x.num_features())).writes(parts, num_blocks());
   }
@@ -354,6 +361,7 @@ struct FinishNormBackward {
     means[2 * f] = static_cast<float>(sums.first / count);
     means[2 * f + 1] = static_cast<float>(sums.second / count);
   }
+  bool operator==(const FinishNormBackward&) const = default;
   Accesses accesses() const {
     const int features = x.num_features();
     return Accesses()
@@ -404,6 +412,7 @@ struct NormBackward {
         },
         [&](const ValueAndAdjoint& of, const FeatureValue& value) { to[value.offset] = back(of); });
   }
+  bool operator==(const NormBackward&) const = default;
   Accesses accesses() const {
     return adjoint.read_in(norm.read_in(x.reads(), x.num_features()))
         .and_also(grad.writes())

@@ -103,6 +103,7 @@ struct OpeningConvolution {
       *y = first_channel == 0 ? sum[k] : *y + sum[k];
     }
   }
+  bool operator==(const OpeningConvolution&) const = default;
   Accesses accesses() const {
     return planes.writes()
         .reads(images, shape.size())
@@ -165,6 +166,7 @@ struct SumOpeningGradient {
     else
       sum_over_threads(part, first_feature, first_channel, thread, shared);
   }
+  bool operator==(const SumOpeningGradient&) const = default;
   Accesses accesses() const {
     return adjoint.read_in(norm.read_in(x.reads(), x.num_features()))
         .reads(images, shape.size())
@@ -249,6 +251,7 @@ struct AddOpeningGradient {
     if (!add_contribution(static_cast<float>(sum), sums + i))
       raise_atomically(overflow, overflow_code);
   }
+  bool operator==(const AddOpeningGradient&) const = default;
   Accesses accesses() const {
     return Accesses()
         .reads(parts, SumOpeningGradient::num_parts * kernel_size)

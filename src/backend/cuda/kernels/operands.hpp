@@ -21,6 +21,7 @@ constexpr std::size_t operand_bytes(Precision stored_as) {
 struct OperandFormat {
   Precision rounded_to = Precision::fp32;
   Precision stored_as = Precision::fp32;  ///< what may multiply them; bf16 if that is rounded to
+  bool operator==(const OperandFormat&) const = default;
 };
 
 /// cuDNN multiplies bf16 where pixels begin at multiples of 16 bytes. Numbers of bf16 are numbers
@@ -52,6 +53,7 @@ struct OperandArray {
     return Accesses().writes(static_cast<std::byte*>(values),
                              num_values * operand_bytes(format.stored_as));
   }
+  bool operator==(const OperandArray&) const = default;
 };
 
 }  // namespace revode::cuda

@@ -86,6 +86,7 @@ struct RetreatImages {
     return sum;
   }
 
+  bool operator==(const RetreatImages&) const = default;
   Accesses accesses() const {
     const Image& image = sweep.image;
     const std::size_t values = std::size_t{1} * sweep.batch * image.channels * image.plane_size();

@@ -71,6 +71,7 @@ struct TensorBlocks {
   }
   /// And of pixel p of the band in a slot; the width is a multiple of four.
   REVODE_ON_DEVICE int index(int p, int q) const { return index_in_row(p, q); }
+  bool operator==(const TensorBlocks&) const = default;
 };
 
 /// Where the weight from channel `in` to channel `out` of two blocks is among those of a tap: lane
@@ -313,6 +314,7 @@ struct PackForTensorCores {
       put(forward, tile, in, out, value - transposed);
     }
   }
+  bool operator==(const PackForTensorCores&) const = default;
   Accesses accesses() const {
     const std::size_t fours = std::size_t{9} * num_couplings * num_blocks * num_blocks *
                               TensorBlocks<precision>::fours_a_lane * lanes_a_warp;

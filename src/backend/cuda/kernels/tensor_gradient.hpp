@@ -47,6 +47,7 @@ struct TensorGradientTiles {
   REVODE_ON_DEVICE int tile_of(int pair, int group, int ky) const {
     return (pair * num_groups + group) * 3 + ky;
   }
+  bool operator==(const TensorGradientTiles&) const = default;
 };
 
 /// What a thread keeps of a gradient from phase to phase.
