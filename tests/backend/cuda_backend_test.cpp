@@ -129,6 +129,21 @@ TEST(Engine, CopiesWaitForTheGraphsOfTheirArrays) {
   }
 }
 
+TEST(Engine, ArraysMayBeGivenBackWhileKernelsUseThem) {
+  for (const cuda::RunOrder order : all_orders) {
+    cuda::Engine engine(std::make_unique<cuda::HostDevice>(order));
+    std::vector<float> result(100);
+    Buffer<float> to(100, Memory::workspace, engine.space());
+    {
+      Buffer<float> from(100, Memory::workspace, engine.space());
+      engine.launch(cuda::AddScaled{100, 1, from.data(), to.data()});
+    }
+    engine.copy_out(result.data(), to.data(), to.bytes());
+    engine.wait(engine.mark());
+    EXPECT_EQ(result, std::vector<float>(100));
+  }
+}
+
 // Messages that move meanwhile ask whether copies are done: what is told to be there must be.
 TEST(CudaBackend, ProgressMayAskForMarks) {
   for (const cuda::RunOrder order : all_orders) {
