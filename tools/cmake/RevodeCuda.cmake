@@ -2,7 +2,7 @@
 
 set(REVODE_CUDA AUTO CACHE STRING "Build the plug-in for NVIDIA GPUs: ON, OFF, or AUTO, where CUDA and cuDNN are installed")
 set_property(CACHE REVODE_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(REVODE_CUDA_ARCHITECTURES "80-real;90-real;100-real;100-virtual" CACHE STRING
+set(REVODE_CUDA_ARCHITECTURES "80-real;90a-real;100-real;100-virtual" CACHE STRING
   "GPUs that the plug-in is built for, the like of 90, 90a-real, 90-virtual; those after the last virtual one compile it at start-up")
 
 # What is missing, as a clause; empty where all is there. A macro, for it enables a language.
