@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The program with --backend cuda. REVODE_CUDA_PLUGIN names a plug-in whose GPU is a device in host memory."""
+"""The program with --backend cuda. REVODE_CUDA_PLUGIN names a plug-in whose GPU is a device in host memory, REVODE_IDLE_PLUGIN
+one whose GPU does nothing."""
 import json
 import os
 from collections import Counter
@@ -146,6 +147,17 @@ class Cuda(program.ProgramTest):
         self.assertGreater(work["replays"], 0)
         self.assertGreater(work["replayed_launches"], work["launches"])
         self.assertGreater(work["graphs"], 0)
+
+    def test_a_step_in_whole_segments_is_as_few_launches_at_any_depth(self):
+        steps = []
+        with mock.patch.dict(os.environ, REVODE_CUDA_PLUGIN=os.environ["REVODE_IDLE_PLUGIN"]):
+            for depth in ("26", "74"):
+                self.run_program("bench", "--depth", depth, "--batch-size", "4", "--micro-batches", "1", "--steps", "2",
+                                 "--backend", "cuda", "--json", "result.json")
+                work = json.loads((self.folder / "result.json").read_text())["device_work"][0]
+                steps.append(work["launches"] + work["replayed_launches"])
+        self.assertEqual(steps[1], steps[0])
+        self.assertLess(steps[0], 80)
 
 
 if __name__ == "__main__":
