@@ -186,10 +186,14 @@ void CudaSegment::advance(CouplingRange range, StateView<float> state, StateNote
   if (range.first >= range.last || state.batch == 0) return;
   Pair at(*this, state.batch, Scratch::state_0, Scratch::state_1);
   at.take(state);
-  if (recording != nullptr)
+  if (recording != nullptr) {
     advance_through(range, at, of_batch<CudaRecording>(recording, state.batch));
-  else
+  } else {
+    // The same for every micro-batch.
+    engine_->end_piece();
     advance_through(range, at);
+    engine_->end_piece();
+  }
   at.bring_back(state);
   engine_->launch(TakeStateNotes{notes_.data(), notes});
 }
@@ -239,7 +243,9 @@ void CudaSegment::retreat(CouplingRange range, StateView<float> state, StateView
     at.bring_back(state, of_slot[0], of_slot[1]);
   } else {
     at.take(state);
+    engine_->end_piece();
     retreat_through(range, at, adjoint_at);
+    engine_->end_piece();
     at.bring_back(state);
   }
   adjoint_at.bring_back(adjoint);

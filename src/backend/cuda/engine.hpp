@@ -69,6 +69,9 @@ class Engine {
   void copy_in(void* to, const void* host, std::size_t bytes);
   void copy_out(void* host, const void* from, std::size_t bytes);
 
+  /// What the stream of the kernels was given up to here and what it will be are pieces apart: so
+  /// work on arrays that are always the same becomes pieces that come again.
+  void end_piece() { flush(); }
   WorkCounts counts() const;
 
   Mark mark();
