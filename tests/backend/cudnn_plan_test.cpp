@@ -24,6 +24,7 @@ struct Gpu {
   int shared_bytes;  ///< of a block, at most
   int cache_mib;     ///< L2
   int memory_gib;
+  bool is_for_computing = true;  ///< and not for graphics
 
   friend std::ostream& operator<<(std::ostream& stream, const Gpu& gpu) {
     return stream << gpu.name;
@@ -32,6 +33,7 @@ struct Gpu {
 
 // NVIDIA's data sheets, and the CUDA C++ Programming Guide, "Compute capabilities".
 const std::vector<Gpu> gpus = {{"A100", 80, 108, 166912, 40, 40},
+                               {"RTX4090", 89, 128, 101376, 72, 24, false},
                                {"H100", 90, 132, 232448, 50, 80},
                                {"B200", 100, 148, 232448, 126, 180}};
 
@@ -116,8 +118,10 @@ TEST_P(CudnnPlans, AreExactEnoughAndTheSameEveryTime) {
         const CudnnPlan plan(shape, device());
         expect_exact_enough(plan.choice());
         const bool on_tensor_cores = has(plan.choice(), CUDNN_NUMERICAL_NOTE_TENSOR_CORE);
-        if (precision == Precision::fp32 || of.channels % 8 == 0) {
-          EXPECT_EQ(on_tensor_cores, precision != Precision::fp32);
+        // The heuristics may find lanes as fast, above all where there are many of them.
+        EXPECT_FALSE(precision == Precision::fp32 && on_tensor_cores);
+        if (precision != Precision::fp32 && of.channels % 8 == 0 && GetParam().is_for_computing) {
+          EXPECT_TRUE(on_tensor_cores);
         }
         EXPECT_LE(plan.workspace_bytes(), std::size_t{1} << 30);
         const CudnnPlan again(shape, device());
