@@ -99,51 +99,51 @@ bool Regularizer::wait_for_edges() {
   return intact;
 }
 
-void Regularizer::regularize_whole(const ParameterEntry& entry, const float* values,
-                                   float* gradient, RowSum* sum) {
-  if (entry.num_rows == 0) return;
-  backend_.regularize({.num_rows = 1,
-                       .row_size = entry.size(),
-                       .values = values + entry.offset,
-                       .gradient = gradient + entry.offset,
-                       .weight_decay = entry.decayed ? weight_decay_ : 0},
-                      sum);
+/// An array beside the couplings, which is one row.
+RegularizedRows<float> Regularizer::rows_of(const ParameterEntry& entry, const float* values,
+                                            float* gradient) const {
+  return {.num_rows = 1,
+          .row_size = entry.size(),
+          .values = values + entry.offset,
+          .gradient = gradient + entry.offset,
+          .weight_decay = entry.decayed ? weight_decay_ : 0};
+}
+
+/// The kernels or biases of a stage. They begin at `place_in_block` in an edge block.
+RegularizedRows<float> Regularizer::rows_of_stage(int stage, const ParameterEntry& entry,
+                                                  std::size_t place_in_block, const float* values,
+                                                  float* gradient) {
+  const auto in_block = [&](bool edge_is_near, StagedBuffer<float>& block) {
+    return edge_is_near && block.size() > 0 ? block.data() + place_in_block : nullptr;
+  };
+  return {.num_rows = entry.num_rows,
+          .row_size = entry.row_size(),
+          .rows_per_block = couplings_per_block_,
+          .values = values + entry.offset,
+          .before = in_block(stage == first_stage_, before_),
+          .after = in_block(stage == last_stage_, after_),
+          .gradient = gradient + entry.offset,
+          .weight_decay = entry.decayed ? weight_decay_ : 0,
+          .smoothness_over_h = smoothness_over_h_};
 }
 
 // d/dtheta_j = weight_decay theta_j (kernels) + smoothness/h * ((theta_j - theta_{j-1}) +
-// (theta_j - theta_{j+1})), each where that block exists; sums of the kernels, then of the biases
-void Regularizer::regularize_stage(int stage, const float* values, float* gradient, RowSum* sums) {
-  const auto& entries = map_.stages[stage];
-  const std::size_t kernels = couplings_per_block_ * entries.kernel.row_size();
-  const auto run = [&](const ParameterEntry& entry, std::size_t place_in_block, RowSum* of_rows) {
-    const auto in_block = [&](bool edge_is_near, StagedBuffer<float>& block) {
-      return edge_is_near && block.size() > 0 ? block.data() + place_in_block : nullptr;
-    };
-    backend_.regularize({.num_rows = entry.num_rows,
-                         .row_size = entry.row_size(),
-                         .rows_per_block = couplings_per_block_,
-                         .values = values + entry.offset,
-                         .before = in_block(stage == first_stage_, before_),
-                         .after = in_block(stage == last_stage_, after_),
-                         .gradient = gradient + entry.offset,
-                         .weight_decay = entry.decayed ? weight_decay_ : 0,
-                         .smoothness_over_h = smoothness_over_h_},
-                        of_rows);
-  };
-  run(entries.kernel, 0, sums);
-  run(entries.bias, kernels, sums + entries.kernel.num_rows);
-}
-
+// (theta_j - theta_{j+1})), each where that block exists
 void Regularizer::add(const float* values, float* gradient) {
-  RowSum* next = sums_.data();
-  for (const ParameterEntry* entry : arrays_in_front(map_))
-    regularize_whole(*entry, values, gradient, next++);
+  std::vector<RegularizedRows<float>> arrays;
+  const auto add_whole = [&](const std::vector<const ParameterEntry*>& entries) {
+    for (const ParameterEntry* entry : entries)
+      if (entry->num_rows > 0) arrays.push_back(rows_of(*entry, values, gradient));
+  };
+  add_whole(arrays_in_front(map_));
   for (int stage = first_stage_; stage <= last_stage_; ++stage) {
-    regularize_stage(stage, values, gradient, next);
-    next += 2 * map_.stages[stage].kernel.num_rows;
+    const auto& entries = map_.stages[stage];
+    const std::size_t kernels = couplings_per_block_ * entries.kernel.row_size();
+    arrays.push_back(rows_of_stage(stage, entries.kernel, 0, values, gradient));
+    arrays.push_back(rows_of_stage(stage, entries.bias, kernels, values, gradient));
   }
-  for (const ParameterEntry* entry : arrays_behind(map_))
-    regularize_whole(*entry, values, gradient, next++);
+  add_whole(arrays_behind(map_));
+  backend_.regularize(arrays, sums_.data());
   sums_.fetch();
 }
 
@@ -153,8 +153,8 @@ RowSums Regularizer::row_sums() {
   RowSums sums;
   const RowSum* found = sums_.host().data();
   const auto add_whole = [&](const ParameterEntry& entry) {
-    const RowSum& of_array = *found++;
     if (entry.num_rows == 0) return;
+    const RowSum& of_array = *found++;
     if (entry.decayed) sums.decay.push_back(of_array.decay);
     sums.gradient.push_back(of_array.gradient);
   };

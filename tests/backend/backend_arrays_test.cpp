@@ -143,7 +143,7 @@ TEST_P(AnyBackend, FinishesSumsInPlace) {
 TEST_P(AnyBackend, RegularisesAndStepsAsTheReference) {
   const auto tested = make(2);
   const auto reference = make_reference_backend<float>();
-  constexpr std::int64_t num_rows = 6;
+  constexpr std::int64_t num_rows = 6, num_arrays = 6;  // more than go at once on a device
   constexpr std::size_t row_size = 300;
   const auto values = random_multiples(num_rows * row_size, 1e-6, 1, 1);
   const auto before = random_multiples(2 * row_size, 1e-6, 1, 2), after = before;
@@ -151,17 +151,27 @@ TEST_P(AnyBackend, RegularisesAndStepsAsTheReference) {
     const auto of = [&](Backend<float>& backend) {
       std::vector<float> theta = values, gradient = random_multiples(values.size(), 1e-6, 1, 3),
                          velocity = random_multiples(values.size(), 1e-6, 1, 4);
-      std::vector<RowSum> sums(num_rows);
-      RegularizedRows<float> rows{.num_rows = num_rows,
-                                  .row_size = row_size,
-                                  .rows_per_block = 2,
-                                  .values = theta.data(),
-                                  .before = has_neighbours ? before.data() : nullptr,
-                                  .after = has_neighbours ? after.data() : nullptr,
-                                  .gradient = gradient.data(),
-                                  .weight_decay = 0.01,
-                                  .smoothness_over_h = 0.5};
-      backend.regularize(rows, sums.data());
+      // Of the rows one array, and of each a second one of one row, which stands alone.
+      std::vector<float> gradients_alone = random_multiples(num_arrays * row_size, 1e-6, 1, 5);
+      std::vector<RegularizedRows<float>> arrays{
+          {.num_rows = num_rows,
+           .row_size = row_size,
+           .rows_per_block = 2,
+           .values = theta.data(),
+           .before = has_neighbours ? before.data() : nullptr,
+           .after = has_neighbours ? after.data() : nullptr,
+           .gradient = gradient.data(),
+           .weight_decay = 0.01,
+           .smoothness_over_h = 0.5}};
+      for (std::size_t i = 1; i < num_arrays; ++i)
+        arrays.push_back({.num_rows = 1,
+                          .row_size = row_size,
+                          .values = before.data(),
+                          .gradient = gradients_alone.data() + i * row_size,
+                          .weight_decay = 0.01 * static_cast<double>(i)});
+      std::vector<RowSum> sums(num_rows + num_arrays - 1);
+      backend.regularize(arrays, sums.data());
+      gradient.insert(gradient.end(), gradients_alone.begin(), gradients_alone.end());
       backend.sgd_step(theta.size(), {0.1, 0.9, 0.25}, gradient.data(), velocity.data(),
                        theta.data());
       return std::tuple{theta, velocity, gradient, sums};
@@ -175,7 +185,7 @@ TEST_P(AnyBackend, RegularisesAndStepsAsTheReference) {
     EXPECT_EQ(bits(velocity), bits(expected_velocity));
     EXPECT_EQ(bits(theta), bits(expected_theta));
     // Sums of row_size terms of about 1 in double, in another order.
-    for (std::int64_t row = 0; row < num_rows; ++row) {
+    for (std::size_t row = 0; row < sums.size(); ++row) {
       EXPECT_NEAR(sums[row].decay, expected_sums[row].decay, 1e-12 * row_size);
       EXPECT_NEAR(sums[row].smoothness, expected_sums[row].smoothness, 1e-12 * row_size);
       EXPECT_NEAR(sums[row].gradient, expected_sums[row].gradient, 1e-12 * row_size);

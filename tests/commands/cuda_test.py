@@ -157,7 +157,7 @@ class Cuda(program.ProgramTest):
                 work = json.loads((self.folder / "result.json").read_text())["device_work"][0]
                 steps.append(work["launches"] + work["replayed_launches"])
         self.assertEqual(steps[1], steps[0])
-        self.assertLess(steps[0], 80)
+        self.assertLess(steps[0], 70)
 
 
 if __name__ == "__main__":

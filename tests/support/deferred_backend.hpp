@@ -187,8 +187,8 @@ class DeferredBackend final : public Backend<Real> {
                    std::int64_t* last_out_of_range) override {
     defer([=, this] { inner_->finish_sums(size, sums, values, last_out_of_range); });
   }
-  void regularize(const RegularizedRows<Real>& rows, RowSum* sums) override {
-    defer([=, this] { inner_->regularize(rows, sums); });
+  void regularize(const std::vector<RegularizedRows<Real>>& arrays, RowSum* sums) override {
+    defer([=, this] { inner_->regularize(arrays, sums); });
   }
   void sgd_step(std::size_t size, const SgdRates& rates, const Real* gradient, Real* velocity,
                 Real* values) override {

@@ -280,16 +280,21 @@ class StagedBackend final : public Backend<float> {
     inner_->finish_sums(size, both.data(), finished, call.in_out(last_out_of_range, 1));
     inner_->copy_out(values, finished, size * sizeof(float));
   }
-  void regularize(const RegularizedRows<float>& rows, RowSum* sums) override {
+  void regularize(const std::vector<RegularizedRows<float>>& arrays, RowSum* sums) override {
     StagedCall call(*inner_);
-    const std::size_t size = rows.num_rows * rows.row_size;
-    const std::size_t block = rows.rows_per_block * rows.row_size;
-    RegularizedRows<float> placed = rows;
-    placed.values = call.in(rows.values, size);
-    placed.before = call.in(rows.before, block);
-    placed.after = call.in(rows.after, block);
-    placed.gradient = call.in_out(rows.gradient, size);
-    inner_->regularize(placed, call.in_out(sums, rows.num_rows));
+    std::vector<RegularizedRows<float>> all_placed;
+    std::int64_t num_rows = 0;
+    for (const RegularizedRows<float>& rows : arrays) {
+      const std::size_t size = rows.num_rows * rows.row_size;
+      const std::size_t block = rows.rows_per_block * rows.row_size;
+      RegularizedRows<float>& placed = all_placed.emplace_back(rows);
+      placed.values = call.in(rows.values, size);
+      placed.before = call.in(rows.before, block);
+      placed.after = call.in(rows.after, block);
+      placed.gradient = call.in_out(rows.gradient, size);
+      num_rows += rows.num_rows;
+    }
+    inner_->regularize(all_placed, call.in_out(sums, num_rows));
   }
   void sgd_step(std::size_t size, const SgdRates& rates, const float* gradient, float* velocity,
                 float* values) override {

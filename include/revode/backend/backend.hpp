@@ -127,11 +127,11 @@ class Backend : public CallQueue {
   /// *last_out_of_range becomes at least 1 + the last entry whose sum is out of range.
   virtual void finish_sums(std::size_t size, const ExactSum* sums, Real* values,
                            std::int64_t* last_out_of_range) = 0;
-  /// For each row j, with its neighbours where there are such:
+  /// For each row j of each array, with its neighbours where there are such:
   ///   gradient_j += weight_decay theta_j
   ///                 + smoothness/h ((theta_j - theta_before) + (theta_j - theta_after))
-  /// sums [num_rows] (overwritten).
-  virtual void regularize(const RegularizedRows<Real>& rows, RowSum* sums) = 0;
+  /// sums [num_rows] (overwritten), of the arrays one behind the other.
+  virtual void regularize(const std::vector<RegularizedRows<Real>>& arrays, RowSum* sums) = 0;
   /// velocity <- momentum velocity + gradient_scale gradient;  values -= rate velocity;  [size]
   /// each
   virtual void sgd_step(std::size_t size, const SgdRates& rates, const Real* gradient,

@@ -51,9 +51,11 @@ class Regularizer {
   double value(const RowSums& all) const;
 
  private:
-  void regularize_stage(int stage, const float* values, float* gradient, RowSum* sums);
-  void regularize_whole(const ParameterEntry& entry, const float* values, float* gradient,
-                        RowSum* sum);
+  RegularizedRows<float> rows_of(const ParameterEntry& entry, const float* values,
+                                 float* gradient) const;
+  RegularizedRows<float> rows_of_stage(int stage, const ParameterEntry& entry,
+                                       std::size_t place_in_block, const float* values,
+                                       float* gradient);
 
   const ParameterMap& map_;
   Backend<float>& backend_;

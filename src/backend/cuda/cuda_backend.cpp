@@ -304,8 +304,13 @@ class CudaBackend final : public Backend<float> {
     }
   }
 
-  void regularize(const RegularizedRows<float>& rows, RowSum* sums) override {
-    engine_->launch(RegularizeRows{rows, sums});
+  void regularize(const std::vector<RegularizedRows<float>>& arrays, RowSum* sums) override {
+    constexpr std::size_t most = RegularizeRows::most_arrays;
+    for (std::size_t first = 0; first < arrays.size(); first += most) {
+      const RegularizeRows some(arrays, first, sums);
+      engine_->launch(some);
+      sums += some.num_blocks();
+    }
   }
 
   void sgd_step(std::size_t size, const SgdRates& rates, const float* gradient, float* velocity,

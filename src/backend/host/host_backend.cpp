@@ -168,10 +168,8 @@ RowSum add_terms(std::size_t size, const Real* theta, const Real* older, const R
   return {decay_sum.total(), smoothness_sum.total(), gradient_sum.total()};
 }
 
-}  // namespace
-
 template <typename Real>
-void HostBackend<Real>::regularize(const RegularizedRows<Real>& rows, RowSum* sums) {
+void regularize_rows(const RegularizedRows<Real>& rows, RowSum* sums) {
   const auto decay = static_cast<Real>(rows.weight_decay);
   const auto factor = static_cast<Real>(rows.smoothness_over_h);
   // Where another row lives: in the array, or in a block beside it; null where there is none.
@@ -189,6 +187,16 @@ void HostBackend<Real>::regularize(const RegularizedRows<Real>& rows, RowSum* su
                                         : add_terms<false, false, Real>;
     sums[row] = run(rows.row_size, rows.values + row * rows.row_size, older, newer, decay, factor,
                     rows.gradient + row * rows.row_size);
+  }
+}
+
+}  // namespace
+
+template <typename Real>
+void HostBackend<Real>::regularize(const std::vector<RegularizedRows<Real>>& arrays, RowSum* sums) {
+  for (const RegularizedRows<Real>& rows : arrays) {
+    regularize_rows(rows, sums);
+    sums += rows.num_rows;
   }
 }
 

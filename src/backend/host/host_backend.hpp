@@ -46,7 +46,7 @@ class HostBackend : public HostQueue<Backend<Real>> {
   void find_non_finite(std::size_t size, const Real* values, int code, int* found) override;
   void finish_sums(std::size_t size, const ExactSum* sums, Real* values,
                    std::int64_t* last_out_of_range) override;
-  void regularize(const RegularizedRows<Real>& rows, RowSum* sums) override;
+  void regularize(const std::vector<RegularizedRows<Real>>& arrays, RowSum* sums) override;
   void sgd_step(std::size_t size, const SgdRates& rates, const Real* gradient, Real* velocity,
                 Real* values) override;
 };

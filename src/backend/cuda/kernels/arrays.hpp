@@ -1,8 +1,12 @@
 // Flat arrays of parameters, gradients and states; see backend/arrays.hpp and backend/backend.hpp.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "revode/backend/arrays.hpp"
 
@@ -148,20 +152,35 @@ struct FinishSums {
 /// See Backend::regularize(). A block a row: so few of them that each has many threads.
 struct RegularizeRows {
   static constexpr std::string_view name = "regularize_rows";
-  static constexpr int num_threads = 1024;
+  static constexpr int num_threads = 1024, most_arrays = 4;
   struct Shared {
     SumOfThreads<num_threads> decay, smoothness, gradient;
   };
   static constexpr int num_phases = 1 + SumOfThreads<num_threads>::num_rounds;
   /// Entries of a thread that are loaded together.
   static constexpr int entries_at_once = 4;
-  RegularizedRows<float> rows;
-  RowSum* sums = nullptr;
+  RegularizedRows<float> arrays[most_arrays];
+  RowSum* sums = nullptr;  ///< [rows of all arrays]
 
-  REVODE_ON_DEVICE std::int64_t num_blocks() const { return rows.num_rows; }
-  REVODE_ON_DEVICE void operator()(int phase, std::int64_t row, int thread, Shared& shared) const {
+  /// The first that there are from `first` on.
+  RegularizeRows(const std::vector<RegularizedRows<float>>& all, std::size_t first, RowSum* sums_in)
+      : sums(sums_in) {
+    const std::size_t last = std::min(all.size(), first + most_arrays);
+    std::copy(all.begin() + first, all.begin() + last, arrays);
+  }
+
+  REVODE_ON_DEVICE std::int64_t num_blocks() const {
+    std::int64_t sum = 0;
+    for (const RegularizedRows<float>& rows : arrays) sum += rows.num_rows;
+    return sum;
+  }
+  REVODE_ON_DEVICE void operator()(int phase, std::int64_t block, int thread,
+                                   Shared& shared) const {
     if (phase == 0) {
-      const RowSum of_thread = regularize(row, thread);
+      std::int64_t row = block;
+      int which = 0;
+      while (row >= arrays[which].num_rows) row -= arrays[which++].num_rows;
+      const RowSum of_thread = regularize(arrays[which], row, thread);
       shared.decay.of_thread[thread] = of_thread.decay;
       shared.smoothness.of_thread[thread] = of_thread.smoothness;
       shared.gradient.of_thread[thread] = of_thread.gradient;
@@ -171,20 +190,23 @@ struct RegularizeRows {
     shared.smoothness.add_halves(phase - 1, thread);
     shared.gradient.add_halves(phase - 1, thread);
     if (phase == num_phases - 1 && thread == 0)
-      sums[row] = {.decay = shared.decay.total(),
-                   .smoothness = shared.smoothness.total(),
-                   .gradient = shared.gradient.total()};
+      sums[block] = {.decay = shared.decay.total(),
+                     .smoothness = shared.smoothness.total(),
+                     .gradient = shared.gradient.total()};
   }
   bool operator==(const RegularizeRows&) const = default;
   Accesses accesses() const {
-    const std::size_t size = rows.num_rows * rows.row_size;
-    const std::size_t block = rows.rows_per_block * rows.row_size;
-    return Accesses()
-        .reads(rows.values, size)
-        .reads(rows.before, block)
-        .reads(rows.after, block)
-        .writes(rows.gradient, size)
-        .writes(sums, rows.num_rows);
+    Accesses accesses;
+    for (const RegularizedRows<float>& rows : arrays) {
+      const std::size_t size = rows.num_rows * rows.row_size;
+      const std::size_t neighbours = rows.rows_per_block * rows.row_size;
+      accesses = std::move(accesses)
+                     .reads(rows.values, size)
+                     .reads(rows.before, neighbours)
+                     .reads(rows.after, neighbours)
+                     .writes(rows.gradient, size);
+    }
+    return std::move(accesses).writes(sums, num_blocks());
   }
 
  private:
@@ -193,12 +215,13 @@ struct RegularizeRows {
   };
 
   /// The gradient of every num_threads-th entry, and their sums.
-  REVODE_ON_DEVICE RowSum regularize(std::int64_t row, int thread) const {
+  REVODE_ON_DEVICE static RowSum regularize(const RegularizedRows<float>& rows, std::int64_t row,
+                                            int thread) {
     const auto row_size = static_cast<std::int64_t>(rows.row_size);
     const float* theta = rows.values + row * row_size;
-    const float* before = find(row - rows.rows_per_block, rows.before, row);
+    const float* before = find(rows, row - rows.rows_per_block, rows.before, row);
     const std::int64_t newer = row + rows.rows_per_block;
-    const float* after = find(newer, rows.after, newer - rows.num_rows);
+    const float* after = find(rows, newer, rows.after, newer - rows.num_rows);
     float* gradient = rows.gradient + row * row_size;
     const auto decay = static_cast<float>(rows.weight_decay);
     const auto factor = static_cast<float>(rows.smoothness_over_h);
@@ -233,8 +256,8 @@ struct RegularizeRows {
     return sum;
   }
   /// Where another row lives: in the array, or in a block beside it; null where there is none.
-  REVODE_ON_DEVICE const float* find(std::int64_t row, const float* block,
-                                     std::int64_t row_in_block) const {
+  REVODE_ON_DEVICE static const float* find(const RegularizedRows<float>& rows, std::int64_t row,
+                                            const float* block, std::int64_t row_in_block) {
     const auto row_size = static_cast<std::int64_t>(rows.row_size);
     if (row >= 0 && row < rows.num_rows) return rows.values + row * row_size;
     return block != nullptr ? block + row_in_block * row_size : nullptr;
