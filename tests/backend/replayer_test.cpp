@@ -1,6 +1,6 @@
 #include "backend/cuda/replayer.hpp"
 
-#include <memory>
+#include <algorithm>
 #include <vector>
 
 #include <gtest/gtest.h>

@@ -8,7 +8,7 @@
 namespace revode::cuda {
 namespace {
 
-/// Fewer are as fast one by one.
+/// Fewer are not worth a graph.
 constexpr std::size_t worthwhile_tasks = 3;
 
 /// Of the bytes that they touch, in order: two pieces seldom touch the same.
