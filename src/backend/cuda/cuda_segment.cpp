@@ -1,6 +1,5 @@
 #include "backend/cuda/cuda_segment.hpp"
 
-#include <algorithm>
 #include <utility>
 
 #include "revode/core/error.hpp"
@@ -190,9 +189,9 @@ void CudaSegment::advance(CouplingRange range, StateView<float> state, StateNote
     advance_through(range, at, of_batch<CudaRecording>(recording, state.batch));
   } else {
     // The same for every micro-batch.
-    engine_->end_piece();
+    engine_->flush();
     advance_through(range, at);
-    engine_->end_piece();
+    engine_->flush();
   }
   at.bring_back(state);
   engine_->launch(TakeStateNotes{notes_.data(), notes});
@@ -243,9 +242,9 @@ void CudaSegment::retreat(CouplingRange range, StateView<float> state, StateView
     at.bring_back(state, of_slot[0], of_slot[1]);
   } else {
     at.take(state);
-    engine_->end_piece();
+    engine_->flush();
     retreat_through(range, at, adjoint_at);
-    engine_->end_piece();
+    engine_->flush();
     at.bring_back(state);
   }
   adjoint_at.bring_back(adjoint);
@@ -330,14 +329,15 @@ void CudaSegment::retreat_adjoint(int j, const Evaluation& at, const Pair& adjoi
                             .values = product,
                             .to = adjoint.slot[1 - target_slot(j)]});
   // u = K x + b gives dK from (x, grad_u), and db
-  engine_->launch(AddKernelGradient{
-      .force = shape_.force,
-      .channels = shape_.channels,
-      .gradient = kernel_gradient(Scratch::kernel_gradient, at.x, grad_operand.values),
-      .second_part = second_part,
-      .sums = gradient_.kernel + j * shape_.kernel_size(),
-      .overflow = overflow_.data(),
-      .overflow_code = 1 + j});
+  const float* const first_part =
+      kernel_gradient(Scratch::kernel_gradient, at.x, grad_operand.values);
+  engine_->launch(AddKernelGradient{.force = shape_.force,
+                                    .channels = shape_.channels,
+                                    .gradient = first_part,
+                                    .second_part = second_part,
+                                    .sums = gradient_.kernel + j * shape_.kernel_size(),
+                                    .overflow = overflow_.data(),
+                                    .overflow_code = 1 + j});
   engine_->launch(AddBiasGradient{.num_pixels = num_values / shape_.channels,
                                   .channels = shape_.channels,
                                   .values = grad_u,

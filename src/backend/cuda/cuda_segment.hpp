@@ -1,6 +1,7 @@
 // Couplings on a device: convolutions by the device's library, the rest by kernels.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 

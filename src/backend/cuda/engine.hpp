@@ -23,7 +23,6 @@
 #include "revode/backend/memory.hpp"
 #include "revode/backend/work_counts.hpp"
 #include "revode/core/buffer.hpp"
-#include "revode/core/error.hpp"
 #include "revode/core/memory_space.hpp"
 
 #include "backend/cuda/device.hpp"
@@ -41,7 +40,6 @@ enum class Scratch {
   force,
   grad_force,
   grad_hidden,
-  kernel,
   kernel_gradient,
   second_kernel_gradient,
   sums,
@@ -49,7 +47,7 @@ enum class Scratch {
   rounded_hidden,
   rounded_gradient,
 };
-inline constexpr int num_scratch_arrays = 15;
+inline constexpr int num_scratch_arrays = 14;
 
 class Engine {
  public:
@@ -69,9 +67,9 @@ class Engine {
   void copy_in(void* to, const void* host, std::size_t bytes);
   void copy_out(void* host, const void* from, std::size_t bytes);
 
-  /// What the stream of the kernels was given up to here and what it will be are pieces apart: so
-  /// work on arrays that are always the same becomes pieces that come again.
-  void end_piece() { flush(); }
+  /// The stream of the kernels gets what is pending, which so ends a piece. Work on arrays that are
+  /// always the same becomes pieces that come again.
+  void flush();
   WorkCounts counts() const;
 
   Mark mark();
@@ -163,7 +161,6 @@ class Engine {
   Allocation* allocation_of(const void* pointer);
   void begin_call(Lane lane, const Accesses& accesses);
   void queue(Task task);
-  void flush();
   void wait_for(Lane lane, Lane other, Mark call);
   Event timed_event_on(Lane lane);
   template <typename Copy>
