@@ -168,7 +168,6 @@ TEST(CudaBackend, ProgressMayAskForMarks) {
   }
 }
 
-// The table in docs/gpu.md: blocks of a cluster there and back, 0 where an image does not fit.
 // A time by the host's clock is off by no more than it took to ask for it.
 TEST(CudaBackend, TellsByTheHostsClockWhenItsWorkWasDone) {
   using Clock = std::chrono::steady_clock;
@@ -212,6 +211,7 @@ TEST(CudaBackend, StampsNoCopiesUnlessItIsToldTo) {
   EXPECT_TRUE(backend->take_copies().empty());
 }
 
+// The table in docs/gpu.md: blocks of a cluster there and back, 0 where an image does not fit.
 TEST(WholeSegment, StagesOfTheNetworksFitTheirDevices) {
   constexpr cuda::ClusterLimits of_8_0{std::size_t{163} << 10, 1, 108},
       of_9_0{std::size_t{227} << 10, 8, 132};
